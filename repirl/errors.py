@@ -1,0 +1,20 @@
+"""The two ways a verb can end badly."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake of the caller: printed as one line, exit code 2, nothing written.
+
+    The message says what was wrong, the value, and what to do about it.
+    """
+
+    def __init__(self, what: str, value: object = None, todo: str = "") -> None:
+        parts = [what if value is None else f"{what}: {value!r}"]
+        if todo:
+            parts.append(todo)
+        super().__init__("; ".join(parts).replace("\n", " "))
+
+
+class GradingFault(Exception):
+    """Too many verdicts could not be given for the numbers to mean anything; exit code 1."""

@@ -1,0 +1,172 @@
+"""The nouns that pass between rooms. Frozen; `None` means *not measured*."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+
+Outcome = Literal["correct", "wrong", "truncated", "ungraded"]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One hidden test: call arguments and the expected value, or stdin and stdout."""
+
+    args: tuple[Any, ...] = ()
+    expected: Any = None
+    stdin: str = ""
+    stdout: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CodeTests:
+    """Hidden tests of a programming problem.
+
+    `functional`: call `entry_point(*case.args)` and compare with `case.expected`.
+    `stdio`: feed `case.stdin`, compare what is printed with `case.stdout`.
+    `asserts`: run `code` (assert statements) after the program.
+    """
+
+    kind: Literal["functional", "stdio", "asserts"]
+    entry_point: str = ""
+    cases: tuple[Case, ...] = ()
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A prompt and how an answer to it is graded.
+
+    `id` is unique within `family`. `prompt` is the text given to the policy, before any chat template.
+    `source` is what the problem is about in its own terms (the bare expression, the description).
+    """
+
+    id: str
+    family: str
+    prompt: str
+    grader: Literal["math", "integer", "code"]
+    answer: str | None = None
+    tests: CodeTests | None = None
+    level: int | None = None
+    subject: str | None = None
+    source: str = ""
+
+    def without_labels(self) -> Problem:
+        """The same problem with answer and tests physically removed (DESIGN rule 9)."""
+        return replace(self, answer=None, tests=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """An expert's solution of a problem. `source` names the expert and its phrasing."""
+
+    problem_id: str
+    text: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a grader says of one completion: never silently wrong (DESIGN rule 1).
+
+    `reason` is set for `ungraded` (timeout, crash, ...) and may explain a `wrong`.
+    `extracted` is the answer found in the completion, if any; `score` the fraction of tests passed (code).
+    """
+
+    outcome: Outcome
+    reason: str = ""
+    extracted: str | None = None
+    score: float | None = None
+    tests_passed: int | None = None
+    tests_total: int | None = None
+
+    @property
+    def reward(self) -> float:
+        """1.0 if correct, 0.0 if wrong or truncated, NaN if ungraded (to be masked, not punished)."""
+        if self.outcome == "ungraded":
+            return float("nan")
+        return 1.0 if self.outcome == "correct" else 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rollout:
+    """One sampled completion.
+
+    `token_ids` int64 [T] are the generated tokens, a final EOS included; `logprobs` float32 [T] their
+    log-probabilities under the distribution sampled from (temperature included, DESIGN rule 2).
+    `text` is the decoded completion without EOS. `finish_reason` is `length` when the token limit cut it.
+    """
+
+    problem_id: str
+    sample_index: int
+    prompt_ids: tuple[int, ...]
+    token_ids: np.ndarray
+    logprobs: np.ndarray
+    text: str
+    finish_reason: FinishReason
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a run consumed (DESIGN rule 6). Tokens count completions and prompts as each line says."""
+
+    policy_updates: int = 0
+    rollouts: int = 0
+    generated_tokens: int = 0
+    scored_tokens: int = 0
+    trained_tokens: int = 0
+    demonstrations: int = 0
+    grader_calls: int = 0
+    wall_s: float = 0.0
+
+    def __add__(self, other: Budget) -> Budget:
+        return Budget(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A measured value with a confidence interval; `level` 0.95 unless said otherwise."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    level: float = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """One graded completion, as stored in a run's per-sample file."""
+
+    problem_id: str
+    sample_index: int
+    outcome: Outcome
+    reason: str
+    extracted: str | None
+    num_tokens: int
+    text: str
+    level: int | None = None
+    subject: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One policy on one benchmark under one protocol.
+
+    `metrics` maps a name (`greedy`, `avg@8`) to its interval; `counts` has correct, wrong, truncated,
+    ungraded and total for each protocol part and adds up; `by_level` maps metric -> level -> value.
+    """
+
+    benchmark: str
+    card_digest: str
+    data_digest: str
+    protocol: Mapping[str, Any]
+    metrics: Mapping[str, Interval]
+    counts: Mapping[str, Mapping[str, int]]
+    samples: Mapping[str, tuple[SampleRow, ...]]
+    by_level: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
