@@ -1,0 +1,268 @@
+"""Statistics (DESIGN rule 8). Problems are the unit; numpy only.
+
+Shapes: S seeds (trained models), P problems, N samples per problem, R bootstrap resamples.
+A NaN is a value that could not be measured (an ungraded sample); it is left out, never counted as zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from repirl.errors import UserError
+from repirl.rng import stream
+from repirl.types import Interval
+
+RESAMPLES = 2000
+MIN_SEEDS_TO_RESAMPLE = 3
+_CHUNK_CELLS = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """`interval` of a - b on the same problems; `p_value` two-sided, from the same resamples.
+
+    `problems` and `seeds` are the numbers that entered.
+    """
+
+    interval: Interval
+    p_value: float
+    problems: int
+    seeds: int
+
+
+# ---------------------------------------------------------------------------------------------- intervals
+
+
+def problem_means(samples: Sequence[npt.ArrayLike]) -> np.ndarray:
+    """Mean of each problem's samples: P ragged rows -> float64 [P]; NaN samples masked, NaN if none is left."""
+    rows = [np.atleast_1d(np.asarray(row, dtype=np.float64)) for row in samples]
+    return np.array([row[~np.isnan(row)].mean() if (~np.isnan(row)).any() else np.nan for row in rows])
+
+
+def clustered_interval(
+    samples: Sequence[npt.ArrayLike], *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """Mean over problems of the mean over their samples, with a percentile bootstrap interval.
+
+    `samples`: one row of sample values for each problem (ragged allowed, or an array [P, N] or [P]).
+    Whole problems are drawn with replacement, so samples of a problem stay together.
+    Raises UserError when there is no measured value.
+    """
+    return seeded_interval(problem_means(samples)[None, :], level=level, resamples=resamples, seed=seed)
+
+
+def seeded_interval(
+    values: npt.ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """Mean over seeds x problems [S, P] (or [P]) with a two-level percentile bootstrap interval.
+
+    Each resample draws problems with replacement, the same ones for all seeds (the models were tested on the
+    same problems). With at least 3 seeds it also draws seeds; the drawn mean's deviation from the
+    mean over all seeds is stretched by sqrt(S / (S - 1)), without which the variance between S seeds would come
+    out too small by (S - 1) / S (Rao and Wu 1988). With 1 or 2 seeds the interval is about these models only.
+    The value is the mean over seeds of each seed's mean over its measured problems.
+    """
+    grid = _grid(values)
+    means = _bootstrap_means(grid, resamples, seed)
+    low, high = _percentiles(means, level)
+    return Interval(value=float(np.nanmean(grid, axis=1).mean()), low=low, high=high, level=level)
+
+
+def paired_difference(
+    a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+) -> PairedDifference:
+    """a - b for two systems on the same problems: [P], or [S, P] with rows of matched seeds.
+
+    Problems (and, from 3 on, seeds) are drawn for both at once, so what makes a problem hard for both cancels.
+    A problem not measured in either is left out. The p-value is the two-sided bootstrap one,
+    2 min(P(d* <= 0), P(d* >= 0)) with one resample added, so at least 2 / (R + 1): it agrees with the interval.
+    Raises UserError when the shapes differ.
+    """
+    first, second = np.atleast_2d(np.asarray(a, float)), np.atleast_2d(np.asarray(b, float))
+    if first.shape != second.shape:
+        raise UserError(
+            "paired comparison needs the same seeds and problems",
+            (first.shape, second.shape),
+            "restrict both to what they share",
+        )
+    grid = _grid(first - second)
+    means = _bootstrap_means(grid, resamples, seed)
+    low, high = _percentiles(means, level)
+    # A resample that differs from zero by rounding only is a tie.
+    at_most = int(np.sum(means <= 1e-12))
+    at_least = int(np.sum(means >= -1e-12))
+    p_value = min(1.0, 2.0 * (1 + min(at_most, at_least)) / (len(means) + 1))
+    value = float(np.nanmean(grid, axis=1).mean())
+    problems = int((~np.isnan(grid)).any(axis=0).sum())
+    return PairedDifference(Interval(value, low, high, level), p_value, problems=problems, seeds=grid.shape[0])
+
+
+def _grid(values: npt.ArrayLike) -> np.ndarray:
+    """float64 [S, P] without problems that no seed measured; every seed must have one measured problem."""
+    grid = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    if grid.ndim != 2 or grid.size == 0:
+        raise UserError("no values to average", grid.shape, "give at least one problem")
+    measured = ~np.isnan(grid)
+    if not measured.any(axis=1).all():
+        raise UserError("nothing was measured for at least one seed", grid.shape, "look at the ungraded samples")
+    return grid[:, measured.any(axis=0)]
+
+
+def _bootstrap_means(grid: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Resampled means [R] of `grid` [S, P]; see `seeded_interval`."""
+    num_seeds, num_problems = grid.shape
+    rng = stream(seed, "bootstrap")
+    measured = ~np.isnan(grid)
+    filled = np.where(measured, grid, 0.0)
+    uniform = np.full(num_problems, 1.0 / num_problems)
+    chunk = max(1, _CHUNK_CELLS // num_problems)
+    parts: list[np.ndarray] = []
+    for start in range(0, resamples, chunk):
+        counts = rng.multinomial(num_problems, uniform, size=min(chunk, resamples - start)).astype(np.float64)
+        weight = counts @ measured.T
+        # A seed without one measured problem in a resample takes its overall mean there.
+        fallback = filled.sum(axis=1) / measured.sum(axis=1)
+        parts.append(np.where(weight > 0, (counts @ filled.T) / np.maximum(weight, 1), fallback))
+    by_seed = np.concatenate(parts)
+    center = by_seed.mean(axis=1)
+    if num_seeds < MIN_SEEDS_TO_RESAMPLE:
+        return center
+    drawn = rng.multinomial(num_seeds, np.full(num_seeds, 1.0 / num_seeds), size=resamples) / num_seeds
+    return center + math.sqrt(num_seeds / (num_seeds - 1)) * ((drawn * by_seed).sum(axis=1) - center)
+
+
+def _percentiles(means: np.ndarray, level: float) -> tuple[float, float]:
+    if not 0 < level < 1:
+        raise UserError("confidence level must lie in (0, 1)", level)
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+# ------------------------------------------------------------------------------- pass@k, avg@n, maj@k
+
+
+def pass_at_k(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike, k: int) -> np.ndarray:
+    """Unbiased pass@k for each problem: 1 - C(n - c, k) / C(n, k), and 1 where n - c < k (Chen et al. 2021).
+
+    `num_samples`, `num_correct`: [P] (or scalars). Average the result over problems. Raises UserError if k > n.
+    """
+    totals, hits = np.broadcast_arrays(np.atleast_1d(num_samples), np.atleast_1d(num_correct))
+    if k < 1 or (totals < k).any():
+        raise UserError(f"pass@{k} needs 1 <= k <= samples per problem", int(totals.min()), "sample more or lower k")
+    if (hits < 0).any() or (hits > totals).any():
+        raise UserError("correct samples must lie between 0 and the number of samples", int(hits.max()))
+    out = np.empty(totals.shape)
+    for index, (n, c) in enumerate(zip(totals.ravel(), hits.ravel(), strict=True)):
+        out.flat[index] = 1.0 if n - c < k else 1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1))
+    return out
+
+
+def avg_at_n(correct: Sequence[npt.ArrayLike]) -> np.ndarray:
+    """Share of correct samples of each problem [P]; the same as pass@1. NaN samples (ungraded) are masked."""
+    return problem_means(correct)
+
+
+def maj_at_k(
+    answers: Sequence[Hashable | None], correct: Sequence[float], k: int, *, subsets: int = 200, seed: int = 0
+) -> float:
+    """Probability that a majority vote over k of one problem's n samples is right.
+
+    `answers[i]` is the extracted answer (None: no answer, does not vote), `correct[i]` 1.0, 0.0, or NaN (ungraded).
+    Averaged over all C(n, k) subsets if those are at most `subsets`, else over that many seeded random ones: taking
+    the first k would depend on the order. **Ties give fractional credit**: the share of the tied answers that are
+    right, i.e. the expectation of breaking the tie at random. No vote at all counts 0. An answer is as right as
+    the mean of its graded samples; subsets won by an answer that was never graded are left out (NaN if all are).
+    """
+    n = len(answers)
+    if len(correct) != n:
+        raise UserError("answers and verdicts differ in number", (n, len(correct)))
+    if not 1 <= k <= n:
+        raise UserError(f"maj@{k} needs 1 <= k <= samples per problem", n, "sample more or lower k")
+    right = {
+        answer: problem_means([[c for a, c in zip(answers, correct, strict=True) if a == answer]])[0]
+        for answer in set(answers)
+        if answer is not None
+    }
+    if math.comb(n, k) <= subsets:
+        chosen = [list(indices) for indices in combinations(range(n), k)]
+    else:
+        rng = stream(seed, "maj", n, k)
+        chosen = [rng.permutation(n)[:k].tolist() for _ in range(subsets)]
+    scores = np.array([_vote([answers[i] for i in indices], right) for indices in chosen])
+    graded = scores[~np.isnan(scores)]
+    return float(graded.mean()) if graded.size else math.nan
+
+
+def _vote(votes: Sequence[Hashable | None], right: dict[Hashable, float]) -> float:
+    counts = Counter(vote for vote in votes if vote is not None)
+    if not counts:
+        return 0.0
+    most = max(counts.values())
+    return float(np.mean([right[answer] for answer, count in counts.items() if count == most]))
+
+
+# ------------------------------------------------------------------------------ separation, correlation
+
+
+def auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float | None:
+    """P(score of a positive > score of a negative) + P(equal) / 2. Positive: label true. None if a class is empty."""
+    values, positive = np.asarray(scores, float), np.asarray(labels).astype(bool)
+    num_pos = int(positive.sum())
+    num_neg = positive.size - num_pos
+    if num_pos == 0 or num_neg == 0:
+        return None
+    rank_sum = _average_ranks(values)[positive].sum()
+    return float((rank_sum - num_pos * (num_pos + 1) / 2) / (num_pos * num_neg))
+
+
+def grouped_auc(scores: npt.ArrayLike, labels: npt.ArrayLike, groups: Sequence[Hashable]) -> float | None:
+    """Mean over groups (rollouts of one prompt) of the AUC within it; groups with one class only are left out."""
+    values, positive = np.asarray(scores, float), np.asarray(labels).astype(bool)
+    members: dict[Hashable, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    inside = [auc(values[indices], positive[indices]) for indices in members.values()]
+    measured = [value for value in inside if value is not None]
+    return float(np.mean(measured)) if measured else None
+
+
+def pearson(x: npt.ArrayLike, y: npt.ArrayLike) -> float | None:
+    """Linear correlation; None with fewer than 2 points or when either is constant."""
+    first, second = np.asarray(x, float), np.asarray(y, float)
+    if first.shape != second.shape:
+        raise UserError("correlation needs arrays of one length", (first.shape, second.shape))
+    if first.size < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return float(np.clip(np.corrcoef(first, second)[0, 1], -1.0, 1.0))
+
+
+def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float | None:
+    """Rank correlation with average ranks for ties; None as for `pearson`."""
+    return pearson(_average_ranks(np.asarray(x, float)), _average_ranks(np.asarray(y, float)))
+
+
+def effective_sample_size(log_weights: npt.ArrayLike) -> float:
+    """(sum w)^2 / sum w^2 from log-weights, in log space: between 1 (one sample has all) and n (equal weights).
+
+    0 for no weights, or if all are zero.
+    """
+    logs = np.asarray(log_weights, dtype=np.float64)
+    if logs.size == 0 or np.max(logs) == -np.inf:
+        return 0.0
+    weights = np.exp(logs - np.max(logs))
+    return float(weights.sum() ** 2 / (weights**2).sum())
+
+
+def _average_ranks(values: np.ndarray) -> np.ndarray:
+    """1-based ranks [n]; equal values share the mean of their ranks."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return ((last - counts + 1 + last) / 2)[inverse.reshape(-1)]
