@@ -1,0 +1,271 @@
+"""Run records: what they refuse, what they keep, what they never do twice."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from repirl import paths
+from repirl.errors import UserError
+from repirl.records import provenance, store
+from repirl.records.build import new_record
+from repirl.records.schema import BasePolicy, Counts, RunRecord, digest, digest_without_seed, is_machine_path
+from repirl.types import Budget, Interval, Report, SampleRow
+
+
+def make_report(benchmark: str = "arith", text: str = "1+1\u2028=2\n\\boxed{2} \ud800") -> Report:
+    greedy = (
+        SampleRow("p1", 0, "correct", "", "2", 5, text, level=1),
+        SampleRow("p2", 0, "ungraded", "timeout", None, 9, "?", level=2),
+    )
+    sampled = tuple(SampleRow(p, i, "wrong", "", "3", 4, "x") for p in ("p1", "p2") for i in range(2))
+    zero = {"correct": 0, "wrong": 0, "truncated": 0, "ungraded": 0}
+    return Report(
+        benchmark=benchmark,
+        card_digest="c" * 64,
+        data_digest="d" * 64,
+        protocol={"greedy": {"max_new_tokens": 16}, "sampled": {"n": 2, "temperature": 1.0}},
+        metrics={"greedy": Interval(1.0, 1.0, 1.0), "avg@2": Interval(0.0, None, None)},
+        counts={
+            "greedy": zero | {"correct": 1, "ungraded": 1, "total": 2},
+            "sampled": zero | {"wrong": 4, "total": 4},
+        },
+        samples={"greedy": greedy, "sampled": sampled},
+        by_level={"greedy": {"1": 1.0}},
+        budget=Budget(rollouts=6, generated_tokens=30),
+    )
+
+
+def make_record(run_id: str = "rloo-s0", **changes: Any) -> RunRecord:
+    given: dict[str, Any] = {
+        "suite": "trial",
+        "run_id": run_id,
+        "method": "rloo",
+        "recipe": "tiny",
+        "seed": 0,
+        "stage": "arith",
+        "config": {"lr": 1e-4, "steps": 3, "seed": 0},
+        "base_policy": BasePolicy(name="tiny", digest="ab"),
+        "budget": Budget(policy_updates=3, wall_s=1.5),
+        "diagnostics": {"entropy": 0.5, "auc": float("nan")},
+        "command": "repirl bench trial",
+    }
+    return new_record(**(given | changes))
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    report = make_report()
+    stored = store.write(make_record(), [report, replace(report, protocol={"limit": 1})], root=tmp_path)
+    (found,) = store.find("trial", root=tmp_path)
+    assert found.record == stored.record
+    assert found.file == tmp_path / "trial" / "rloo-s0" / "record.json"
+    first, second = found.record.evaluations
+    assert first.samples_file != second.samples_file
+    assert found.samples(first) == dict(report.samples)
+    assert first.metrics["greedy"] == Interval(1.0, 1.0, 1.0)
+    assert first.budget == report.budget
+    assert found.record.diagnostics == {"entropy": 0.5, "auc": None}
+    assert first.samples_sha256 == hashlib.sha256((found.folder / first.samples_file).read_bytes()).hexdigest()
+    assert store.suites_with_records(root=tmp_path) == ["trial"]
+    assert store.find("nothing", root=tmp_path) == []
+
+
+def test_provenance_is_filled_in_and_names_no_machine() -> None:
+    record = make_record(
+        config={"data": paths.CHECKOUT_DIR / "x.jsonl", "other": "/home/someone/deep/file", "n": (1, 2)}
+    )
+    assert record.config == {"data": "x.jsonl", "other": "<outside>/file", "n": [1, 2]}
+    assert record.packages["torch"]
+    assert record.hardware.cores >= 1
+    assert record.created_utc.utcoffset() is not None
+    text = record.model_dump_json()
+    assert str(paths.CHECKOUT_DIR) not in text
+    assert str(Path.home()) + "/" not in text
+
+
+def test_command_line_is_what_one_types_in_the_checkout() -> None:
+    near = paths.CHECKOUT_DIR.parent / "shared" / "data"
+    argv = [
+        "/usr/bin/repirl",
+        "eval",
+        "--data-dir",
+        str(near),
+        f"--policy={paths.CHECKOUT_DIR / 'runs' / 'a b'}",
+        "-n",
+        "3",
+    ]
+    assert provenance.command_line(argv) == "repirl eval --data-dir ../shared/data '--policy=runs/a b' -n 3"
+    assert all(map(is_machine_path, ["/x/y", "~/x", "C:\\x"]))
+    assert not any(map(is_machine_path, ["a/b", "/", "/no_think", "/ 2/\nx", "3 / 4", "~2"]))
+
+
+@pytest.mark.parametrize(
+    "command", ["repirl eval --data-dir /srv/x", "repirl eval --data-dir=/srv/x", "repirl eval ~/x"]
+)
+def test_a_record_refuses_paths_of_one_machine(command: str) -> None:
+    with pytest.raises(ValidationError, match="path of one machine"):
+        make_record(command=command)
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    stored = store.write(make_record(), [make_report()], root=tmp_path)
+    before = stored.file.read_bytes()
+    with pytest.raises(UserError, match="never overwritten"):
+        store.write(make_record(seed=1), [make_report()], root=tmp_path)
+    assert stored.file.read_bytes() == before
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        store.write(make_record(), [make_report()], root=tmp_path)
+    assert list((tmp_path / "trial").iterdir()) == []
+    monkeypatch.undo()
+    store.write(make_record(), [make_report()], root=tmp_path)
+
+
+def test_same_samples_same_bytes() -> None:
+    first, second = (store.encode_samples(make_report().samples) for _ in range(2))
+    assert first == second
+    assert first[4:8] == b"\0\0\0\0"  # no time stamp
+    assert len(gzip.decompress(first).decode().split("\n")) == 7
+
+
+def test_counts_must_add_up() -> None:
+    with pytest.raises(ValidationError, match="do not add up"):
+        Counts(correct=1, wrong=1, truncated=0, ungraded=1, total=4)
+    with pytest.raises(ValidationError, match="greater than or equal"):
+        Counts(correct=-1, wrong=1, truncated=0, ungraded=0, total=0)
+
+
+def test_counts_must_be_those_of_the_samples(tmp_path: Path) -> None:
+    report = make_report()
+    swapped = {"correct": 0, "wrong": 1, "truncated": 0, "ungraded": 1, "total": 2}
+    lying = replace(report, counts={**report.counts, "greedy": swapped})
+    with pytest.raises(ValueError, match="not those of its samples"):
+        store.write(make_record(), [lying], root=tmp_path)
+    assert not (tmp_path / "trial").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"extra": 1}, "extra"),
+        ({"schema_version": 2}, "schema_version"),
+        ({"config": {"lr": 9}}, "config_digest"),
+        ({"commit_known": None}, "commit_known"),
+        ({"commit": None, "commit_known": True, "dirty": False}, "disagree"),
+        ({"created_utc": "2025-01-01T00:00:00"}, "time zone"),
+        ({"budget": {"policy_updates": 3, "coffee": 1}}, "budget.coffee"),
+        ({"diagnostics": {"auc": "high"}}, "diagnostics.auc"),
+        ({"run_id": "other"}, "another folder"),
+    ],
+)
+def test_malformed_record_is_one_line_that_names_the_file(
+    tmp_path: Path, changes: dict[str, Any], complaint: str
+) -> None:
+    stored = store.write(make_record(), [make_report()], root=tmp_path)
+    edit(stored.folder, **changes)
+    with pytest.raises(UserError) as caught:
+        store.find("trial", root=tmp_path)
+    assert str(stored.file) in str(caught.value)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_count_edited_in_the_record_is_noticed(tmp_path: Path) -> None:
+    stored = store.write(make_record(), [make_report()], root=tmp_path)
+    raw = json.loads(stored.file.read_text())
+    counts = raw["evaluations"][0]["counts"]["greedy"]
+    counts["correct"], counts["ungraded"] = 2, 0
+    stored.file.write_text(json.dumps(raw))
+    loaded = store.load(stored.folder)
+    with pytest.raises(UserError, match="disagrees with the counts"):
+        loaded.samples(loaded.record.evaluations[0])
+    counts["correct"] = 3
+    stored.file.write_text(json.dumps(raw))
+    with pytest.raises(UserError, match="do not add up"):
+        store.load(stored.folder)
+
+
+def test_cut_off_and_missing_files(tmp_path: Path) -> None:
+    stored = store.write(make_record(), [make_report()], root=tmp_path)
+    samples = stored.folder / stored.record.evaluations[0].samples_file
+    whole = samples.read_bytes()
+    samples.write_bytes(whole[:-1])
+    with pytest.raises(UserError, match=r"SHA-256.*samples-arith"):
+        store.find("trial", root=tmp_path)
+    samples.unlink()
+    with pytest.raises(UserError, match=r"no readable per-sample file.*samples-arith"):
+        store.find("trial", root=tmp_path)
+    samples.write_bytes(whole)
+    text = stored.file.read_text()
+    stored.file.write_text(text[: len(text) // 2])
+    with pytest.raises(UserError, match=r"malformed record.*record\.json"):
+        store.find("trial", root=tmp_path)
+    stored.file.unlink()
+    with pytest.raises(UserError, match=r"no readable record.*record\.json"):
+        store.find("trial", root=tmp_path)
+
+
+def test_malformed_sample_row_has_its_line_number(tmp_path: Path) -> None:
+    stored = store.write(make_record(), [make_report()], root=tmp_path)
+    evaluation = stored.record.evaluations[0]
+    path = stored.folder / evaluation.samples_file
+    lines = gzip.decompress(path.read_bytes()).decode().split("\n")
+    lines[2] = lines[2].replace('"wrong"', '"maybe"')
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    forged = evaluation.model_copy(update={"samples_sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+    with pytest.raises(UserError, match="line 3"):
+        stored.samples(forged)
+
+
+def test_digests_leave_the_seed_out_and_nothing_else() -> None:
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert digest_without_seed({"lr": 1, "seed": 0, "in": [{"seed": 1}]}) == digest_without_seed({"lr": 1, "in": [{}]})
+    assert digest_without_seed({"lr": 1}) != digest_without_seed({"lr": 2})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        digest({"a": float("nan")})
+
+
+def test_dirty_flag_is_about_code(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True)
+
+    assert provenance.git_commit(tmp_path) == provenance.Commit(None, None)
+    git("init")
+    assert provenance.git_commit(tmp_path) == provenance.Commit(None, None)
+    for name in ("repirl", "results", "leaderboard"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("1")
+    git("add", ".")
+    git("commit", "-m", "first")
+    clean = provenance.git_commit(tmp_path)
+    assert clean.sha is not None
+    assert len(clean.sha) == 40
+    assert clean.dirty is False
+    for name in ("results", "leaderboard"):
+        (tmp_path / name / "file").write_text("2")
+        (tmp_path / name / "new").write_text("2")
+    assert provenance.git_commit(tmp_path) == clean
+    (tmp_path / "repirl" / "new").write_text("2")
+    assert provenance.git_commit(tmp_path) == provenance.Commit(clean.sha, True)
+    inside = tmp_path / "repirl"
+    assert provenance.git_commit(inside) == provenance.Commit(None, None)
