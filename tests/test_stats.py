@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from repirl.errors import UserError
-from repirl.evals import stats
+from repirl import stats
 from repirl.evals.metrics import part_of, problem_values
 from repirl.types import Outcome, SampleRow
 
