@@ -1,0 +1,150 @@
+"""Policies by name: the embedded one, a local folder, or a hub id with a revision."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from repirl.errors import UserError
+from repirl.paths import ASSETS_DIR
+
+EMBEDDED = ("tiny",)
+"""Policies that come with the package, by the name of their folder in `assets/`."""
+
+DTYPES: Mapping[str, Any] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
+
+_HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedPolicy:
+    """A causal LM with its tokenizer.
+
+    `name` is what it was asked for by, `path` the folder it was read from, `digest` the SHA-256 of its config
+    and weights files.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    path: Path
+    digest: str
+
+
+def load_policy(
+    name_or_path: str | Path,
+    dtype: str = "float32",
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+) -> LoadedPolicy:
+    """Loads `tiny`, a local folder, or a model of the hub at `revision`, in evaluation mode.
+
+    Raises UserError when the folder or its config is missing, when it is no causal LM, or when weights and config do
+    not fit together (transformers would fill the gaps with random numbers).
+    """
+    if dtype not in DTYPES:
+        raise UserError("unknown dtype", dtype, f"use one of {', '.join(DTYPES)}")
+    path = policy_dir(name_or_path, revision)
+    if not (path / "config.json").is_file():
+        raise UserError("no config.json in the policy's folder", str(path), "give a folder written by save_pretrained")
+    model = _load_model(path, dtype)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError("the policy has no readable tokenizer", str(path), _first_line(error)) from error
+    model.eval()
+    if device is not None:
+        model.to(device)
+    return LoadedPolicy(model, tokenizer, str(name_or_path), path, folder_digest(path))
+
+
+def policy_dir(name_or_path: str | Path, revision: str | None = None) -> Path:
+    """The local folder of a policy; downloads a model of the hub if needed."""
+    name = str(name_or_path)
+    path = Path(name).expanduser()
+    if name in EMBEDDED:
+        path = ASSETS_DIR / name
+    if path.is_dir():
+        if revision is not None:
+            raise UserError("a revision is for models of the hub, and this is a folder", str(path), "leave it out")
+        return path
+    in_existing_folder = "/" in name and path.parent.is_dir()
+    if name in EMBEDDED or isinstance(name_or_path, Path) or in_existing_folder or not _HUB_ID.fullmatch(name):
+        raise UserError("policy folder not found", str(path), "give `tiny`, a folder, or a hub id")
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        what = "policy is neither a folder nor a model that the hub gives"
+        raise UserError(what, name, _first_line(error)) from error
+
+
+def folder_digest(path: Path) -> str:
+    """SHA-256 over name and content of `config.json` and all weights files, in order of their names."""
+    digest = hashlib.sha256()
+    files = sorted([path / "config.json", *path.glob("*.safetensors"), *path.glob("*.bin")])
+    for file in files:
+        digest.update(file.name.encode() + b"\0")
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _load_model(path: Path, dtype: str) -> Any:
+    load: Any = AutoModelForCausalLM.from_pretrained
+    try:
+        with _quiet():
+            model, info = load(
+                path,
+                config=AutoConfig.from_pretrained(path, local_files_only=True),
+                dtype=DTYPES[dtype],
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, in our own words
+            )
+    except (OSError, ValueError, KeyError, SafetensorError, json.JSONDecodeError) as error:
+        raise UserError("cannot load a causal language model", str(path), _first_line(error)) from error
+    problems = {kind: _names(info.get(f"{kind}_keys", ())) for kind in ("missing", "unexpected", "mismatched")}
+    said = [f"{len(names)} {kind} ({', '.join(names[:3])})" for kind, names in problems.items() if names]
+    if said:
+        what = f"the weights are not those of a {type(model).__name__} with this config: {'; '.join(said)}"
+        raise UserError(what, str(path), "use the checkpoint's own config.json")
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No load report and no progress bar of transformers for the while."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.set_verbosity(logging.get_verbosity() + 10)  # above error: the load report is told by us
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _names(keys: Any) -> list[str]:
+    """Parameter names; transformers gives mismatched ones with both shapes."""
+    return sorted(key if isinstance(key, str) else str(key[0]) for key in keys)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
