@@ -109,7 +109,7 @@ def test_command_line_is_what_one_types_in_the_checkout() -> None:
     ]
     assert provenance.command_line(argv) == "repirl eval --data-dir ../shared/data '--policy=runs/a b' -n 3"
     assert all(map(is_machine_path, ["/x/y", "~/x", "C:\\x"]))
-    assert not any(map(is_machine_path, ["a/b", "/", "/no_think", "/ 2/\nx", "3 / 4", "~2"]))
+    assert not any(map(is_machine_path, ["a/b", "/", "/no_think", "/ 2/\nx", "3 / 4", "~2", "Q: {x}"]))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, NonNegativeInt, model_validator
@@ -46,7 +46,7 @@ def is_machine_path(text: str) -> bool:
     if "\n" in text:
         return False
     absolute = PurePosixPath(text).is_absolute() and len(PurePosixPath(text).parts) > 2
-    return absolute or text.startswith("~/") or PureWindowsPath(text).drive != ""
+    return absolute or text.startswith("~/") or re.match(r"[A-Za-z]:[\\/]", text) is not None
 
 
 class _Strict(BaseModel):
