@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from repirl import stats
 from repirl.errors import UserError
-from repirl.evals import stats
 from repirl.types import Outcome, SampleRow
 
 _CORRECT: Mapping[Outcome, float] = {"correct": 1.0, "wrong": 0.0, "truncated": 0.0, "ungraded": float("nan")}
