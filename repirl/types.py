@@ -170,3 +170,27 @@ class Report:
     samples: Mapping[str, tuple[SampleRow, ...]]
     by_level: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepRewards:
+    """Process rewards of one rollout of T tokens and S steps.
+
+    `token_rewards` float32 [T]; `step_ends` int64 [S] the last token of each step; `step_rewards` float32 [S];
+    `step_mask` bool [S] False where a step carries no reward (after the first error, for exact checkers).
+    """
+
+    token_rewards: np.ndarray
+    step_ends: np.ndarray
+    step_rewards: np.ndarray
+    step_mask: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RolloutGroup:
+    """All rollouts of one problem in one batch, graded, with the problem's demonstrations (possibly none)."""
+
+    problem: Problem
+    rollouts: tuple[Rollout, ...]
+    verdicts: tuple[Verdict, ...]
+    demonstrations: tuple[Demonstration, ...] = ()

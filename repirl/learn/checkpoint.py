@@ -1,0 +1,92 @@
+"""Run folders: atomic checkpoints and a metrics log that a killed run continues exactly.
+
+A folder holds `config.json` (what the run is), `checkpoint.pt` (after the last completed step), `best.pt` (policy weights
+of the best validation), `metrics.jsonl`, and at the end `policy/`, `reward/` and `done.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from repirl.errors import UserError
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically (rename over the old file)."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    os.replace(temporary, path)
+
+
+def save_torch(path: Path, value: Any) -> None:
+    """torch.save, atomically."""
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save(value, temporary)
+    os.replace(temporary, path)
+
+
+class RunFolder:
+    """One training run on disk. Opening a folder that holds another configuration is a UserError."""
+
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        config = path / "config.json"
+        identity = json.loads(json.dumps(identity))
+        if config.is_file():
+            if json.loads(config.read_text()) != identity:
+                raise UserError(
+                    "the run folder holds a run with other settings", str(path), "choose another folder or remove it"
+                )
+        else:
+            write_json(config, identity)
+
+    @property
+    def done(self) -> dict[str, Any] | None:
+        """The summary of a finished run, None if it has not finished."""
+        path = self.path / "done.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Mark the run as finished and drop what only resuming needs."""
+        write_json(self.path / "done.json", summary)
+        for name in ("checkpoint.pt", "best.pt"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The last checkpoint, None if there is none; metrics after it are cut off."""
+        path = self.path / "checkpoint.pt"
+        if not path.is_file():
+            (self.path / "metrics.jsonl").unlink(missing_ok=True)
+            return None
+        state = torch.load(path, weights_only=False, map_location="cpu")
+        self._truncate_metrics(state["step"])
+        return state
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """`state["step"]` is the number of completed steps."""
+        save_torch(self.path / "checkpoint.pt", state)
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Append one line to the metrics log; NaN becomes null."""
+        clean = {k: None if isinstance(v, float) and v != v else v for k, v in metrics.items()}
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(clean) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All logged lines; a half-written last line (a killed run) is dropped."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text().split("\n")[:-1] if path.is_file() else []
+        return [json.loads(line) for line in lines]
+
+    def _truncate_metrics(self, steps: int) -> None:
+        kept = [line for line in self.metrics() if line["step"] <= steps]
+        path = self.path / "metrics.jsonl"
+        temporary = path.with_name("metrics.jsonl.tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(temporary, path)

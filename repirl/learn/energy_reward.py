@@ -1,0 +1,155 @@
+"""rePIRL's reward in the training loop: learns by inverse RL from each graded batch, then scores it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repirl.learn.diagnostics import reward_diagnostics
+from repirl.learn.irl import IRLConfig, SignedWeights, irl_loss, signed_weights
+from repirl.learn.supervised import encode_solution
+from repirl.rewards.artifact import RewardContract
+from repirl.rewards.base import ProcessReward, steps_from_tokens
+from repirl.rewards.energy import save_energy, score_rows, token_rewards
+from repirl.rollouts.batching import TokenRow, length_sorted_chunks, pad_batch
+from repirl.rollouts.steps import StepSegmentation, step_end_tokens
+from repirl.types import RolloutGroup, StepRewards
+
+
+class EnergyReward(ProcessReward):
+    """Owns the PRM and its optimiser (AdamW, weight decay 0). `contract` makes the artifact's contract when saving."""
+
+    name = "energy"
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer,
+        config: IRLConfig,
+        segmentation: StepSegmentation,
+        contract: Callable[[], RewardContract],
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config = config
+        self.segmentation = segmentation
+        self.contract = contract
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0)
+        self._scored: tuple[Sequence[RolloutGroup], list[Tensor]] | None = None
+
+    def learn(self, groups: Sequence[RolloutGroup], step: int) -> dict[str, float]:
+        """One or more passes of the IRL loss over the batch (PAPER 4, steps 3-6); logs what PAPER section 10 asks for."""
+        rows = [TokenRow(r.prompt_ids, r.token_ids) for group in groups for r in group.rollouts]
+        demos = [
+            encode_solution(self.tokenizer, group.rollouts[0].prompt_ids, demo.text)
+            for group in groups
+            for demo in group.demonstrations[: self.config.demos_per_prompt]
+        ]
+        before = self._raw(groups, rows)
+        metrics: dict[str, float] = {}
+        expert_scores: list[float] = []
+        for epoch in range(self.config.epochs):
+            raw = before if epoch == 0 else score_rows(self.model, rows, self.tokenizer.pad_token_id)
+            weights = self._weights(groups, raw, len(demos))
+            metrics, expert_scores = self._update(rows, demos, weights)
+        metrics |= {
+            "ess": weights.effective_sample_size,
+            "ess_fraction": weights.effective_sample_size / max(1, weights.num_negatives),
+            "negatives": float(weights.num_negatives),
+            "score_expert": sum(expert_scores) / len(expert_scores) if expert_scores else float("nan"),
+        }
+        self._scored = (groups, before) if self.config.score == "before" else None
+        metrics |= reward_diagnostics(groups, self.score(groups))
+        return metrics
+
+    def score(self, groups: Sequence[RolloutGroup]) -> list[list[StepRewards]]:
+        rows = [TokenRow(r.prompt_ids, r.token_ids) for group in groups for r in group.rollouts]
+        raw = iter(self._raw(groups, rows))
+        return [
+            [
+                steps_from_tokens(
+                    next(raw).numpy(),
+                    step_end_tokens(self.tokenizer, rollout.token_ids, self.segmentation),
+                    self.config.step_aggregation,
+                )
+                for rollout in group.rollouts
+            ]
+            for group in groups
+        ]
+
+    def _raw(self, groups: Sequence[RolloutGroup], rows: Sequence[TokenRow]) -> list[Tensor]:
+        """Raw token rewards of the batch, computed once for the current parameters (or kept from before the update)."""
+        if self._scored is None or self._scored[0] is not groups:
+            self._scored = (groups, score_rows(self.model, rows, self.tokenizer.pad_token_id))
+            self.scored_tokens += sum(len(row) for row in rows)
+        return self._scored[1]
+
+    def _weights(self, groups: Sequence[RolloutGroup], raw: Sequence[Tensor], num_demos: int) -> SignedWeights:
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
+        return signed_weights(
+            self.config,
+            torch.stack([rewards.double().sum() for rewards in raw]),
+            torch.tensor([float(r.logprobs.sum(dtype="float64")) for r in rollouts], dtype=torch.float64),
+            torch.tensor([len(r.token_ids) for r in rollouts]),
+            torch.tensor([g for g, group in enumerate(groups) for _ in group.rollouts]),
+            torch.tensor([v.reward for group in groups for v in group.verdicts], dtype=torch.float64),
+            num_demos,
+        )
+
+    def _update(
+        self, rollouts: Sequence[TokenRow], demos: Sequence[TokenRow], weights: SignedWeights
+    ) -> tuple[dict[str, float], list[float]]:
+        """One optimiser step; returns metrics and the demonstrations' mean token rewards (before the step)."""
+        used = [i for i, weight in enumerate(weights.rollouts_B.tolist()) if weight != 0]
+        rows = [*(rollouts[i] for i in used), *demos]
+        signed_B = torch.cat(
+            [weights.rollouts_B[used], torch.full((len(demos),), weights.demonstration, dtype=torch.float64)]
+        )
+        total_tokens = sum(len(row.response_ids) for row in rows)
+        device = next(self.model.parameters()).device
+        means = torch.zeros(len(rows))
+        loss_sum = 0.0
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        for chunk in length_sorted_chunks([len(row) for row in rows], self.config.micro_batch_tokens):
+            lengths_B = torch.tensor([len(rows[i].response_ids) for i in chunk], device=device)
+            rewards_N = token_rewards(self.model, pad_batch([rows[i] for i in chunk], self._pad_id, device))
+            row_N = torch.arange(len(chunk), device=device).repeat_interleave(lengths_B)
+            sums_B = torch.zeros(len(chunk), device=device).index_add(0, row_N, rewards_N)
+            means_B = sums_B / lengths_B
+            loss = irl_loss(means_B if self.config.objective == "mean" else sums_B, signed_B[chunk].to(device))
+            if self.config.reward_l2 > 0:
+                loss = loss + self.config.reward_l2 * rewards_N.square().sum() / total_tokens
+            loss.backward()
+            loss_sum += float(loss.detach())
+            means[chunk] = means_B.detach().cpu()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        self._scored = None
+        self.trained_tokens += sum(len(row) for row in rows)
+        return {"loss": loss_sum, "grad_norm": float(norm)}, means[len(used) :].tolist()
+
+    @property
+    def _pad_id(self) -> int:
+        return self.tokenizer.pad_token_id
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scored_tokens": self.scored_tokens,
+            "trained_tokens": self.trained_tokens,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scored_tokens, self.trained_tokens = state["scored_tokens"], state["trained_tokens"]
+        self._scored = None
+
+    def save(self, folder: Path) -> None:
+        save_energy(folder, self.model, self.tokenizer, self.contract())

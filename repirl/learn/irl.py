@@ -1,0 +1,159 @@
+"""Inverse RL of a token-level reward from demonstrations: Eq 1-5 and steps 3-6 of Algorithm 1 (PAPER 2, 4).
+
+The energy model says p(o_t | s_t, a_t) ~ exp(r_phi). Maximising the demonstrations' likelihood gives, with z estimated on
+rollouts of the current policy and self-normalised weights w = exp(r(tau)) / pi(tau), the gradient
+
+    grad J = mean_demonstrations grad r(tau) - sum_j w_j grad r(tau_j) / sum_j w_j            (Eq 3)
+
+so the *loss* is  L = sum_j w~_j r(tau_j) - mean_positives r(tau), the w~ constants: demonstrations are pushed up, the
+policy's (failed) rollouts down. All weights live in log space.
+Shapes: B rollouts, K negatives.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from repirl.config import Config
+from repirl.rewards.aggregate import Aggregation
+
+WeightKind = Literal["sequence", "length_normalized", "truncated", "none"]
+
+
+class IRLConfig(Config):
+    """Every choice that the paper leaves open or makes, by name (PAPER section 10)."""
+
+    weights: WeightKind = "sequence"
+    """`sequence`: exp(sum r - sum log pi), Eq 4; `length_normalized`: its exponent divided by the length; `truncated`:
+    Eq 4 capped at sqrt(K) times the mean weight (Ionides 2008); `none`: equal weights."""
+    normalize: Literal["batch", "prompt"] = "batch"
+    """Over what the weights sum to one; z belongs to a prompt, the paper normalises over the batch."""
+    objective: Literal["mean", "sum"] = "mean"
+    """What is weighted in the loss: the mean token reward (Algorithm 1, step 5) or the sum (Eq 3)."""
+    pseudo_experts: bool = True
+    """The policy's correct rollouts join the positives; off: they are in neither set."""
+    use_outcome: bool = True
+    """False is PRM-only: no outcome is looked at and every policy rollout is a negative."""
+    positive_denominator: Literal["count", "rollouts"] = "count"
+    """Positives are averaged over their number, or their sum divided by |B| n as Algorithm 1 prints it."""
+    expert_weight: float = Field(1.0, ge=0)
+    """Weight of a demonstration relative to a pseudo-expert among the positives."""
+    reward_l2: float = Field(0.0, ge=0)
+    """Weight of the mean squared token reward in the loss; bounds r_phi, which Eq 5 alone does not."""
+    score: Literal["after", "before"] = "after"
+    """Rollouts are scored with the PRM after this batch's update (Algorithm 1, step 6) or before it (one pass less)."""
+    demos_per_prompt: int = Field(4, ge=0)
+    layers: int | None = Field(None, ge=1)
+    """Keep only the first layers of the base as the PRM's backbone; None keeps all."""
+    lr: float = Field(3e-8, gt=0)
+    max_grad_norm: float = Field(10.0, gt=0)
+    epochs: int = Field(1, ge=1)
+    """Passes over each batch."""
+    warmup_updates: int = Field(0, ge=0)
+    """For so many first updates the PRM learns while the policy is trained on outcomes alone."""
+    step_aggregation: Aggregation = "mean"
+    """How the rewards of a step's tokens become the step's reward."""
+    micro_batch_tokens: int = Field(8192, ge=1)
+
+
+def log_weights(kind: WeightKind, reward_sums_K: Tensor, logprob_sums_K: Tensor, lengths_K: Tensor) -> Tensor:
+    """Float64 unnormalised log importance weights [K] of Eq 4; `reward_sums` and `logprob_sums` are sums over tokens.
+
+    `logprob_sums` are those of the distribution sampled from. All arguments are detached and cast to float64.
+    """
+    log_w_K = reward_sums_K.detach().double() - logprob_sums_K.detach().double()
+    if kind == "none":
+        return torch.zeros_like(log_w_K)
+    if kind == "length_normalized":
+        return log_w_K / lengths_K.double().clamp(min=1)
+    if kind == "truncated":
+        count = max(1, len(log_w_K))
+        cap = torch.logsumexp(log_w_K, 0) - math.log(count) + 0.5 * math.log(count) if len(log_w_K) else 0.0
+        return log_w_K.clamp(max=float(cap))
+    return log_w_K
+
+
+def normalized_weights(log_w_K: Tensor, prompt_K: Tensor, normalize: Literal["batch", "prompt"]) -> Tensor:
+    """Float64 weights [K] that sum to 1: over the batch, or within each prompt with prompts sharing equally."""
+    if len(log_w_K) == 0:
+        return log_w_K
+    if normalize == "batch":
+        return torch.softmax(log_w_K, 0)
+    weights_K = torch.empty_like(log_w_K)
+    prompts = prompt_K.unique()
+    for prompt in prompts:
+        mine = prompt_K == prompt
+        weights_K[mine] = torch.softmax(log_w_K[mine], 0) / len(prompts)
+    return weights_K
+
+
+def effective_sample_size(weights_K: Tensor) -> float:
+    """1 / sum of squared normalised weights: from 1 (one sample has all the weight) to K; 0 for none."""
+    return float(1 / weights_K.square().sum()) if len(weights_K) else 0.0
+
+
+def irl_loss(scores_B: Tensor, weights_B: Tensor) -> Tensor:
+    """sum_i weight_i score_i: negatives carry their normalised weight, positives minus their share of the mean.
+
+    `scores_B` (mean or sum of token rewards, with gradient); `weights_B` constants from `signed_weights`.
+    """
+    return (weights_B.to(scores_B) * scores_B).sum()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SignedWeights:
+    """`rollouts_B` float64 [B] (positive = pushed down, 0 = unused); `demonstration`: weight of each demonstration."""
+
+    rollouts_B: Tensor
+    demonstration: float
+    effective_sample_size: float
+    num_negatives: int
+
+
+def signed_weights(
+    config: IRLConfig,
+    reward_sums_B: Tensor,
+    logprob_sums_B: Tensor,
+    lengths_B: Tensor,
+    prompt_B: Tensor,
+    outcome_B: Tensor,
+    num_demonstrations: int,
+) -> SignedWeights:
+    """Signs and weights of all rows of the loss.
+
+    `outcome_B` is 1 for correct, 0 for failed, NaN for ungraded rollouts (which take no part, unless no outcome is used).
+    Positives: demonstrations, and correct rollouts if they are pseudo-experts.
+    """
+    if config.use_outcome:
+        negative_B, positive_B = outcome_B == 0, (outcome_B == 1) & config.pseudo_experts
+    else:
+        negative_B, positive_B = (
+            torch.ones_like(outcome_B, dtype=torch.bool),
+            torch.zeros_like(outcome_B, dtype=torch.bool),
+        )
+    log_w_K = log_weights(config.weights, reward_sums_B[negative_B], logprob_sums_B[negative_B], lengths_B[negative_B])
+    weights_K = normalized_weights(log_w_K, prompt_B[negative_B], config.normalize)
+    expert_mass = config.expert_weight * num_demonstrations
+    total = expert_mass + float(positive_B.sum()) if config.positive_denominator == "count" else float(len(outcome_B))
+    share = 1 / total if total > 0 else 0.0
+    rollouts_B = torch.zeros(len(outcome_B), dtype=torch.float64)
+    rollouts_B[negative_B] = weights_K
+    rollouts_B[positive_B] = -share
+    return SignedWeights(
+        rollouts_B, -share * config.expert_weight, effective_sample_size(weights_K), int(negative_B.sum())
+    )
+
+
+def eq5_objective(expert_sums_E: Tensor, policy_sums_B: Tensor, logprob_sums_B: Tensor) -> Tensor:
+    """Eq 5, to be maximised: mean expert return minus log mean_B exp(r - log pi), for rollouts of one prompt.
+
+    Its gradient is Eq 3; `irl_loss` with `weights=sequence`, `objective=sum` has minus this gradient (tested).
+    """
+    count = len(policy_sums_B)
+    return expert_sums_E.mean() - (torch.logsumexp(policy_sums_B - logprob_sums_B, 0) - math.log(count))

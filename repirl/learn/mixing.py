@@ -1,0 +1,95 @@
+"""Outcome and process rewards, mixed by named rules into one advantage per token.
+
+Leave-one-out is taken per source, then the sources are weighted and added (RECIPES B2 items 3-4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from repirl.config import Config
+from repirl.learn.advantages import (
+    OutcomeAdvantage,
+    leave_one_out_return_to_go,
+    leave_one_out_sequence,
+    leave_one_out_steps,
+    outcome_advantages,
+)
+from repirl.types import RolloutGroup, StepRewards
+
+ProcessCredit = Literal["sequence", "return_to_go", "step"]
+
+_CREDIT: dict[str, Callable[[Sequence[StepRewards]], list[np.ndarray]]] = {
+    "sequence": leave_one_out_sequence,
+    "return_to_go": leave_one_out_return_to_go,
+    "step": leave_one_out_steps,
+}
+
+
+class MixConfig(Config):
+    """How rewards become advantages."""
+
+    outcome: OutcomeAdvantage = "rloo"
+    outcome_weight: float = Field(1.0, ge=0)
+    process_weight: float = Field(0.0, ge=0)
+    process_credit: ProcessCredit = "sequence"
+    """`sequence`: mean token reward of the rollout; `return_to_go`: per token; `step`: leave-one-out at the same step."""
+    step_signal: Literal["score", "progress"] = "score"
+    """What a step is paid: its score, or the change of the score since the step before (a potential difference)."""
+    process_scale: Literal["none", "batch_std"] = "none"
+    """`batch_std` divides the process advantages by their root mean square over all tokens of the batch."""
+    whiten: bool = False
+    """Shift and scale the summed advantages to mean 0 and unbiased variance 1 over the batch's tokens (PRIME)."""
+
+
+def progress(rewards: StepRewards) -> StepRewards:
+    """Step rewards replaced by their change since the step before; the first step's change is taken from zero change.
+
+    What a prefix was worth before the first step is the same for all rollouts of a problem, so leave-one-out removes it:
+    the first step keeps its score. Token rewards are left alone.
+    """
+    before_S = np.concatenate([[0.0], rewards.step_rewards[:-1]])
+    return StepRewards(
+        rewards.token_rewards,
+        rewards.step_ends,
+        (rewards.step_rewards - before_S).astype(np.float32),
+        rewards.step_mask,
+    )
+
+
+def mixed_advantages(
+    groups: Sequence[RolloutGroup], process: Sequence[Sequence[StepRewards]] | None, config: MixConfig
+) -> list[list[np.ndarray]]:
+    """float32 [T] advantages of every rollout, group by group. Ungraded rollouts get zeros if outcomes are used."""
+    outcome = [outcome_advantages(np.array([v.reward for v in group.verdicts]), config.outcome) for group in groups]
+    credit = None
+    if process is not None and config.process_weight > 0:
+        if config.step_signal == "progress":
+            process = [[progress(rewards) for rewards in group] for group in process]
+        credit = [_CREDIT[config.process_credit](group) for group in process]
+        if config.process_scale == "batch_std":
+            flat = np.concatenate([tokens for group in credit for tokens in group])
+            scale = float(np.sqrt(np.mean(flat**2))) + 1e-8
+            credit = [[tokens / scale for tokens in group] for group in credit]
+    mixed = []
+    for g, group in enumerate(groups):
+        row = []
+        for i, rollout in enumerate(group.rollouts):
+            tokens_T = np.full(len(rollout.token_ids), config.outcome_weight * outcome[g][i])
+            if credit is not None:
+                tokens_T = tokens_T + config.process_weight * credit[g][i]
+            if config.outcome_weight > 0 and group.verdicts[i].outcome == "ungraded":
+                tokens_T = np.zeros_like(tokens_T)
+            row.append(tokens_T.astype(np.float32))
+        mixed.append(row)
+    return _whitened(mixed) if config.whiten else mixed
+
+
+def _whitened(advantages: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
+    flat = np.concatenate([tokens for group in advantages for tokens in group]).astype(np.float64)
+    scale = 1 / np.sqrt(flat.var(ddof=1) + 1e-8) if len(flat) > 1 else 1.0
+    return [[((tokens - flat.mean()) * scale).astype(np.float32) for tokens in group] for group in advantages]

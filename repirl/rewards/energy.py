@@ -1,0 +1,89 @@
+"""The token-level PRM of rePIRL: a transformers backbone and a scalar head, p(o_t | s_t, a_t) ~ exp(r_phi) (PAPER 2).
+
+The model is transformers' token classification with one label, so the saved folder loads with
+`AutoModelForTokenClassification` anywhere. r_phi(s_t, a_t) is read at the position of the token a_t itself.
+Shapes: B rows, T tokens, N completion tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForTokenClassification
+
+from repirl.errors import UserError
+from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract, write_contract
+from repirl.rollouts.batching import TokenBatch, TokenRow, length_sorted_chunks, pad_batch
+
+
+def energy_from_policy(policy, *, layers: int | None = None) -> nn.Module:
+    """A PRM that starts as a copy of the policy's backbone (its first `layers` if given) and a zero head.
+
+    A zero head makes every reward 0 at the start, so that the first importance weights are those of the policy alone.
+    """
+    config = copy.deepcopy(policy.config)
+    config.num_labels = 1
+    config.classifier_dropout = 0.0
+    if layers is not None:
+        if not 1 <= layers <= config.num_hidden_layers:
+            raise UserError("prm layers out of range", layers, f"the policy has {config.num_hidden_layers}")
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:layers]
+    try:
+        model = AutoModelForTokenClassification.from_config(config)
+    except ValueError as error:
+        raise UserError(
+            "no token-level head for this architecture", config.model_type, "choose another base"
+        ) from error
+    kept = model.base_model.state_dict().keys()
+    weights = {name: value for name, value in policy.base_model.state_dict().items() if name in kept}
+    model.base_model.load_state_dict(weights, strict=True)
+    nn.init.zeros_(model.score.weight if hasattr(model, "score") else model.classifier.weight)
+    parameter = next(policy.parameters())
+    return model.to(device=parameter.device, dtype=parameter.dtype)
+
+
+def token_rewards(model: nn.Module, batch: TokenBatch) -> Tensor:
+    """Float32 raw rewards [N] of the completion tokens, row after row; with gradient if enabled."""
+    logits_BT1 = model(input_ids=batch.ids_BT, attention_mask=batch.attention_mask_BT).logits
+    return logits_BT1[..., 0].float()[batch.response_mask_BT]
+
+
+@torch.no_grad()
+def score_rows(model: nn.Module, rows: Sequence[TokenRow], pad_id: int, max_tokens: int = 16384) -> list[Tensor]:
+    """Raw token rewards of each row, float32 [T_i] on the CPU, in the order given; length-sorted batches."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    scored: list[Tensor] = [torch.empty(0)] * len(rows)
+    for chunk in length_sorted_chunks([len(row) for row in rows], max_tokens):
+        rewards_N = token_rewards(model, pad_batch([rows[i] for i in chunk], pad_id, device)).cpu()
+        pieces = rewards_N.split([len(rows[i].response_ids) for i in chunk])
+        for i, piece in zip(chunk, pieces, strict=True):
+            scored[i] = piece
+    model.train(was_training)
+    return scored
+
+
+def save_energy(folder: Path, model, tokenizer, contract: RewardContract) -> None:
+    """Write weights, tokenizer and contract as one transformers folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_contract(folder, contract)
+
+
+def load_energy(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, RewardContract]:
+    """A saved PRM and its contract; UserError for a missing folder, contract, or weights that do not fit."""
+    if not folder.is_dir():
+        raise UserError("no such reward folder", str(folder), "give a folder that `repirl train` wrote")
+    contract = read_contract(folder)
+    model, info = AutoModelForTokenClassification.from_pretrained(folder, output_loading_info=True)
+    if info["missing_keys"] or info["mismatched_keys"] or info["unexpected_keys"]:
+        raise UserError("the weights do not fit the reward's architecture", str(folder), f"see {CONTRACT_FILE}")
+    return model.to(device).eval(), contract

@@ -1,0 +1,110 @@
+"""Token batches and log-probabilities, the same for every loss.
+
+Shapes: B rows, T tokens (prompt + completion, right-padded), N completion tokens of a batch laid end to end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Right-padded rows. `response_mask_BT` is True exactly on completion tokens (a final EOS included)."""
+
+    ids_BT: Tensor
+    attention_mask_BT: Tensor
+    response_mask_BT: Tensor
+
+    @property
+    def num_response_tokens(self) -> int:
+        return int(self.response_mask_BT.sum())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenRow:
+    """One prompt with one completion, as token ids."""
+
+    prompt_ids: Sequence[int]
+    response_ids: Sequence[int] | np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+def pad_batch(rows: Sequence[TokenRow], pad_id: int, device: torch.device | str = "cpu") -> TokenBatch:
+    """Pack rows into one right-padded batch."""
+    width = max(map(len, rows))
+    ids = np.full((len(rows), width), pad_id, dtype=np.int64)
+    attention = np.zeros((len(rows), width), dtype=np.int64)
+    response = np.zeros((len(rows), width), dtype=bool)
+    for i, row in enumerate(rows):
+        start, end = len(row.prompt_ids), len(row)
+        ids[i, :start] = row.prompt_ids
+        ids[i, start:end] = row.response_ids
+        attention[i, :end] = 1
+        response[i, start:end] = True
+    return TokenBatch(*(torch.from_numpy(array).to(device) for array in (ids, attention, response)))
+
+
+def length_sorted_chunks(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Row indices in chunks of at most `max_tokens` padded tokens (at least one row), longest first.
+
+    Rows of like length share a chunk, so little is padding; the longest chunk comes first, so that memory that does not
+    suffice shows at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    chunks: list[list[int]] = []
+    for i in order:
+        if chunks and (len(chunks[-1]) + 1) * lengths[chunks[-1][0]] <= max_tokens:
+            chunks[-1].append(i)
+        else:
+            chunks.append([i])
+    return chunks
+
+
+def hidden_states(backbone: torch.nn.Module, batch: TokenBatch) -> Tensor:
+    """Last hidden states [B, T, H] of a transformers backbone."""
+    return backbone(input_ids=batch.ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False).last_hidden_state
+
+
+def _rescales_logits(config) -> bool:
+    """True for architectures that change logits after the output layer (soft caps, scales)."""
+    return any(getattr(config, key, None) for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """`logprobs_N` of the completion tokens, row by row; `entropy_N` of the distributions they were drawn from (nats)."""
+
+    logprobs_N: Tensor
+    entropy_N: Tensor
+
+
+def token_logprobs(model, batch: TokenBatch, temperature: float = 1.0, *, with_entropy: bool = False) -> TokenLogprobs:
+    """Float32 log-probabilities of the completion tokens at a temperature; entropy is empty unless asked for.
+
+    The output layer runs on completion positions only. The token at position t is predicted at t - 1.
+    """
+    before_BT = batch.response_mask_BT[:, 1:]
+    if _rescales_logits(model.config):
+        logits = model(input_ids=batch.ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False).logits
+        logits_NV = logits[:, :-1][before_BT]
+    else:
+        hidden = hidden_states(model.base_model, batch)
+        logits_NV = model.get_output_embeddings()(hidden[:, :-1][before_BT])
+    logits_NV = logits_NV.float()
+    if temperature != 1.0:
+        logits_NV = logits_NV / temperature
+    targets_N = batch.ids_BT[:, 1:][before_BT]
+    if not with_entropy:
+        return TokenLogprobs(-F.cross_entropy(logits_NV, targets_N, reduction="none"), logits_NV.new_empty(0))
+    log_p_NV = F.log_softmax(logits_NV, dim=-1)
+    entropy_N = -(log_p_NV.exp() * log_p_NV).sum(-1)
+    return TokenLogprobs(log_p_NV.gather(1, targets_N[:, None])[:, 0], entropy_N)

@@ -1,0 +1,319 @@
+r"""`arith`: integer expressions, reduced one operation per line, ending in `\boxed{}`.
+
+A problem of level k has k binary operations, so k reductions solve it. Because every intermediate state is known, the
+family has an exact expert in several phrasings and an exact step checker: step labels, first errors and Monte Carlo
+labels can be held against the truth. Splits are disjoint by construction: an expression's digest decides its split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from repirl.errors import UserError
+from repirl.rng import stream
+from repirl.types import Demonstration, Problem
+
+FAMILY = "arith"
+LEVELS = tuple(range(1, 9))
+LARGEST_LEAF = 12
+LARGEST_VALUE = 99
+PROMPT_WORD = "Compute "
+OWN_STYLE = "plain"
+EXPERT_STYLES = ("so", "as", "first")
+
+_PRECEDENCE = {"+": 1, "-": 1, "*": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A number (`op` empty) or a binary operation on two nodes; `value` is exact."""
+
+    value: int
+    op: str = ""
+    left: Node | None = None
+    right: Node | None = None
+
+
+def combine(op: str, left: Node, right: Node) -> Node:
+    """The operation node `left op right`."""
+    a, b = left.value, right.value
+    return Node(a + b if op == "+" else a - b if op == "-" else a * b, op, left, right)
+
+
+def render(node: Node, *, first: bool = True) -> str:
+    """The expression as text, with the fewest parentheses from which `parse` gets the same tree back.
+
+    A negative number is bare only where `first` says that nothing precedes it.
+    """
+    if not node.op:
+        return str(node.value) if node.value >= 0 or first else f"({node.value})"
+    assert node.left is not None
+    assert node.right is not None
+    rank = _PRECEDENCE[node.op]
+    left_wrapped = bool(node.left.op) and _PRECEDENCE[node.left.op] < rank
+    right_wrapped = bool(node.right.op) and _PRECEDENCE[node.right.op] <= rank
+    left = f"({render(node.left, first=False)})" if left_wrapped else render(node.left, first=first)
+    right = f"({render(node.right, first=False)})" if right_wrapped else render(node.right, first=False)
+    return left + node.op + right
+
+
+_TOKEN = re.compile(r"\d{1,9}|[-+*()]")
+
+
+def parse(text: str) -> Node | None:
+    """The tree of an expression over `+ - *`, parentheses and integers; None if it is not one."""
+    tokens = _TOKEN.findall(text)
+    if "".join(tokens) != text.replace(" ", "") or not tokens or len(tokens) > 200:
+        return None
+    parser = _Parser(tokens)
+    node = parser.sum()
+    return node if node is not None and parser.at == len(tokens) else None
+
+
+class _Parser:
+    """Recursive descent; every rule returns None on a syntax error."""
+
+    def __init__(self, tokens: list[str]) -> None:
+        self.tokens = tokens
+        self.at = 0
+
+    def _peek(self) -> str:
+        return self.tokens[self.at] if self.at < len(self.tokens) else ""
+
+    def _chain(self, operators: str, operand) -> Node | None:
+        node = operand()
+        while node is not None and self._peek() and self._peek() in operators:
+            op = self._peek()
+            self.at += 1
+            right = operand()
+            node = combine(op, node, right) if right is not None else None
+        return node
+
+    def sum(self) -> Node | None:
+        return self._chain("+-", self.product)
+
+    def product(self) -> Node | None:
+        return self._chain("*", self.atom)
+
+    def atom(self) -> Node | None:
+        token = self._peek()
+        self.at += 1
+        if token.isdigit():
+            return Node(int(token))
+        if token == "-" and self._peek().isdigit():
+            self.at += 1
+            return Node(-int(self.tokens[self.at - 1]))
+        if token == "(":
+            node = self.sum()
+            if self._peek() == ")":
+                self.at += 1
+                return node
+        return None
+
+
+def _draw(rng, operations: int) -> Node | None:
+    """A random tree with that many operations, all values within bounds; None if the draw left them."""
+    if operations == 0:
+        return Node(int(rng.integers(1, LARGEST_LEAF + 1)))
+    # Leaning to the left keeps expressions, and so completions, short in parentheses.
+    left_operations = operations - 1 if rng.random() < 0.6 else int(rng.integers(0, operations))
+    left = _draw(rng, left_operations)
+    right = _draw(rng, operations - 1 - left_operations)
+    if left is None or right is None:
+        return None
+    op = "++--*"[int(rng.integers(0, 5))]
+    if op == "*" and abs(left.value * right.value) > LARGEST_VALUE:
+        op = "+-"[int(rng.integers(0, 2))]
+    node = combine(op, left, right)
+    return node if abs(node.value) <= LARGEST_VALUE else None
+
+
+_SPLITS = (("train", 60), ("validation", 70), ("test", 85), ("unlabelled", 100))
+
+
+def split_of(source: str) -> str:
+    """The split an expression or description belongs to, decided by its digest alone."""
+    share = int.from_bytes(hashlib.sha256(source.encode()).digest()[:4], "little") % 100
+    return next(name for name, bound in _SPLITS if share < bound)
+
+
+def check_split(split: str) -> None:
+    """UserError unless `split` is one of train, validation, test, unlabelled."""
+    if split not in dict(_SPLITS):
+        raise UserError("unknown split", split, f"choose one of {', '.join(dict(_SPLITS))}")
+
+
+def problems(split: str, count: int, *, levels: tuple[int, ...] = LEVELS, seed: int = 0) -> list[Problem]:
+    """`count` distinct problems of a split, levels in equal shares, the same for the same arguments."""
+    check_split(split)
+    if bad := [level for level in levels if level not in LEVELS]:
+        raise UserError("unknown arith level", bad[0], "levels are 1 to 8")
+    found: list[Problem] = []
+    streams = {level: _stream(split, level, seed) for level in levels}
+    while len(found) < count:
+        problem = next(streams[levels[len(found) % len(levels)]], None)
+        if problem is None:
+            raise UserError("not that many arith problems in the split", count, "ask for fewer or for higher levels")
+        found.append(problem)
+    return found
+
+
+def _stream(split: str, level: int, seed: int) -> Iterator[Problem]:
+    """Distinct problems of one level; ends when 2,000 draws in a row brought nothing new."""
+    rng = stream(seed, FAMILY, split, level)
+    seen: set[str] = set()
+    barren = 0
+    while barren < 2000:
+        node = _draw(rng, level)
+        source = render(node) if node is not None else ""
+        if not source or source in seen or split_of(source) != split:
+            barren += 1
+            continue
+        barren = 0
+        seen.add(source)
+        yield problem_from(source, level)
+
+
+def problem_from(source: str, level: int) -> Problem:
+    """The problem that asks for the value of an expression."""
+    node = parse(source)
+    if node is None:
+        raise UserError("not an arith expression", source)
+    return Problem(
+        id=f"arith-{hashlib.sha256(source.encode()).hexdigest()[:12]}",
+        family=FAMILY,
+        prompt=f"{PROMPT_WORD}{source}\n",
+        grader="integer",
+        answer=str(node.value),
+        level=level,
+        subject=f"level {level}",
+        source=source,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """One exact step: `before` becomes `after` because `claim` (a single operation on numbers) is `value`."""
+
+    before: Node
+    claim: str
+    value: int
+    after: Node
+
+
+def _reduce_first(node: Node) -> tuple[Node, Node] | None:
+    """The tree with its leftmost operation on two numbers carried out, and that operation; None for a number."""
+    if not node.op or node.left is None or node.right is None:
+        return None
+    if not node.left.op and not node.right.op:
+        return Node(node.value), node
+    inner = _reduce_first(node.left)
+    if inner is not None:
+        return combine(node.op, inner[0], node.right), inner[1]
+    inner = _reduce_first(node.right)
+    assert inner is not None
+    return combine(node.op, node.left, inner[0]), inner[1]
+
+
+def reductions(source: str) -> list[Reduction]:
+    """The exact solution: leftmost possible operation first, one a step."""
+    node = parse(source)
+    if node is None:
+        raise UserError("not an arith expression", source)
+    steps = []
+    while (reduced := _reduce_first(node)) is not None:
+        after, done = reduced
+        steps.append(Reduction(node, render(done), done.value, after))
+        node = after
+    return steps
+
+
+def solution(source: str, style: str) -> str:
+    r"""The exact solution in a phrasing: `plain` is the policy's own, the others are the expert's."""
+    steps = reductions(source)
+    lines = []
+    for i, step in enumerate(steps):
+        last = i == len(steps) - 1
+        after = rf"\boxed{{{step.value}}}" if last else render(step.after)
+        if style == "plain":
+            lines.append(after)
+        elif style == "so":
+            lines.append(f"{step.claim}={step.value} so {after}")
+        elif style == "as":
+            lines.append(f"{after} as {step.claim}={step.value}")
+        elif style == "first":
+            lines.append(f"{'first' if i == 0 else 'then'} {step.claim}={step.value}: {after}")
+        else:
+            raise UserError("unknown arith phrasing", style, f"choose one of {', '.join((OWN_STYLE, *EXPERT_STYLES))}")
+    return "\n".join(lines)
+
+
+def demonstrations(problem: Problem, count: int, seed: int = 0) -> list[Demonstration]:
+    """`count` expert solutions of a problem, cycling through the expert's phrasings from a seeded start."""
+    start = int(stream(seed, "demo", problem.id).integers(len(EXPERT_STYLES)))
+    styles = [EXPERT_STYLES[(start + i) % len(EXPERT_STYLES)] for i in range(count)]
+    return [Demonstration(problem.id, solution(problem.source, style), f"exact:{style}") for style in styles]
+
+
+def _reaches(before: Node, after: Node) -> bool:
+    """True if `after` is `before` with some (or no) operations replaced by their exact values."""
+    if not after.op:
+        return before.value == after.value
+    if before.op != after.op or before.left is None or before.right is None:
+        return False
+    assert after.left is not None
+    assert after.right is not None
+    return _reaches(before.left, after.left) and _reaches(before.right, after.right)
+
+
+def _operations(node: Node | None) -> int:
+    return 0 if node is None or not node.op else 1 + _operations(node.left) + _operations(node.right)
+
+
+_BOXED = re.compile(r"\\boxed\{(-?\d{1,9})\}")
+_LEAD = re.compile(r"^(?:first|then) ")
+
+
+def _read_line(line: str) -> Node | None:
+    """The state a line ends in, None if it does not parse or one of its own equalities is false."""
+    line = _BOXED.sub(r"\1", _LEAD.sub("", line))
+    # The state stands before " as ", and last in every other phrasing.
+    parts = list(reversed(line.split(" as "))) if " as " in line else re.split(r" so |: ", line)
+    state = None
+    for part in parts:
+        sides = [parse(side) for side in part.split("=")]
+        if any(side is None for side in sides) or len({side.value for side in sides if side is not None}) != 1:
+            return None
+        state = sides[-1]
+    return state
+
+
+def check_steps(source: str, text: str) -> list[bool]:
+    r"""For each line of a solution: is it right, given that all before it were?
+
+    A line is right if its own equalities hold and it carries out at least one operation of the state before it, exactly;
+    a `\boxed{}` must hold the value. After the first wrong line every line is wrong. The empty text has no lines.
+    """
+    state = parse(source)
+    labels: list[bool] = []
+    for line in text.split("\n") if text else []:
+        after = _read_line(line) if state is not None else None
+        right = (
+            state is not None
+            and after is not None
+            and _operations(after) < _operations(state)
+            and _reaches(state, after)
+            and ("\\boxed" not in line or not after.op)
+        )
+        labels.append(right)
+        state = after if right else None
+    return labels
+
+
+def first_error_index(source: str, text: str) -> int:
+    """0-based index of the first wrong step, -1 if there is none (ProcessBench's convention)."""
+    labels = check_steps(source, text)
+    return labels.index(False) if False in labels else -1
