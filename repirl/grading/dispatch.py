@@ -1,0 +1,71 @@
+"""One door to all graders: completions of any problems in, verdicts out, in order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from repirl.errors import GradingFault, UserError
+from repirl.grading.math import IntegerGrader, MathItem, shared_grader
+from repirl.grading.pool import PoolOptions
+from repirl.types import Problem, Verdict
+
+
+def grade_rollouts(
+    problems: Sequence[Problem],
+    completions: Sequence[str],
+    finish_reasons: Sequence[str] | None = None,
+    *,
+    options: PoolOptions | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Verdict]:
+    """Verdicts of `completions`, each of the problem at the same position (repeat a problem for each of its samples).
+
+    `finish_reasons` None means all stopped by themselves. Completions cut by the token limit are `truncated` under
+    every grader; code of such is not run. `options` are those of the math workers.
+    Raises UserError if a problem carries no answer or tests (an unlabelled set cannot be graded).
+    """
+    reasons = list(finish_reasons) if finish_reasons is not None else ["stop"] * len(completions)
+    if not len(problems) == len(completions) == len(reasons):
+        raise ValueError(f"{len(problems)} problems, {len(completions)} completions, {len(reasons)} finish reasons")
+    verdicts: list[Verdict | None] = [None] * len(problems)
+    by_grader: dict[str, list[int]] = {}
+    for i, problem in enumerate(problems):
+        if (problem.tests if problem.grader == "code" else problem.answer) is None:
+            raise UserError("a problem without answer or tests cannot be graded", f"{problem.family}/{problem.id}")
+        by_grader.setdefault(problem.grader, []).append(i)
+    for grader, indices in by_grader.items():
+        if grader == "code":
+            graded = _grade_code(
+                [problems[i] for i in indices], [completions[i] for i in indices], [reasons[i] for i in indices]
+            )
+        else:
+            items = [MathItem(problems[i].answer or "", completions[i], reasons[i]) for i in indices]
+            if grader == "integer":
+                graded = IntegerGrader().grade_many(items)
+            else:
+                graded = shared_grader(options or PoolOptions()).grade_many(items, on_progress)
+        for i, verdict in zip(indices, graded, strict=True):
+            verdicts[i] = verdict
+    return [verdict for verdict in verdicts if verdict is not None]
+
+
+def _grade_code(problems: Sequence[Problem], completions: Sequence[str], reasons: Sequence[str]) -> list[Verdict]:
+    from repirl.grading.code import grade_programs
+
+    verdicts = [Verdict("truncated") for _ in problems]
+    complete = [i for i, reason in enumerate(reasons) if reason != "length"]
+    programs = [(tests, completions[i]) for i in complete if (tests := problems[i].tests) is not None]
+    for i, verdict in zip(complete, grade_programs(programs), strict=True):
+        verdicts[i] = verdict
+    return verdicts
+
+
+def check_ungraded(verdicts: Sequence[Verdict], limit: float = 0.02) -> None:
+    """Raise GradingFault if more than the fraction `limit` of verdicts is `ungraded` (DESIGN rule 1)."""
+    reasons = Counter(verdict.reason for verdict in verdicts if verdict.outcome == "ungraded")
+    if verdicts and reasons.total() > limit * len(verdicts):
+        listed = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(5))
+        raise GradingFault(
+            f"{reasons.total()} of {len(verdicts)} completions could not be graded (limit {limit:.0%}): {listed}"
+        )

@@ -1,0 +1,304 @@
+"""Worker processes with a wall-clock deadline and a memory limit for each item.
+
+A hung or crashed worker costs the one item it was working on. No signal is used in the calling process, so the pool
+works from any thread. Workers are fresh interpreters that import nothing but the named function: they see neither the
+caller's `__main__` module (a script without a main guard is fine) nor torch.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import json
+import multiprocessing
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+from repirl.errors import UserError
+
+_BOOTSTRAP = (
+    "import json, sys; spec = json.loads(sys.argv[1]); sys.path[:] = spec.pop('sys_path'); "
+    "from repirl.grading.pool import worker_main; worker_main(**spec)"
+)
+# Verdicts must not depend on hash seeds (sympy orders terms by hash in places), nor on threads of BLAS.
+_WORKER_ENV = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+class PoolFault(RuntimeError):
+    """A worker could not be started at all, or the pool was closed: a fault of ours, never an item's."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """How items are run. `workers` None means one per available core; `memory_mib` bounds the address space."""
+
+    workers: int | None = None
+    deadline_s: float = 10.0
+    memory_mib: int = 2048
+    start_deadline_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise UserError("the number of workers must be at least 1", self.workers)
+        if self.deadline_s <= 0:
+            raise UserError("deadline_s must be positive", self.deadline_s)
+        if self.memory_mib < 256:
+            raise UserError("memory_mib must be at least 256", self.memory_mib)
+
+    @property
+    def num_workers(self) -> int:
+        if self.workers is not None:
+            return self.workers
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """`value` of one item, or why there is none: `timeout` or `crash` (exit status or exception in `detail`)."""
+
+    status: Literal["ok", "timeout", "crash"]
+    value: Any = None
+    detail: str = ""
+
+
+class WorkerPool:
+    """Runs one named function on items in worker processes, which are started when the first item comes.
+
+    `function` is `module:attribute`, importable in a fresh interpreter; items and results must pickle.
+    `map` may be called from several threads at once. After a fork the child gets workers of its own.
+    """
+
+    def __init__(self, function: str, options: PoolOptions | None = None) -> None:
+        self.function = function
+        self.options = options or PoolOptions()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._jobs: queue.SimpleQueue[tuple[Any, Future[TaskResult]] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._workers: set[_Worker] = set()
+        self._closed = False
+
+    def map(self, items: Sequence[Any], on_progress: Callable[[int, int], None] | None = None) -> list[TaskResult]:
+        """Results in the order of `items`; `on_progress(done, total)` is called in the calling thread.
+
+        Raises PoolFault if no worker can be started (for example, the function cannot be imported).
+        """
+        if os.getpid() != self._pid:  # a forked child has neither our threads nor the right to our workers
+            self._reset()
+        futures: list[Future[TaskResult]] = [Future() for _ in items]
+        with self._lock:
+            if self._closed:
+                raise PoolFault("the worker pool is closed")
+            for item, future in zip(items, futures, strict=True):
+                self._jobs.put((item, future))
+            missing = min(self.options.num_workers, len(items) + len(self._threads)) - len(self._threads)
+            for _ in range(missing):
+                if not self._threads:
+                    atexit.register(self.close)
+                thread = threading.Thread(target=self._serve, name=f"pool-{self.function}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        results: list[TaskResult] = []
+        try:
+            for future in futures:
+                results.append(future.result())
+                if on_progress is not None:
+                    on_progress(len(results), len(futures))
+        finally:
+            for future in futures[
+                len(results) :
+            ]:  # interrupted, or a fault: leave nothing behind for others to wait on
+                future.cancel()
+        return results
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that are alive now."""
+        with self._lock:
+            return [worker.process.pid for worker in self._workers]
+
+    def close(self) -> None:
+        """Kill the workers; items still waiting fail with PoolFault. Called at exit; a second call does nothing."""
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            workers = list(self._workers)
+        for worker in workers:
+            worker.kill()
+        with contextlib.suppress(queue.Empty):
+            while job := self._jobs.get_nowait():
+                if job[1].set_running_or_notify_cancel():
+                    job[1].set_exception(PoolFault("the worker pool was closed"))
+        for _ in self._threads:
+            self._jobs.put(None)
+        atexit.unregister(self.close)
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _serve(self) -> None:
+        """One thread owns one worker process at a time and replaces it when it is lost."""
+        worker: _Worker | None = None
+        while (job := self._jobs.get()) is not None:
+            item, future = job
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                if worker is None or worker.process.poll() is not None:
+                    self._forget(worker)
+                    worker = self._start_worker()
+                result = worker.run(item, self.options.deadline_s)
+                if not worker.usable:
+                    self._forget(worker)
+                    worker = None
+                if self._closed:
+                    raise PoolFault("the worker pool was closed")
+                future.set_result(result)
+            except BaseException as fault:  # noqa: BLE001 - raised again in the thread that waits for the result
+                self._forget(worker)
+                worker = None
+                future.set_exception(fault)
+        self._forget(worker)
+
+    def _start_worker(self) -> _Worker:
+        worker = _Worker(self.function, self.options)
+        with self._lock:
+            self._workers.add(worker)
+            closed = self._closed
+        if closed:  # closed between two items: this one would outlive the pool
+            self._forget(worker)
+            raise PoolFault("the worker pool was closed")
+        try:
+            worker.wait_ready(self.options.start_deadline_s)
+        except PoolFault:
+            self._forget(worker)
+            raise
+        return worker
+
+    def _forget(self, worker: _Worker | None) -> None:
+        if worker is not None:
+            worker.kill()
+            with self._lock:
+                self._workers.discard(worker)
+
+
+class _Worker:
+    """One worker process and our end of its pipe."""
+
+    def __init__(self, function: str, options: PoolOptions) -> None:
+        self.usable = True
+        self._function = function
+        self._conn, theirs = multiprocessing.Pipe(duplex=True)
+        spec = {
+            "sys_path": [os.path.abspath(entry) for entry in sys.path],
+            "fd": theirs.fileno(),
+            "function": function,
+            "memory_bytes": options.memory_mib << 20,
+            "parent_pid": os.getpid(),
+        }
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _BOOTSTRAP, json.dumps(spec)],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | _WORKER_ENV,
+                start_new_session=True,  # Ctrl-C is for us: we end the workers ourselves
+            )
+
+    def wait_ready(self, deadline_s: float) -> None:
+        try:
+            if not self._conn.poll(deadline_s):
+                raise PoolFault(f"a worker for {self._function} did not start within {deadline_s:g} s")
+            status, detail = self._conn.recv()
+        except (EOFError, OSError) as error:
+            raise PoolFault(f"a worker for {self._function} ended while starting (exit {self._exit()})") from error
+        if status != "ready":
+            raise PoolFault(f"a worker for {self._function} could not start: {detail}")
+
+    def run(self, item: Any, deadline_s: float) -> TaskResult:
+        try:
+            self._conn.send(item)
+            if not self._conn.poll(deadline_s):
+                self.usable = False
+                self.kill()
+                return TaskResult("timeout", detail=f"no result within {deadline_s:g} s")
+            status, payload = self._conn.recv()
+        except (EOFError, ConnectionError, OSError):
+            self.usable = False
+            return TaskResult("crash", detail=f"worker ended with status {self._exit()}")
+        if status == "ok":
+            return TaskResult("ok", value=payload)
+        self.usable = status != "memory"
+        return TaskResult("crash", detail=payload)
+
+    def _exit(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(timeout=5)
+        return None
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._conn.close()
+
+
+def worker_main(fd: int, function: str, memory_bytes: int, parent_pid: int) -> None:
+    """The loop of a worker process: receive an item, send (`ok`, value), (`error`, text) or (`memory`, text)."""
+    _die_with_parent(parent_pid)
+    with contextlib.suppress(ImportError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    conn = Connection(fd)
+    try:
+        module, _, attribute = function.partition(":")
+        call = getattr(importlib.import_module(module), attribute)
+    except Exception:  # noqa: BLE001 - sent to the parent, which raises PoolFault
+        conn.send(("failed", traceback.format_exc(limit=-3)))
+        return
+    conn.send(("ready", ""))
+    while True:
+        try:
+            item = conn.recv()
+        except (EOFError, ConnectionError):
+            return
+        try:
+            reply = ("ok", call(item))
+        except MemoryError:
+            reply = ("memory", "MemoryError")
+        except Exception as error:  # noqa: BLE001 - becomes the item's verdict `ungraded(crash)`
+            reply = ("error", f"{type(error).__name__}: {str(error)[:200]}")
+        conn.send(reply)
+
+
+def _die_with_parent(parent_pid: int) -> None:
+    """A hung worker must not survive a parent that was killed (the pipe's end is noticed only between items)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent_pid:
+            os._exit(1)
