@@ -1,0 +1,77 @@
+"""How values leave and enter a process that ran hostile code: JSON in which every container carries its kind.
+
+Nothing but plain data can be expressed, so reading it runs no code of the sender. A subclass of a plain type is sent
+as the plain value that it holds: whatever it does to `==` or `hash` stays behind.
+
+    None, bool, str, float, int below 2**63    themselves
+    ["i", hex]                                 a larger int
+    ["l", ...], ["t", ...], ["s", ...]         list, tuple, set or frozenset
+    ["d", key, value, key, value, ...]         dict
+    ["b", hex], ["c", real, imag]              bytes or bytearray, complex
+    ["h", number, type name]                   an object that stays where it is (see sbx_asserts)
+    ["x", type name]                           an object that cannot be sent
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+MAX_PLAIN_INT = 2**63
+
+
+def encode(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
+    """The JSON form of `value`; `other` says what stands for an object that is not plain data.
+
+    Raises RecursionError on data that contains itself.
+    """
+    if value is None or value is True or value is False:
+        return value
+    if isinstance(value, int):
+        plain = int.__index__(value)
+        return plain if -MAX_PLAIN_INT < plain < MAX_PLAIN_INT else ["i", hex(plain)]
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, str):
+        return str.__getitem__(value, slice(None)) if type(value) is not str else value
+    if isinstance(value, list):
+        return ["l", *[encode(v, other) for v in list.__iter__(value)]]
+    if isinstance(value, tuple):
+        return ["t", *[encode(v, other) for v in tuple.__iter__(value)]]
+    if isinstance(value, dict):
+        return ["d", *[encode(part, other) for pair in dict.items(value) for part in pair]]
+    if isinstance(value, (set, frozenset)):
+        kind = set if isinstance(value, set) else frozenset
+        return ["s", *[encode(v, other) for v in kind.__iter__(value)]]
+    if isinstance(value, (bytes, bytearray)):
+        return ["b", bytes(value).hex()]
+    if isinstance(value, complex):
+        return ["c", value.real, value.imag]
+    return other(value) if other is not None else ["x", type(value).__name__[:80]]
+
+
+def decode(form: Any, handle: Callable[[int, str], Any] | None = None) -> Any:
+    """The value of a JSON form; `handle` makes what stands for an object that stayed with the sender.
+
+    Raises ValueError on anything that is not a form, TypeError on an unhashable key or member.
+    """
+    if not isinstance(form, list):
+        if isinstance(form, dict):
+            raise ValueError("a JSON object is not a form")
+        return form
+    kind, parts = (form[0], form[1:]) if form else (None, [])
+    if kind in ("l", "t", "s"):
+        members = [decode(part, handle) for part in parts]
+        return members if kind == "l" else tuple(members) if kind == "t" else set(members)
+    if kind == "d":
+        keys = [decode(part, handle) for part in parts[0::2]]
+        return dict(zip(keys, [decode(part, handle) for part in parts[1::2]], strict=True))
+    if kind == "i" and len(parts) == 1 and isinstance(parts[0], str):
+        return int(parts[0], 16)
+    if kind == "b" and len(parts) == 1 and isinstance(parts[0], str):
+        return bytes.fromhex(parts[0])
+    if kind == "c" and len(parts) == 2 and all(type(p) is float for p in parts):
+        return complex(*parts)
+    if kind == "h" and handle is not None and len(parts) == 2 and type(parts[0]) is int:
+        return handle(parts[0], str(parts[1]))
+    raise ValueError("not a form")

@@ -1,0 +1,306 @@
+"""The sandbox's server: isolates itself once, then forks a child per program and says how each ended.
+
+Started as `python -P -s -S -B -X utf8 sbx_zygote.py FD MODE` with an empty environment. FD is a packet socket to the
+grader, MODE `namespaces` or `plain`. It never sees a program: the grader sends, with each job, the descriptor of a
+socket of its own, from which the forked child reads what to run and to which it writes what came out. The server
+learns only limits, keeps the deadline, kills everything in its process namespace afterwards and empties /tmp.
+
+Jobs (marshal, from the grader): a dict with `kind`, `wall_s` and the limits of `set_limits`.
+Answers (JSON): `{"ready": ...}` once, then per job `{"exit", "signal", "cpu_s", "timed_out"}` or `{"fault": text}`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import array  # noqa: E402
+import gc  # noqa: E402
+import json  # noqa: E402
+import marshal  # noqa: E402
+import platform  # noqa: E402
+import select  # noqa: E402
+import signal  # noqa: E402
+import socket  # noqa: E402
+import time  # noqa: E402
+from typing import Any, NoReturn  # noqa: E402
+
+import sbx_asserts  # noqa: E402
+import sbx_isolation as iso  # noqa: E402
+import sbx_programs  # noqa: E402
+import sbx_seccomp  # noqa: E402
+
+del sys.path[0]
+
+MACHINE = platform.machine()
+# What programs usually import: loaded once here instead of once per program.
+PRELOADED = "bisect collections copy datetime decimal fractions functools heapq itertools math operator random re string"
+PRELOADED += " statistics types typing"
+
+
+class State:
+    """What this server could get from the kernel. `missing` maps a layer to why it is absent."""
+
+    def __init__(self) -> None:
+        self.missing: dict[str, str] = {}
+        self.private_tmp = False
+        self.own_user = False
+        self.seccomp = False
+
+
+def isolate_with_namespaces(state: State, proc_self_path: str) -> None:
+    """The strong form. Forks: returns only in the new process 1, the caller waits for it and exits."""
+    uid, gid, as_root = os.geteuid(), os.getegid(), os.geteuid() == 0
+    if as_root:
+        try:
+            iso.unshare(iso.ALL_BUT_USER)
+        except PermissionError:  # root of a container that may not: perhaps a user namespace is allowed
+            as_root = False
+    if not as_root:
+        iso.unshare(iso.CLONE_NEWUSER | iso.ALL_BUT_USER)
+        proc_self = os.open(proc_self_path, os.O_PATH | os.O_DIRECTORY)
+        iso.map_own_user(uid, gid, proc_self)
+        os.close(proc_self)
+    fork_and_wait()
+    iso.prctl(iso.PR_SET_PDEATHSIG, signal.SIGKILL)
+    proc_self = os.open(proc_self_path, os.O_PATH | os.O_DIRECTORY)
+    iso.private_root(MACHINE)
+    state.private_tmp = state.own_user = True
+    if as_root:
+        iso.become_nobody()
+        iso.prctl(iso.PR_SET_DUMPABLE, 1)  # or the files in /proc/self would belong to root
+        try:
+            iso.unshare(iso.CLONE_NEWUSER)
+            iso.map_own_user(iso.NOBODY, iso.NOBODY, proc_self)
+        except OSError as error:
+            state.missing["user namespace"] = str(error)
+    os.close(proc_self)
+
+
+def fork_and_wait() -> None:
+    """Continues in a child; the original process closes everything, waits for it and ends."""
+    child = os.fork()
+    if child == 0:
+        return
+    os.closerange(3, 256)
+    os.waitpid(child, 0)
+    os._exit(0)
+
+
+def finish_isolation(state: State, mode: str) -> None:
+    """The layers common to both forms, for the rest of this process's life."""
+    if mode == "plain":
+        for layer in ("user namespace", "process namespace", "mount namespace", "network namespace", "ipc namespace"):
+            state.missing[layer] = "not available"
+        if os.geteuid() == 0:
+            try:
+                iso.become_nobody()
+                state.own_user = True
+            except OSError as error:
+                state.missing["unprivileged user"] = str(error)
+    iso.drop_capabilities(MACHINE)
+    try:
+        readable = ["/"] if state.private_tmp else iso.python_paths()
+        iso.landlock(readable, ["/tmp"] if state.private_tmp else [])
+    except OSError as error:
+        state.missing["landlock"] = str(error)
+    iso.prctl(iso.PR_SET_DUMPABLE, 0)
+    iso.prctl(iso.PR_SET_PDEATHSIG, signal.SIGKILL if os.getpid() == 1 else 0)  # credentials changed: it was cleared
+    state.seccomp = seccomp_works(state)
+
+
+def seccomp_works(state: State) -> bool:
+    """Tries the filter in a child."""
+    child = os.fork()
+    if child == 0:
+        try:
+            sbx_seccomp.install(iso.libc, sbx_seccomp.build_filter(MACHINE, os.getpid(), not state.private_tmp))
+            os._exit(0)
+        except (OSError, KeyError):
+            os._exit(1)
+    if os.waitpid(child, 0)[1] == 0:
+        return True
+    state.missing["seccomp"] = f"the filter could not be installed ({MACHINE})"
+    return False
+
+
+class Server:
+    """Forks a child per job and waits for it."""
+
+    def __init__(self, control: socket.socket, state: State) -> None:
+        self.control, self.state = control, state
+        self.alone = os.getpid() == 1  # every other process in the namespace is a program's
+        self.wake_r, self.wake_w = os.pipe()
+        for fd in (self.wake_r, self.wake_w):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(self.wake_w, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.poll = select.poll()
+        self.poll.register(control, select.POLLIN)
+        self.poll.register(self.wake_r, select.POLLIN)
+
+    def serve(self) -> None:
+        """Until the grader hangs up."""
+        while True:
+            packet, fds = self.receive()
+            if not packet:
+                return
+            try:
+                answer = self.run(marshal.loads(packet), fds)
+            except OSError as error:
+                answer = {"fault": str(error)}
+            self.control.send(json.dumps(answer).encode())
+
+    def receive(self) -> tuple[bytes, list[int]]:
+        """One packet and the descriptors with it; empty when the grader is gone."""
+        room = socket.CMSG_SPACE(4 * 4)
+        packet, ancillary, _, _ = self.control.recvmsg(4096, room)
+        fds = array.array("i")
+        for _, _, data in ancillary:
+            fds.frombytes(data)
+        return packet, list(fds)
+
+    def run(self, job: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        """One job from fork to the last trace of it."""
+        if job["kind"] == "asserts":
+            server_end, tester_end = socket.socketpair()
+            watched = self.fork(job, [fds[0], tester_end.fileno()])
+            pids = [watched, self.fork({**job, "kind": "serve"}, [server_end.fileno()])]
+            server_end.close()
+            tester_end.close()
+        else:
+            watched = self.fork(job, fds)
+            pids = [watched]
+        for fd in fds:
+            os.close(fd)
+        ended = self.wait(watched, pids, time.monotonic() + job["wall_s"])
+        timed_out = watched not in ended
+        self.kill_rest(pids, ended)
+        if self.state.private_tmp:
+            iso.wipe("/tmp")
+        program_status, program_usage = ended[pids[-1]]
+        code = os.waitstatus_to_exitcode(program_status)
+        cpu_s = program_usage.ru_utime + program_usage.ru_stime
+        return {"exit": max(code, 0), "signal": max(-code, 0), "cpu_s": cpu_s, "timed_out": timed_out}
+
+    def wait(self, watched: int, pids: list[int], deadline: float) -> dict[int, Any]:
+        """Until `watched` ends, the deadline passes or the grader says stop; what ended by then."""
+        ended: dict[int, Any] = {}
+        while True:
+            for pid in pids:
+                if pid not in ended:
+                    done, status, usage = os.wait4(pid, os.WNOHANG)
+                    if done:
+                        ended[pid] = (status, usage)
+            left_s = deadline - time.monotonic()
+            if watched in ended or left_s <= 0:
+                return ended
+            for fd, _ in self.poll.poll(left_s * 1000 + 1):
+                if fd == self.wake_r:
+                    os.read(self.wake_r, 4096)
+                elif not self.control.recv(16):
+                    os._exit(0)  # the grader is gone, and with process 1 goes all the rest
+                else:
+                    return ended
+
+    def kill_rest(self, pids: list[int], ended: dict[int, Any]) -> None:
+        """Kills and reaps the job's processes and, in a process namespace, whatever else is there."""
+        for pid in pids:
+            if pid not in ended:
+                os.kill(pid, signal.SIGKILL)
+        if self.alone:
+            try:
+                os.kill(-1, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        for pid in pids:
+            if pid not in ended:
+                _, status, usage = os.wait4(pid, 0)
+                ended[pid] = (status, usage)
+        while self.alone:
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                return
+
+    def fork(self, job: dict[str, Any], fds: list[int]) -> int:
+        """A child with `fds` as its descriptors 3, 4, ... that runs the job; returns its pid."""
+        pid = os.fork()
+        if pid == 0:
+            self.child(job, fds)
+        return pid
+
+    def child(self, job: dict[str, Any], fds: list[int]) -> NoReturn:
+        """In the child. Never returns, never raises."""
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            iso.prctl(iso.PR_SET_PDEATHSIG, signal.SIGKILL)
+            for offset, fd in enumerate(fds):  # first out of the way, then into place
+                os.dup2(fd, 100 + offset)
+            os.closerange(3, 100)
+            for offset in range(len(fds)):
+                os.dup2(100 + offset, 3 + offset)
+            os.closerange(100, 256)
+            self.run_job(job)
+        except BaseException:  # noqa: BLE001 (the exit code says so; the grader sees an unfinished conversation)
+            os._exit(113)
+        os._exit(0)
+
+    def run_job(self, job: dict[str, Any]) -> None:
+        """Reads the request, takes on the limits, runs."""
+        kind = job["kind"]
+        request = b"" if kind == "serve" else sbx_programs.read_block(3)
+        if kind == "stdio":
+            source, stdin = marshal.loads(request)
+            text_fd = os.memfd_create("stdin")
+            sbx_programs.write_all(text_fd, stdin)
+            os.lseek(text_fd, 0, os.SEEK_SET)
+            os.dup2(text_fd, 0)
+            os.close(text_fd)
+            os.dup2(4, 1)
+            os.close(4)
+        threads = job["threads"] if self.state.own_user else None
+        iso.set_limits(job["cpu_s"], job["memory_bytes"], job["file_bytes"], job["open_files"], threads)
+        if self.state.seccomp:
+            program = sbx_seccomp.build_filter(MACHINE, os.getpid(), not self.state.private_tmp)
+            sbx_seccomp.install(iso.libc, program)
+        random_module = sys.modules["random"]
+        random_module.seed(0)  # the same program gets the same verdict
+        if kind == "functional":
+            sbx_programs.functional(*marshal.loads(request))
+        elif kind == "stdio":
+            sbx_programs.stdio(source)
+        elif kind == "serve":
+            sbx_asserts.serve()
+        else:
+            sbx_asserts.run_tests(request)
+
+
+def main() -> None:
+    """Isolates, reports, serves."""
+    fd, mode = int(sys.argv[1]), sys.argv[2]
+    control = socket.socket(fileno=fd)
+    del sys.argv[1:]
+    os.environ.clear()
+    for name in PRELOADED.split():
+        __import__(name)
+    state = State()
+    try:
+        if mode == "namespaces":
+            isolate_with_namespaces(state, "/proc/self")
+        finish_isolation(state, mode)
+    except (OSError, KeyError) as error:
+        control.send(json.dumps({"fault": f"{type(error).__name__}: {error}"}).encode())
+        return
+    ready = {"missing": state.missing, "own_user": state.own_user, "private_files": state.private_tmp}
+    control.send(json.dumps({"ready": ready | {"seccomp": state.seccomp}}).encode())
+    gc.collect()
+    gc.freeze()  # the collector of a child then leaves these pages alone, so they stay shared
+    Server(control, state).serve()
+
+
+main()

@@ -1,0 +1,293 @@
+"""Runs generated programs in sandboxed processes: one small server process per worker, one forked child per program.
+
+The server (`_child/sbx_zygote.py`) is a bare Python that isolates itself once; a program then costs a fork instead of
+an interpreter start. This module shares servers among threads, keeps them busy, and returns what each program
+*claims* to have computed with what the kernel says of its end. It compares nothing: see `code.py`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import selectors
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from repirl.errors import UserError
+from repirl.grading.sandbox_server import Job, Run, SandboxLimits, Server, ServerFault, Stream
+
+__all__ = ["Job", "Run", "SandboxLevel", "SandboxLimits", "SandboxPool", "run_jobs", "sandbox_level"]
+
+# Most programs end sooner than this, with an answer that fits the socket's buffer: their sockets are never polled.
+POLL_AFTER_S = 0.005
+NEEDED_FOR_STRONG = ("process namespace", "mount namespace", "network namespace", "ipc namespace", "seccomp")
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxLevel:
+    """What this machine gives.
+
+    `strong`: own process, mount, network and ipc namespaces, a user of its own, a private root, and a system-call
+    filter. `weak`: no process, socket or file change is possible (system-call filter), but one of the others is
+    missing. `none`: programs are not run at all. `missing` maps an absent layer to the reason.
+    """
+
+    level: Literal["strong", "weak", "none"]
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """One line for `repirl check`."""
+        if not self.missing:
+            return self.level
+        return f"{self.level}; missing: " + ", ".join(f"{layer} ({why})" for layer, why in self.missing.items())
+
+
+class SandboxPool:
+    """Servers shared by all threads of this process; made when needed, at most `workers` of them."""
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers or max(1, len(os.sched_getaffinity(0)))
+        self._changed = threading.Condition()
+        self._idle: list[Server] = []
+        self._leased: set[Server] = set()
+        self._starting = 0
+        self._mode: str | None = None
+        self._level: SandboxLevel | None = None
+        self._probe = threading.Lock()
+
+    def level(self) -> SandboxLevel:
+        """Which level this machine gives; starts a server to find out, once."""
+        with self._probe:
+            if self._level is None:
+                self._level = self._find_level()
+            return self._level
+
+    def _find_level(self) -> SandboxLevel:
+        faults: dict[str, str] = {}
+        for mode in ("namespaces", "plain"):
+            if sys.platform != "linux":
+                return SandboxLevel("none", {"linux": f"the sandbox needs Linux, this is {sys.platform}"})
+            try:
+                server = Server(mode)
+            except ServerFault as fault:
+                faults[mode] = str(fault)
+                continue
+            self._mode = mode
+            with self._changed:
+                self._idle.append(server)
+            missing = dict(server.ready["missing"])
+            if "namespaces" in faults:
+                missing = {k: faults["namespaces"] if k.endswith("namespace") else v for k, v in missing.items()}
+            if not any(layer in missing for layer in NEEDED_FOR_STRONG) and server.ready["own_user"]:
+                return SandboxLevel("strong", missing)
+            contained = server.ready["seccomp"] or mode == "namespaces"
+            return SandboxLevel("weak" if contained else "none", missing)
+        return SandboxLevel("none", {f"sandbox server ({mode})": why for mode, why in faults.items()})
+
+    def _lease(self, wanted: int) -> list[Server]:
+        """Between one and `wanted` servers; waits while other threads hold all."""
+        assert self._mode is not None
+        with self._changed:
+            while not self._idle and len(self._leased) + self._starting >= self.workers:
+                self._changed.wait()
+            leased = [self._idle.pop() for _ in range(min(wanted, len(self._idle)))]
+            room = self.workers - len(self._leased) - len(leased) - len(self._idle) - self._starting
+            new = max(0, min(wanted - len(leased), room))
+            self._leased.update(leased)
+            self._starting += new
+        try:
+            for _ in range(new):
+                server = Server(self._mode)
+                leased.append(server)
+                with self._changed:
+                    self._leased.add(server)
+        except ServerFault:
+            if not leased:
+                raise
+        finally:
+            with self._changed:
+                self._starting -= new
+                self._changed.notify_all()
+        return leased
+
+    def _give_back(self, servers: Sequence[Server], healthy: bool = True) -> None:
+        for server in servers:
+            if not healthy:
+                server.close()
+        with self._changed:
+            self._leased.difference_update(servers)
+            if healthy:
+                self._idle.extend(servers)
+            self._changed.notify_all()
+
+    def run(self, jobs: Sequence[Job], limits: SandboxLimits) -> list[Run]:
+        """Runs all jobs and returns their ends in the same order. The caller has checked the level."""
+        batch = _Batch(jobs, limits)
+        while batch.waiting:
+            try:
+                servers = self._lease(min(len(batch.waiting), self.workers))
+            except ServerFault as fault:
+                batch.give_up(str(fault))
+                break
+            try:
+                batch.drive(servers)
+            finally:
+                self._give_back([s for s in servers if s not in batch.broken and s not in batch.busy])
+                self._give_back([s for s in servers if s in batch.broken or s in batch.busy], healthy=False)
+        return batch.ends()
+
+    def close(self) -> None:
+        """Ends all idle servers; those leased end when their thread gives them back."""
+        with self._changed:
+            idle, self._idle = self._idle, []
+        for server in idle:
+            server.hang_up()
+        for server in idle:
+            server.close()
+
+    def forget(self) -> None:
+        """In a forked copy of this process: lets go of servers that belong to the original."""
+        for server in [*self._idle, *self._leased]:
+            server.hang_up()
+            server.process.returncode = 0  # not our child: nothing to wait for
+
+
+class _Batch:
+    """The event loop of one call: keeps its servers busy until every job has ended."""
+
+    def __init__(self, jobs: Sequence[Job], limits: SandboxLimits) -> None:
+        self.jobs, self.limits = jobs, limits
+        self.waiting = list(range(len(jobs)))[::-1]
+        self.results: list[Run | None] = [None] * len(jobs)
+        self.busy: dict[Server, int] = {}
+        self.broken: set[Server] = set()
+        # A sandbox that fails again and again is not worth a restart per program.
+        self.faults_left = 3 + len(jobs) // 20
+
+    def ends(self) -> list[Run]:
+        """One end per job."""
+        missing = Run(fault="the sandbox gave no answer")
+        return [missing if run is None else run for run in self.results]
+
+    def give_up(self, fault: str) -> None:
+        """The remaining jobs end with this fault."""
+        for index in self.waiting:
+            self.results[index] = Run(fault=fault)
+        self.waiting.clear()
+
+    def drive(self, servers: Sequence[Server]) -> None:
+        """Until nothing waits, or all `servers` are broken."""
+        with selectors.DefaultSelector() as selector:
+            for server in servers:
+                selector.register(server.control, selectors.EVENT_READ, (server, None))
+                self._next(server, selector)
+            while self.busy:
+                now = time.monotonic()
+                unpolled = any(not server.polled for server in self.busy)
+                timeout = POLL_AFTER_S if unpolled else min(s.deadline for s in self.busy) - now
+                for key, mask in selector.select(max(timeout, 0)):
+                    server, stream = key.data
+                    if stream is not None:
+                        self._on_stream(server, stream, mask, selector)
+                    elif server in self.busy:
+                        self._on_answer(server, selector)
+                self._on_time(selector)
+
+    def _next(self, server: Server, selector: selectors.BaseSelector) -> None:
+        if not self.waiting:
+            return
+        self.busy[server] = self.waiting.pop()
+        try:
+            server.begin(self.jobs[self.busy[server]], self.limits)
+        except ServerFault as fault:
+            self._broken(server, str(fault), selector)
+
+    def _on_answer(self, server: Server, selector: selectors.BaseSelector) -> None:
+        self._unregister_streams(server, selector)
+        try:
+            self.results[self.busy[server]] = server.finish(self.limits)
+        except ServerFault as fault:
+            self._broken(server, str(fault), selector)
+            return
+        del self.busy[server]
+        self._next(server, selector)
+
+    def _broken(self, server: Server, why: str, selector: selectors.BaseSelector) -> None:
+        self.results[self.busy.pop(server)] = Run(fault=why)
+        self._unregister_streams(server, selector)
+        selector.unregister(server.control)
+        server.drop_streams()
+        self.broken.add(server)
+        self.faults_left -= 1
+        if self.faults_left <= 0:
+            self.give_up(f"the sandbox keeps failing: {why}")
+
+    def _unregister_streams(self, server: Server, selector: selectors.BaseSelector) -> None:
+        for stream in server.streams:
+            if stream.sock in selector.get_map():
+                selector.unregister(stream.sock)
+
+    def _on_stream(self, server: Server, stream: Stream, mask: int, selector: selectors.BaseSelector) -> None:
+        if stream.sock not in selector.get_map():  # its server answered in the same round
+            return
+        if mask & selectors.EVENT_WRITE:
+            stream.send_some()
+            if not stream.outgoing:
+                selector.modify(stream.sock, selectors.EVENT_READ, (server, stream))
+        if mask & selectors.EVENT_READ:
+            stream.read_some(self.limits.output_bytes)
+            if not stream.open or stream.size > self.limits.output_bytes:
+                selector.unregister(stream.sock)
+            if stream.size > self.limits.output_bytes:
+                server.cancel()
+
+    def _on_time(self, selector: selectors.BaseSelector) -> None:
+        now = time.monotonic()
+        for server in list(self.busy):
+            if now > server.deadline:
+                self._broken(server, "the sandbox server does not answer", selector)
+            elif not server.polled and now - server.started >= POLL_AFTER_S:
+                server.polled = True
+                for stream in server.streams:
+                    mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if stream.outgoing else 0)
+                    selector.register(stream.sock, mask, (server, stream))
+
+
+_pool = SandboxPool()
+
+
+def _after_fork() -> None:
+    """A forked copy of this process gets servers of its own."""
+    global _pool
+    _pool.forget()
+    _pool = SandboxPool()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+atexit.register(lambda: _pool.close())
+
+
+def sandbox_level() -> SandboxLevel:
+    """What this machine gives, found out by starting a sandbox (once per process)."""
+    return _pool.level()
+
+
+def run_jobs(jobs: Sequence[Job], limits: SandboxLimits, allow_weak_sandbox: bool = False) -> list[Run]:
+    """Runs programs and returns their ends in order; callable from any thread.
+
+    Raises UserError where the machine's level is `weak` and that was not allowed, or is `none`.
+    """
+    level = sandbox_level()
+    if level.level == "none":
+        raise UserError("this machine gives no sandbox for generated code", level.describe(), "use Linux 5.13 or newer")
+    if level.level == "weak" and not allow_weak_sandbox:
+        raise UserError(
+            "this machine gives only a weak sandbox for generated code",
+            level.describe(),
+            "allow user namespaces, or accept it with --allow-weak-sandbox",
+        )
+    return _pool.run(jobs, limits) if jobs else []
