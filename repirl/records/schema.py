@@ -29,13 +29,14 @@ def digest(value: Any) -> str:
 
 def digest_without_seed(value: Mapping[str, Any]) -> str:
     """`digest` of a config or protocol with every key `seed` left out: runs that differ only in it are one row."""
-    return digest(_drop_seed(value))
+    return digest(without_seed(value))
 
 
-def _drop_seed(value: Any) -> Any:
+def without_seed(value: Any) -> Any:
+    """`value` with every mapping key `seed` left out, at any depth."""
     if isinstance(value, Mapping):
-        return {key: _drop_seed(inner) for key, inner in value.items() if key != "seed"}
-    return [_drop_seed(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {key: without_seed(inner) for key, inner in value.items() if key != "seed"}
+    return [without_seed(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def is_machine_path(text: str) -> bool:

@@ -1,0 +1,93 @@
+"""A board as plain rows: CSV, and the rows of `repirl bench SUITE --json`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from repirl.reporting.collect import REFERENCE, Board, Cell, Column, Row
+
+_SHORT = 12
+
+
+def to_json_rows(board: Board, folder: Path) -> list[dict[str, Any]]:
+    """One object for each row and column that has a number; `records` are paths relative to `folder`."""
+    return [
+        {
+            "method": row.method,
+            "stage": row.stage,
+            "benchmark": column.benchmark,
+            "metric": column.metric,
+            "value": cell.interval.value,
+            "ci_low": cell.interval.low,
+            "ci_high": cell.interval.high,
+            "seeds": list(cell.seeds),
+            "budget": dict(row.budget),
+            "records": _records(cell, folder),
+        }
+        for row, column, cell in _cells(board)
+    ]
+
+
+def to_csv(board: Board, folder: Path) -> str:
+    """The same rows with ranks, paired differences, verdict counts and digests; `records` relative to `folder`.
+
+    Fractions have six decimals: more could differ between machines in the last place.
+    """
+    lines = [_csv_line(board, row, column, cell, folder) for row, column, cell in _cells(board)]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(lines[0]) if lines else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return buffer.getvalue()
+
+
+def _csv_line(board: Board, row: Row, column: Column, cell: Cell, folder: Path) -> dict[str, object]:
+    versus = cell.versus_reference
+    gap = None if versus is None else versus.interval
+    return {
+        "suite": board.suite,
+        "stage": row.stage,
+        "method": row.method,
+        "recipe": row.recipe,
+        "kind": row.kind,
+        "config_digest": row.config_digest[:_SHORT],
+        "benchmark": column.benchmark,
+        "metric": column.metric,
+        "value": _number(cell.interval.value),
+        "ci_low": _number(cell.interval.low),
+        "ci_high": _number(cell.interval.high),
+        "seeds": " ".join(map(str, cell.seeds)),
+        "rank": cell.rank,
+        f"minus_{REFERENCE}": None if gap is None else _number(gap.value),
+        "difference_low": None if gap is None else _number(gap.low),
+        "difference_high": None if gap is None else _number(gap.high),
+        "p_value": None if versus is None else _number(versus.p_value),
+        "paired_seeds": None if versus is None else versus.seeds,
+        "ungraded": cell.ungraded,
+        "samples": cell.total,
+        **{name: f"{mean:.1f}" for name, mean in row.budget.items()},
+        "card_digest": column.card_digest[:_SHORT],
+        "data_digest": column.data_digest[:_SHORT],
+        "protocol_digest": column.protocol_digest[:_SHORT],
+        "records": " ".join(_records(cell, folder)),
+    }
+
+
+def _cells(board: Board) -> Iterator[tuple[Row, Column, Cell]]:
+    for row in board.rows:
+        for column in board.columns:
+            if column in row.cells:
+                yield row, column, row.cells[column]
+
+
+def _records(cell: Cell, folder: Path) -> list[str]:
+    return [Path(os.path.relpath(run.file.resolve(), folder.resolve())).as_posix() for run in cell.runs]
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else f"{round(value, 6) + 0.0:.6f}"

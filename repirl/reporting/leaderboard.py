@@ -1,0 +1,96 @@
+"""The generated files of `leaderboard/`: one page and one CSV for each suite, and the index."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from repirl import paths
+from repirl.records import store
+from repirl.reporting.collect import Board, collect
+from repirl.reporting.flat import to_csv
+from repirl.reporting.markdown import to_markdown
+from repirl.reporting.published import load_published, render_published
+
+# Suites whose results and pages are each user's own (git ignores them): they are not in the committed index.
+LOCAL_SUITES = frozenset({"tiny"})
+INDEX = "README.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """File name -> content, to be written into `folder`; `boards` they were made from."""
+
+    folder: Path
+    files: dict[str, str]
+    boards: tuple[Board, ...]
+
+
+def leaderboard_dir() -> Path:
+    """Where pages go: `leaderboard/` beside the results."""
+    return paths.results_dir().resolve().parent / "leaderboard"
+
+
+def build_board(suite: str, *, results: Path | None = None) -> Board:
+    """The board of one suite's verified records. Raises UserError on a corrupt one."""
+    return collect(suite, store.find(suite, root=results))
+
+
+def build_pages(*, results: Path | None = None, folder: Path | None = None) -> Pages:
+    """All pages, from all records under `results` (default: the project's)."""
+    folder = folder or leaderboard_dir()
+    boards = tuple(build_board(suite, results=results) for suite in store.suites_with_records(root=results))
+    files = {INDEX: _index(boards)}
+    for board in boards:
+        files[f"{board.suite}.md"] = to_markdown(board, folder)
+        files[f"{board.suite}.csv"] = to_csv(board, folder)
+    return Pages(folder, files, boards)
+
+
+def stale_files(pages: Pages) -> list[str]:
+    """Names of files that are missing, differ from what the records give, or belong to a (shared) suite without records."""
+    stale = [name for name, text in pages.files.items() if _read(pages.folder / name) != text.encode()]
+    present = {path for suffix in ("md", "csv") for path in pages.folder.glob(f"*.{suffix}")}
+    orphans = {path.name for path in present if path.stem not in LOCAL_SUITES} - pages.files.keys()
+    return sorted([*stale, *orphans])
+
+
+def write_pages(pages: Pages) -> list[Path]:
+    """Writes each file that differs (through a temporary one); returns the paths written. Removes nothing."""
+    pages.folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    for name, text in pages.files.items():
+        path = pages.folder / name
+        if _read(path) == text.encode():
+            continue
+        pending = path.with_name(f".{name}.{os.getpid()}.tmp")
+        pending.write_bytes(text.encode())
+        os.replace(pending, path)
+        written.append(path)
+    return written
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _index(boards: tuple[Board, ...]) -> str:
+    shared = [board for board in boards if board.suite not in LOCAL_SUITES]
+    lines = [
+        "# Leaderboard",
+        "",
+        "Made by `repirl leaderboard` from the run records in `results/`; not edited by hand.",
+        "`repirl leaderboard --check` says whether it is up to date.",
+        "",
+        "## Measured here",
+        "",
+    ]
+    lines += [
+        f"- [{board.suite}]({board.suite}.md) ([CSV]({board.suite}.csv)): {len(board.rows)} rows, "
+        f"{sum(len(row.runs) for row in board.rows)} runs"
+        for board in shared
+    ]
+    local = ", ".join(f"`{name}`" for name in sorted(LOCAL_SUITES))
+    lines += [f"- {local}: made on your machine by `make bench`; not kept in git", ""]
+    return "\n".join([*lines, *render_published(load_published())]) + "\n"
