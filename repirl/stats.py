@@ -68,10 +68,18 @@ def seeded_interval(
     mean over all seeds is stretched by sqrt(S / (S - 1)), without which the variance between S seeds would come
     out too small by (S - 1) / S (Rao and Wu 1988). With 1 or 2 seeds the interval is about these models only.
     The value is the mean over seeds of each seed's mean over its measured problems.
+
+    Where every value is 0 (or every one is 1) resampling cannot see what was not seen; the bound is then the exact
+    binomial one over problems: none of P solved gives [0, 1 - tail^(1/P)].
     """
     grid = _grid(values)
     means = _bootstrap_means(grid, resamples, seed)
     low, high = _percentiles(means, level)
+    unseen = 1 - ((1 - level) / 2) ** (1 / grid.shape[1])
+    if np.nanmax(grid) == 0 == np.nanmin(grid):
+        high = unseen
+    if np.nanmin(grid) == 1 == np.nanmax(grid):
+        low = 1 - unseen
     return Interval(value=float(np.nanmean(grid, axis=1).mean()), low=low, high=high, level=level)
 
 

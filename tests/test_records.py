@@ -17,7 +17,7 @@ from repirl import paths
 from repirl.errors import UserError
 from repirl.records import provenance, store
 from repirl.records.build import new_record
-from repirl.records.schema import BasePolicy, Counts, RunRecord, digest, digest_without_seed, is_machine_path
+from repirl.records.schema import BasePolicy, Counts, RunRecord, digest_without_seed, is_machine_path
 from repirl.types import Budget, Interval, Report, SampleRow
 
 
@@ -237,11 +237,9 @@ def test_malformed_sample_row_has_its_line_number(tmp_path: Path) -> None:
 
 
 def test_digests_leave_the_seed_out_and_nothing_else() -> None:
-    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert digest_without_seed({"a": 1, "b": 2}) == digest_without_seed({"b": 2, "a": 1})
     assert digest_without_seed({"lr": 1, "seed": 0, "in": [{"seed": 1}]}) == digest_without_seed({"lr": 1, "in": [{}]})
     assert digest_without_seed({"lr": 1}) != digest_without_seed({"lr": 2})
-    with pytest.raises(ValueError, match="JSON compliant"):
-        digest({"a": float("nan")})
 
 
 def test_dirty_flag_is_about_code(tmp_path: Path) -> None:

@@ -75,8 +75,17 @@ def test_majority_won_by_an_ungraded_answer_is_not_wrong() -> None:
 
 
 def test_interval_of_a_constant_is_a_point() -> None:
-    interval = stats.clustered_interval([[1, 1], [1, 1]])
-    assert (interval.value, interval.low, interval.high) == (1.0, 1.0, 1.0)
+    interval = stats.clustered_interval([[0.5, 0.5], [0.5, 0.5]])
+    assert (interval.value, interval.low, interval.high) == (0.5, 0.5, 0.5)
+
+
+def test_none_of_fifty_is_not_proof_of_zero() -> None:
+    none = stats.clustered_interval([[0.0]] * 50)
+    assert (none.value, none.low) == (0.0, 0.0)
+    assert none.high == pytest.approx(0.0711, abs=1e-4)  # Clopper-Pearson for 0 of 50
+    every = stats.clustered_interval([[1.0]] * 50)
+    assert (every.value, every.high) == (1.0, 1.0)
+    assert every.low == pytest.approx(1 - 0.0711, abs=1e-4)
 
 
 def test_clustered_interval_matches_the_standard_error_over_problems() -> None:

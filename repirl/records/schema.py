@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -13,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, NonNegativeInt, model_validator
 
+from repirl.config import digest_of
 from repirl.types import Budget, Interval
 
 SCHEMA_VERSION = 1
@@ -21,15 +20,9 @@ Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-def digest(value: Any) -> str:
-    """SHA-256 (hex) of `value` as canonical JSON: keys sorted, no spaces, no NaN."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def digest_without_seed(value: Mapping[str, Any]) -> str:
-    """`digest` of a config or protocol with every key `seed` left out: runs that differ only in it are one row."""
-    return digest(without_seed(value))
+    """`config.digest_of` a config or protocol with every key `seed` left out: runs that differ only in it are one row."""
+    return digest_of(without_seed(value))
 
 
 def without_seed(value: Any) -> Any:

@@ -15,7 +15,7 @@ _SHORT = 12
 _EXPLAINED = (
     "Values are means over seeds of the share of problems solved, with a 95% bootstrap interval over problems "
     "(and over seeds, from three on). A number after `#` is the rank, given to rows of at least three seeds. "
-    "*(null)*: a reward that knows nothing of the problem; *(oracle)*: a reward that reads the truth, never ranked. "
+    "*(null)*: a reward that knows nothing of the problem; *(truth)*: a reward that reads the exact checker, never ranked. "
     "Each value links to the records behind it."
 )
 
