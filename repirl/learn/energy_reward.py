@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from repirl.types import RolloutGroup, StepRewards
 
 
 class EnergyReward(ProcessReward):
-    """Owns the PRM and its optimiser (AdamW, weight decay 0). `contract` makes the artifact's contract when saving."""
+    """Owns the PRM and its optimiser (AdamW, weight decay 0). `contract` is what its artifact promises."""
 
     name = "energy"
 
@@ -31,7 +31,7 @@ class EnergyReward(ProcessReward):
         tokenizer,
         config: IRLConfig,
         segmentation: StepSegmentation,
-        contract: Callable[[], RewardContract],
+        contract: RewardContract,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -106,9 +106,7 @@ class EnergyReward(ProcessReward):
         """One optimiser step; returns metrics and the demonstrations' mean token rewards (before the step)."""
         used = [i for i, weight in enumerate(weights.rollouts_B.tolist()) if weight != 0]
         rows = [*(rollouts[i] for i in used), *demos]
-        signed_B = torch.cat(
-            [weights.rollouts_B[used], torch.full((len(demos),), weights.demonstration, dtype=torch.float64)]
-        )
+        signed_B = torch.cat([weights.rollouts_B[used], torch.full((len(demos),), weights.demonstration, dtype=torch.float64)])
         total_tokens = sum(len(row.response_ids) for row in rows)
         device = next(self.model.parameters()).device
         means = torch.zeros(len(rows))
@@ -152,4 +150,4 @@ class EnergyReward(ProcessReward):
         self._scored = None
 
     def save(self, folder: Path) -> None:
-        save_energy(folder, self.model, self.tokenizer, self.contract())
+        save_energy(folder, self.model, self.tokenizer, self.contract)

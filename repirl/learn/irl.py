@@ -145,9 +145,7 @@ def signed_weights(
     rollouts_B = torch.zeros(len(outcome_B), dtype=torch.float64)
     rollouts_B[negative_B] = weights_K
     rollouts_B[positive_B] = -share
-    return SignedWeights(
-        rollouts_B, -share * config.expert_weight, effective_sample_size(weights_K), int(negative_B.sum())
-    )
+    return SignedWeights(rollouts_B, -share * config.expert_weight, effective_sample_size(weights_K), int(negative_B.sum()))
 
 
 def eq5_objective(expert_sums_E: Tensor, policy_sums_B: Tensor, logprob_sums_B: Tensor) -> Tensor:

@@ -96,9 +96,7 @@ def policy_loss(
     weights_N = token_weights(lengths_B, config.reduction, counts)
     if config.ratio == "sequence":
         # Each token carries the whole completion's ratio: dividing by the length makes the row count once.
-        weights_N = (
-            weights_N / lengths_B.repeat_interleave(lengths_B) if config.reduction == "sequence_sum" else weights_N
-        )
+        weights_N = weights_N / lengths_B.repeat_interleave(lengths_B) if config.reduction == "sequence_sum" else weights_N
     loss = -(weights_N * surrogate_N).sum()
     entropy_sum = kl_sum = 0.0
     if entropy_N is not None:

@@ -65,9 +65,7 @@ def supervised_training(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     model.train()
     for step in range(steps):
-        metrics = supervised_step(
-            model, optimizer, draw_rows(step), pad_id=tokenizer.pad_token_id, max_grad_norm=max_grad_norm
-        )
+        metrics = supervised_step(model, optimizer, draw_rows(step), pad_id=tokenizer.pad_token_id, max_grad_norm=max_grad_norm)
         schedule.step()
         if on_step is not None:
             on_step(step, metrics)

@@ -43,9 +43,7 @@ class PolicyUpdater:
         self.updates = 0
         self.trained_tokens = 0
 
-    def update(
-        self, rollouts: Sequence[Rollout], advantages: Sequence[np.ndarray], order_seed: int
-    ) -> dict[str, float]:
+    def update(self, rollouts: Sequence[Rollout], advantages: Sequence[np.ndarray], order_seed: int) -> dict[str, float]:
         """All mini-batches and epochs over one batch of rollouts; metrics are means over its optimiser steps.
 
         With a single optimiser step the batch is exactly on-policy and no old log-probabilities are computed.
@@ -90,9 +88,7 @@ class PolicyUpdater:
                 counts,
                 loss_config,
                 entropy_N=new.entropy_N,
-                reference_logprobs_N=None
-                if reference is None
-                else torch.cat([reference[i] for i in indices]).to(device),
+                reference_logprobs_N=None if reference is None else torch.cat([reference[i] for i in indices]).to(device),
             )
             result.loss.backward()
             total["loss"] += float(result.loss.detach())

@@ -1,0 +1,66 @@
+"""Null rewards: random, constant and length, paid exactly like a learned process reward.
+
+They bound from below what any process reward must beat: a gain that a random or length reward also shows comes from the
+mixing rule or from length, not from knowledge about steps (DESIGN rule 5).
+"""
+
+from repirl.learn.mixing import MixConfig
+from repirl.methods.base import FitContext, Fitted, Method
+from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_loop
+from repirl.rewards.nulls import ConstantReward, LengthReward, RandomReward
+from repirl.rollouts.steps import StepSegmentation
+
+_RECIPES = {
+    "tiny": RLConfig(
+        data=tiny_data(),
+        loop=tiny_loop(MixConfig(process_weight=0.3, process_credit="step", process_scale="batch_std")),
+    ),
+}
+
+
+class RandomNull(Method[RLConfig]):
+    """Independent noise for every token."""
+
+    name = "random"
+    title = "random reward"
+    source = "null"
+    status = "exact"
+    kind = "null"
+    recipes = _RECIPES
+
+    def fit(self, context: FitContext, config: RLConfig) -> Fitted:
+        """Run the loop with noise as process reward."""
+        tokenizer, segmentation = context.policy.tokenizer, StepSegmentation(config.data.step_separator)
+        return fit_policy(context, config, lambda data: RandomReward(tokenizer, segmentation, context.seed))
+
+
+class ConstantNull(Method[RLConfig]):
+    """The same for every token."""
+
+    name = "constant"
+    title = "constant reward"
+    source = "null"
+    status = "exact"
+    kind = "null"
+    recipes = _RECIPES
+
+    def fit(self, context: FitContext, config: RLConfig) -> Fitted:
+        """Run the loop with a constant process reward."""
+        tokenizer, segmentation = context.policy.tokenizer, StepSegmentation(config.data.step_separator)
+        return fit_policy(context, config, lambda data: ConstantReward(tokenizer, segmentation))
+
+
+class LengthNull(Method[RLConfig]):
+    """Longer completions earn more."""
+
+    name = "length"
+    title = "length reward"
+    source = "null"
+    status = "exact"
+    kind = "null"
+    recipes = _RECIPES
+
+    def fit(self, context: FitContext, config: RLConfig) -> Fitted:
+        """Run the loop with the completion's length as process reward."""
+        tokenizer, segmentation = context.policy.tokenizer, StepSegmentation(config.data.step_separator)
+        return fit_policy(context, config, lambda data: LengthReward(tokenizer, segmentation))
