@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from repirl.errors import UserError
 from repirl.rng import stream
+from repirl.tasks.splits import check_request, split_of, take_evenly
 from repirl.types import Demonstration, Problem
 
 FAMILY = "arith"
@@ -131,34 +132,13 @@ def _draw(rng, operations: int) -> Node | None:
     return node if abs(node.value) <= LARGEST_VALUE else None
 
 
-_SPLITS = (("train", 60), ("validation", 70), ("test", 85), ("unlabelled", 100))
-
-
-def split_of(source: str) -> str:
-    """The split an expression or description belongs to, decided by its digest alone."""
-    share = int.from_bytes(hashlib.sha256(source.encode()).digest()[:4], "little") % 100
-    return next(name for name, bound in _SPLITS if share < bound)
-
-
-def check_split(split: str) -> None:
-    """UserError unless `split` is one of train, validation, test, unlabelled."""
-    if split not in dict(_SPLITS):
-        raise UserError("unknown split", split, f"choose one of {', '.join(dict(_SPLITS))}")
-
-
 def problems(split: str, count: int, *, levels: tuple[int, ...] = LEVELS, seed: int = 0) -> list[Problem]:
-    """`count` distinct problems of a split, levels in equal shares, the same for the same arguments."""
-    check_split(split)
-    if bad := [level for level in levels if level not in LEVELS]:
-        raise UserError("unknown arith level", bad[0], "levels are 1 to 8")
-    found: list[Problem] = []
-    streams = {level: _stream(split, level, seed) for level in levels}
-    while len(found) < count:
-        problem = next(streams[levels[len(found) % len(levels)]], None)
-        if problem is None:
-            raise UserError("not that many arith problems in the split", count, "ask for fewer or for higher levels")
-        found.append(problem)
-    return found
+    """`count` distinct problems of a split, levels in equal shares, the same for the same arguments.
+
+    Level 1 has fewer than 300 expressions in all: where a level runs out, its share goes to the others.
+    """
+    check_request(split, levels, LEVELS)
+    return take_evenly({level: _stream(split, level, seed) for level in levels}, count, FAMILY)
 
 
 def _stream(split: str, level: int, seed: int) -> Iterator[Problem]:

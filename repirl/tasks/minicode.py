@@ -7,13 +7,14 @@ running anybody's program. The exact expert writes the function in several phras
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from repirl.errors import UserError
 from repirl.rng import stream
-from repirl.tasks.arith import check_split, split_of
+from repirl.tasks.splits import check_request, split_of, take_evenly
 from repirl.types import Case, CodeTests, Demonstration, Problem
 
 FAMILY = "minicode"
@@ -138,30 +139,24 @@ def problems(split: str, count: int, *, levels: tuple[int, ...] = LEVELS, seed: 
 
     Level 1 has fewer than 80 functions in all: where a level runs out, its share goes to the others.
     """
-    check_split(split)
-    if bad := [level for level in levels if level not in LEVELS]:
-        raise UserError("unknown minicode level", bad[0], "levels are 1 to 8")
-    rngs = {level: stream(seed, FAMILY, split, level) for level in levels}
-    open_levels = list(levels)
+    check_request(split, levels, LEVELS)
+    return take_evenly({level: _stream(split, level, seed) for level in levels}, count, FAMILY)
+
+
+def _stream(split: str, level: int, seed: int) -> Iterator[Problem]:
+    """Distinct problems of one level; ends when 500 draws in a row brought nothing new."""
+    rng = stream(seed, FAMILY, split, level)
     seen: set[str] = set()
-    found: list[Problem] = []
-    turn = 0
-    while len(found) < count:
-        if not open_levels:
-            raise UserError("not that many minicode problems in the split", count, "ask for fewer or for higher levels")
-        level = open_levels[turn % len(open_levels)]
-        for _ in range(500):
-            source = _draw(rngs[level], level)
-            if source in seen or split_of(source) != split:
-                continue
-            seen.add(source)
-            if (tests := _tests(source)) is not None:
-                found.append(problem_from(source, tests))
-                turn += 1
-                break
-        else:
-            open_levels.remove(level)
-    return found
+    barren = 0
+    while barren < 500:
+        barren += 1
+        source = _draw(rng, level)
+        if source in seen or split_of(source) != split:
+            continue
+        seen.add(source)
+        if (tests := _tests(source)) is not None:
+            barren = 0
+            yield problem_from(source, tests)
 
 
 def problem_from(source: str, tests: CodeTests) -> Problem:
