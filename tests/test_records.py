@@ -49,6 +49,7 @@ def make_record(run_id: str = "rloo-s0", **changes: Any) -> RunRecord:
         "suite": "trial",
         "run_id": run_id,
         "method": "rloo",
+        "kind": "method",
         "recipe": "tiny",
         "seed": 0,
         "stage": "arith",
@@ -84,9 +85,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_provenance_is_filled_in_and_names_no_machine() -> None:
-    record = make_record(
-        config={"data": paths.CHECKOUT_DIR / "x.jsonl", "other": "/home/someone/deep/file", "n": (1, 2)}
-    )
+    record = make_record(config={"data": paths.CHECKOUT_DIR / "x.jsonl", "other": "/home/someone/deep/file", "n": (1, 2)})
     assert record.config == {"data": "x.jsonl", "other": "<outside>/file", "n": [1, 2]}
     assert record.packages["torch"]
     assert record.hardware.cores >= 1
@@ -112,9 +111,7 @@ def test_command_line_is_what_one_types_in_the_checkout() -> None:
     assert not any(map(is_machine_path, ["a/b", "/", "/no_think", "/ 2/\nx", "3 / 4", "~2", "Q: {x}"]))
 
 
-@pytest.mark.parametrize(
-    "command", ["repirl eval --data-dir /srv/x", "repirl eval --data-dir=/srv/x", "repirl eval ~/x"]
-)
+@pytest.mark.parametrize("command", ["repirl eval --data-dir /srv/x", "repirl eval --data-dir=/srv/x", "repirl eval ~/x"])
 def test_a_record_refuses_paths_of_one_machine(command: str) -> None:
     with pytest.raises(ValidationError, match="path of one machine"):
         make_record(command=command)
@@ -177,9 +174,7 @@ def test_counts_must_be_those_of_the_samples(tmp_path: Path) -> None:
         ({"run_id": "other"}, "another folder"),
     ],
 )
-def test_malformed_record_is_one_line_that_names_the_file(
-    tmp_path: Path, changes: dict[str, Any], complaint: str
-) -> None:
+def test_malformed_record_is_one_line_that_names_the_file(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:
     stored = store.write(make_record(), [make_report()], root=tmp_path)
     edit(stored.folder, **changes)
     with pytest.raises(UserError) as caught:

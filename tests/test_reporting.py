@@ -55,6 +55,7 @@ def write(root: Path, method: str, seed: int, grid: Grid, **changes: Any) -> Sto
     given: dict[str, Any] = {
         "suite": "trial",
         "method": method,
+        "kind": {"oracle": "reference", "random": "null", "length": "null"}.get(method, "method"),
         "recipe": "tiny",
         "seed": seed,
         "stage": "arith",
@@ -126,13 +127,13 @@ def test_difference_is_paired_on_shared_seeds(tmp_path: Path) -> None:
     for seed in (1, 2, 9):
         write(tmp_path, "repirl", seed, GOOD)
     board = board_of(tmp_path)
-    versus = row_of(board, "repirl").cells[column_of(board, "avg@2")].versus_reference
+    versus = row_of(board, "repirl").cells[column_of(board, "avg@2")].versus_baseline
     good, poor = (problem_means([[o == C for o in row] for row in grid]) for grid in (GOOD, POOR))
     assert versus == paired_difference(np.tile(good, (2, 1)), np.tile(poor, (2, 1)))
     assert versus is not None
     assert versus.interval.value == pytest.approx(0.4)
     assert versus.seeds == 2
-    assert row_of(board, "rloo").cells[column_of(board, "avg@2")].versus_reference is None
+    assert row_of(board, "rloo").cells[column_of(board, "avg@2")].versus_baseline is None
 
 
 def test_no_difference_across_stages_or_without_shared_seeds_or_problems(tmp_path: Path) -> None:
@@ -142,10 +143,10 @@ def test_no_difference_across_stages_or_without_shared_seeds_or_problems(tmp_pat
     write(tmp_path, "length", 0, GOOD[:4])
     board = board_of(tmp_path)
     assert board.stages == ("arith", "minicode after arith")
-    assert all(cell.versus_reference is None for row in board.rows for cell in row.cells.values())
+    assert all(cell.versus_baseline is None for row in board.rows for cell in row.cells.values())
 
 
-def test_ranks_need_three_seeds_and_the_oracle_has_none(tmp_path: Path) -> None:
+def test_ranks_need_three_seeds_and_references_have_none(tmp_path: Path) -> None:
     board = full_suite(tmp_path)
     column = column_of(board, "avg@2")
     ranks = {row.method: row.cells[column].rank for row in board.rows}
@@ -153,7 +154,7 @@ def test_ranks_need_three_seeds_and_the_oracle_has_none(tmp_path: Path) -> None:
     assert {row.method: row.kind for row in board.rows} == {
         "repirl": "method",
         "rloo": "method",
-        "oracle": "oracle",
+        "oracle": "reference",
         "random": "null",
     }
     assert [row.method for row in board.rows] == ["oracle", "repirl", "rloo", "random"]
@@ -201,7 +202,7 @@ def test_other_settings_are_another_row_not_another_seed(tmp_path: Path) -> None
     for row in rows:
         assert f"rloo `{row.config_digest[:6]}`" in text
     # Which of the two would be the reference? Neither.
-    assert all(cell.versus_reference is None for row in board.rows for cell in row.cells.values())
+    assert all(cell.versus_baseline is None for row in board.rows for cell in row.cells.values())
 
 
 def test_the_later_of_two_equal_runs_is_shown_and_the_other_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from repirl.records import provenance
-from repirl.records.schema import SCHEMA_VERSION, BasePolicy, RunRecord, digest_without_seed
+from repirl.records.schema import SCHEMA_VERSION, BasePolicy, Kind, RunRecord, digest_without_seed
 from repirl.types import Budget
 
 
@@ -19,6 +19,7 @@ def new_record(
     suite: str,
     run_id: str,
     method: str,
+    kind: Kind,
     recipe: str,
     seed: int,
     stage: str,
@@ -40,6 +41,7 @@ def new_record(
         run_id=run_id,
         suite=suite,
         method=method,
+        kind=kind,
         recipe=recipe,
         seed=seed,
         stage=stage,

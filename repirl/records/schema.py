@@ -17,6 +17,7 @@ from repirl.types import Budget, Interval
 SCHEMA_VERSION = 1
 
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=150)]
+Kind = Literal["method", "null", "reference"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -99,6 +100,7 @@ class EvaluationRecord(_Strict):
 class RunRecord(_Strict):
     """One trained (or untrained) policy: what it was, how it was made, what it cost, how it did.
 
+    `kind` is the method's: it competes, knows nothing on purpose, or marks an end of the scale.
     `stage` says what it was trained on and after what (`arith`, `minicode after arith`). `config_digest` leaves
     out keys named `seed`. `commit` is None exactly when `commit_known` is false; `dirty` concerns code only.
     """
@@ -107,6 +109,7 @@ class RunRecord(_Strict):
     run_id: Slug
     suite: Slug
     method: Slug
+    kind: Kind
     recipe: str
     seed: int
     stage: str

@@ -9,21 +9,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
 
 import numpy as np
 
 from repirl.errors import UserError
 from repirl.evals.metrics import part_of, problem_values
-from repirl.records.schema import EvaluationRecord, digest_without_seed, without_seed
+from repirl.records.schema import EvaluationRecord, Kind, digest_without_seed, without_seed
 from repirl.records.store import StoredRun
 from repirl.stats import PairedDifference, paired_difference, seeded_interval
 from repirl.types import Budget, Interval
 
-Kind = Literal["method", "null", "oracle"]
-NULL_METHODS = frozenset({"random", "constant", "length"})
-ORACLE_METHODS = frozenset({"oracle"})
-REFERENCE = "rloo"
+BASELINE = "rloo"
 MIN_SEEDS_FOR_RANK = 3
 
 
@@ -42,14 +38,14 @@ class Column:
 class Cell:
     """A number: mean over seeds with its two-level interval (no bounds if the metric has no per-sample values).
 
-    `versus_reference` is the paired difference from the row's reference on the seeds that both have. `ungraded` and
+    `versus_baseline` is the paired difference from the row's baseline on the seeds that both have. `ungraded` and
     `total` count the samples behind it. `runs` are those of the row that measured it.
     """
 
     interval: Interval
     runs: tuple[StoredRun, ...]
     rank: int | None
-    versus_reference: PairedDifference | None
+    versus_baseline: PairedDifference | None
     ungraded: int
     total: int
 
@@ -138,7 +134,7 @@ def collect(suite: str, runs: Sequence[StoredRun]) -> Board:
     rows = [
         Row(
             *key,
-            kind=_kind(key[0]),
+            kind=members[0].record.kind,
             runs=tuple(members),
             budget=_mean_budget([run.record.budget for run in members]),
             cells=_cells(key, members, measured),
@@ -159,10 +155,6 @@ def budget_fields() -> tuple[str, ...]:
 def _key(run: StoredRun) -> _Key:
     record = run.record
     return record.method, record.recipe, record.stage, record.config_digest
-
-
-def _kind(method: str) -> Kind:
-    return "null" if method in NULL_METHODS else "oracle" if method in ORACLE_METHODS else "method"
 
 
 def _digests(column: Column) -> tuple[str, str, str]:
@@ -221,23 +213,23 @@ def _must_agree(
 
 
 def _cells(key: _Key, runs: Sequence[StoredRun], measured: Mapping[_Key, Mapping[Column, _Measured]]) -> dict[Column, Cell]:
-    reference = _reference(key, measured)
+    baseline = _baseline(key, measured)
     cells: dict[Column, Cell] = {}
     for column, own in measured[key].items():
         if own.by_seed.keys() == own.recorded.keys():
             interval = seeded_interval(_grid([own.by_seed[seed] for seed in sorted(own.by_seed)]))
         else:
             interval = Interval(float(np.mean(list(own.recorded.values()))))
-        other = measured[reference].get(column) if reference is not None and reference != key else None
+        other = measured[baseline].get(column) if baseline is not None and baseline != key else None
         versus = _paired(own, other) if other is not None else None
         having = tuple(run for run in runs if run.record.seed in own.recorded)
         cells[column] = Cell(interval, having, None, versus, own.ungraded, own.total)
     return cells
 
 
-def _reference(key: _Key, measured: Iterable[_Key]) -> _Key | None:
-    """The reference row of the same stage and, where there are several, the same recipe; None if ambiguous."""
-    candidates = [other for other in measured if other[0] == REFERENCE and other[2] == key[2]]
+def _baseline(key: _Key, measured: Iterable[_Key]) -> _Key | None:
+    """The row to compare with: same stage and, where there are several, same recipe; None if ambiguous."""
+    candidates = [other for other in measured if other[0] == BASELINE and other[2] == key[2]]
     if len(candidates) > 1:
         candidates = [other for other in candidates if other[1] == key[1]]
     return candidates[0] if len(candidates) == 1 else None
@@ -266,7 +258,8 @@ def _mean_budget(budgets: Sequence[Budget]) -> dict[str, float]:
 def _ranked(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
     """Ranks within each stage and column among rows of at least 3 seeds; equal values share a rank.
 
-    The oracle has none: it reads the truth. Null rewards and the base policy do: to be behind one must show.
+    References (the base, the oracle) have none: they mark the ends of the scale. Null rewards have: to be behind one
+    must show.
     """
     ranks: dict[tuple[int, Column], int] = {}
     for column in columns:
@@ -275,7 +268,7 @@ def _ranked(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
                 index
                 for index, row in enumerate(rows)
                 if row.stage == stage
-                and row.kind != "oracle"
+                and row.kind != "reference"
                 and column in row.cells
                 and len(row.cells[column].runs) >= MIN_SEEDS_FOR_RANK
             ]
@@ -304,9 +297,9 @@ def _claims(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[Difference,
     for row in rows:
         for column in columns:
             cell = row.cells.get(column)
-            if cell is None or cell.versus_reference is None:
+            if cell is None or cell.versus_baseline is None:
                 continue
-            room = row.kind == "oracle" and column.benchmark == "arith" and column.metric.startswith("avg@")
+            room = row.method == "oracle" and column.benchmark == "arith" and column.metric.startswith("avg@")
             if room or row.method == "repirl":
-                found.append(Difference(row.method, REFERENCE, row.stage, column, cell.versus_reference))
+                found.append(Difference(row.method, BASELINE, row.stage, column, cell.versus_baseline))
     return tuple(sorted(found, key=lambda difference: difference.better != "oracle"))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from repirl.reporting.collect import REFERENCE, Board, Cell, Column, Row
+from repirl.reporting.collect import BASELINE, Board, Cell, Column, Row
 
 _SHORT = 12
 
@@ -47,7 +47,7 @@ def to_csv(board: Board, folder: Path) -> str:
 
 
 def _csv_line(board: Board, row: Row, column: Column, cell: Cell, folder: Path) -> dict[str, object]:
-    versus = cell.versus_reference
+    versus = cell.versus_baseline
     gap = None if versus is None else versus.interval
     return {
         "suite": board.suite,
@@ -63,7 +63,7 @@ def _csv_line(board: Board, row: Row, column: Column, cell: Cell, folder: Path) 
         "ci_high": _number(cell.interval.high),
         "seeds": " ".join(map(str, cell.seeds)),
         "rank": cell.rank,
-        f"minus_{REFERENCE}": None if gap is None else _number(gap.value),
+        f"minus_{BASELINE}": None if gap is None else _number(gap.value),
         "difference_low": None if gap is None else _number(gap.low),
         "difference_high": None if gap is None else _number(gap.high),
         "p_value": None if versus is None else _number(versus.p_value),

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from repirl.records.store import StoredRun
-from repirl.reporting.collect import REFERENCE, Board, Cell, Column, Row, budget_fields
+from repirl.reporting.collect import BASELINE, Board, Cell, Column, Row, budget_fields
 from repirl.reporting.published import markdown_table
 from repirl.reporting.text import bounds, column_labels, difference_line, difference_text, row_name, seed_list
 
@@ -15,8 +15,8 @@ _SHORT = 12
 _EXPLAINED = (
     "Values are means over seeds of the share of problems solved, with a 95% bootstrap interval over problems "
     "(and over seeds, from three on). A number after `#` is the rank, given to rows of at least three seeds. "
-    "*(null)*: a reward that knows nothing of the problem; *(truth)*: a reward that reads the exact checker, never ranked. "
-    "Each value links to the records behind it."
+    "*(null)*: a reward that knows nothing of the problem; *(reference)*: an end of the scale (the untouched base, "
+    "a reward that reads the exact checker), not ranked. Each value links to the records behind it."
 )
 
 
@@ -43,9 +43,9 @@ def _standing_lines(board: Board, stage: str, labels: dict[Column, str]) -> list
         for row in rows
     ]
     lines += markdown_table(["method", "recipe", "seeds", *names], body)
-    compared = [row for row in rows if any(cell.versus_reference for cell in row.cells.values())]
+    compared = [row for row in rows if any(cell.versus_baseline for cell in row.cells.values())]
     if compared:
-        lines += ["", f"Paired difference from `{REFERENCE}` on the same problems and seeds:", ""]
+        lines += ["", f"Paired difference from `{BASELINE}` on the same problems and seeds:", ""]
         lines += markdown_table(
             ["method", *names],
             [[row_name(row, rows), *(_versus(row.cells.get(column)) for column in columns)] for row in compared],
@@ -74,7 +74,7 @@ def _cell(row: Row, column: Column, board: Board) -> str:
 
 
 def _versus(cell: Cell | None) -> str:
-    return "" if cell is None or cell.versus_reference is None else difference_text(cell.versus_reference)
+    return "" if cell is None or cell.versus_baseline is None else difference_text(cell.versus_baseline)
 
 
 def _anchor(row: Row, board: Board) -> str:

@@ -9,7 +9,7 @@ from repirl.reporting.collect import Column, Difference, Row
 from repirl.stats import PairedDifference
 from repirl.types import Interval
 
-_KIND_MARK = {"method": "", "null": " (null)", "oracle": " (truth)"}
+_KIND_MARK = {"method": "", "null": " (null)", "reference": " (reference)"}
 
 
 def column_labels(columns: Sequence[Column]) -> dict[Column, str]:
