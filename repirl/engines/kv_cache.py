@@ -39,9 +39,7 @@ class BufferLayer(CacheLayerMixin):
         self.values = value_states.new_empty((rows, value_states.shape[1], columns, value_states.shape[3]))
         self.is_initialized = True
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         keys, values = self._buffers()
         rows, first, end = self.cache.rows, self.cache.first, self.cache.end
         new_end = end + key_states.shape[2]
