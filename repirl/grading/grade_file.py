@@ -107,9 +107,7 @@ def grade_file(
     find = _by_own_gold() if problems is None or benchmark == OWN_GOLD else _by_benchmark(benchmark, problems)
     samples = [sample for line, row in _read_rows(path) for sample in _samples(path, line, row, find)]
     if not samples:
-        raise UserError(
-            "the file has no rows", str(path), 'each line is an object such as {"id": ..., "completion": ...}'
-        )
+        raise UserError("the file has no rows", str(path), 'each line is an object such as {"id": ..., "completion": ...}')
     verdicts = grade_rollouts(
         [sample.problem for sample in samples],
         [sample.completion for sample in samples],

@@ -39,7 +39,7 @@ class MathGrader:
     """
 
     def __init__(self, options: PoolOptions | None = None, cache_size: int = 200_000) -> None:
-        self._pool = WorkerPool(_COMPARE, options)
+        self._pool = WorkerPool(_COMPARE, options, preload=("math_verify",))
         self._cache: OrderedDict[tuple[str, str], Comparison] = OrderedDict()
         self._cache_size = cache_size
         self._lock = threading.Lock()

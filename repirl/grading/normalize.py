@@ -69,9 +69,7 @@ _UNIT_SYMBOLS_IN_TEXT = {"in": "inch", "m": "m", "g": "gram", "s": "second", "h"
 _POWER = r"(?:\s*\^\s*(?:\{\s*([23])\s*\}|([23])))?"
 _TEXT_TAIL = re.compile(rf"(?<=[^\s=+\-*/^_(,])\s*\\(?:text|mbox|mathrm|textrm)\s*\{{([A-Za-z ./]*)\}}{_POWER}\s*$")
 _WORD_TAIL = re.compile(rf"(?<=[\d}})\]!i])\s*((?:[A-Za-z]+ )?[A-Za-z]+)\.?{_POWER}\s*$")
-_ORDINAL = re.compile(
-    r"(?<=\d)\s*\^?\s*\{?\s*(?:\\(?:text|mathrm|textrm)\s*\{)?\s*(?:st|nd|rd|th)\s*\}{0,2}(?![A-Za-z])"
-)
+_ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:\\(?:text|mathrm|textrm)\s*\{)?\s*(?:st|nd|rd|th)\s*\}{0,2}(?![A-Za-z])")
 _MAGNITUDES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _MAGNITUDE = re.compile(r"(?<=[\d} ])\s*(hundred|thousand|million|billion|trillion)\s*$", re.I)
 

@@ -75,12 +75,14 @@ class TaskResult:
 class WorkerPool:
     """Runs one named function on items in worker processes, which are started when the first item comes.
 
-    `function` is `module:attribute`, importable in a fresh interpreter; items and results must pickle.
+    `function` is `module:attribute`, importable in a fresh interpreter; items and results must pickle. `preload` names
+    modules that a worker imports before its first item, so that their import time is not taken from the item's deadline.
     `map` may be called from several threads at once. After a fork the child gets workers of its own.
     """
 
-    def __init__(self, function: str, options: PoolOptions | None = None) -> None:
+    def __init__(self, function: str, options: PoolOptions | None = None, preload: Sequence[str] = ()) -> None:
         self.function = function
+        self._preload = tuple(preload)
         self.options = options or PoolOptions()
         self._reset()
 
@@ -119,9 +121,7 @@ class WorkerPool:
                 if on_progress is not None:
                     on_progress(len(results), len(futures))
         finally:
-            for future in futures[
-                len(results) :
-            ]:  # interrupted, or a fault: leave nothing behind for others to wait on
+            for future in futures[len(results) :]:  # interrupted, or a fault: leave nothing behind for others to wait on
                 future.cancel()
         return results
 
@@ -180,7 +180,7 @@ class WorkerPool:
         self._forget(worker)
 
     def _start_worker(self) -> _Worker:
-        worker = _Worker(self.function, self.options)
+        worker = _Worker(self.function, self._preload, self.options)
         with self._lock:
             self._workers.add(worker)
             closed = self._closed
@@ -204,7 +204,7 @@ class WorkerPool:
 class _Worker:
     """One worker process and our end of its pipe."""
 
-    def __init__(self, function: str, options: PoolOptions) -> None:
+    def __init__(self, function: str, preload: Sequence[str], options: PoolOptions) -> None:
         self.usable = True
         self._function = function
         self._conn, theirs = multiprocessing.Pipe(duplex=True)
@@ -212,6 +212,7 @@ class _Worker:
             "sys_path": [os.path.abspath(entry) for entry in sys.path],
             "fd": theirs.fileno(),
             "function": function,
+            "preload": list(preload),
             "memory_bytes": options.memory_mib << 20,
             "parent_pid": os.getpid(),
         }
@@ -263,7 +264,7 @@ class _Worker:
         self._conn.close()
 
 
-def worker_main(fd: int, function: str, memory_bytes: int, parent_pid: int) -> None:
+def worker_main(fd: int, function: str, preload: list[str], memory_bytes: int, parent_pid: int) -> None:
     """The loop of a worker process: receive an item, send (`ok`, value), (`error`, text) or (`memory`, text)."""
     _die_with_parent(parent_pid)
     with contextlib.suppress(ImportError):
@@ -273,6 +274,8 @@ def worker_main(fd: int, function: str, memory_bytes: int, parent_pid: int) -> N
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     conn = Connection(fd)
     try:
+        for name in preload:
+            importlib.import_module(name)
         module, _, attribute = function.partition(":")
         call = getattr(importlib.import_module(module), attribute)
     except Exception:  # noqa: BLE001 - sent to the parent, which raises PoolFault

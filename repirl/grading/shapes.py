@@ -1,0 +1,128 @@
+r"""The shapes of answers as text: lists, sets, tuples, intervals, unions, labels. Pure text, nothing is evaluated."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from repirl.grading.normalize import key, matching_close
+
+# A name and what it is equal to: `x = 5`, `a_1 = 2`, `f(x) = 2x`.
+LABEL = re.compile(r"([A-Za-z](?:_\{?\w+\}?|\w{0,3})(?:\s*\([A-Za-z, ]*\))?)\s*=\s*([^=<>]+)")
+_RELATIONS = re.compile(r"\\(?:le|ge|ne|lt|gt|in|equiv|approx|to)(?![A-Za-z])|[<>]")
+_SEPARATOR = re.compile(r"\s*(?:,\s*(?:and|or)(?![A-Za-z])|[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
+# `x \in` before a set or interval.
+MEMBER = re.compile(r"[A-Za-z]\w?\s*\\in\s*(?=[\[({\\])")
+_BETWEEN = re.compile(r"(.+?)\s*(<|\\le)\s*(\\?[A-Za-z]+)\s*(<|\\le)\s*(.+)")
+_ONE_SIDED = re.compile(r"(\\?[A-Za-z]+)\s*(<|>|\\le|\\ge)\s*(.+)")
+_BUILDER = re.compile(r"\\\{\s*(.+?)\s*(?:\\mid\b|\\vert\b|\\?\||:)\s*(.+?)\s*\\\}")
+
+
+def labels(elements: list[str]) -> list[str] | None:
+    """The names in `b = -3`, `c = 0`, if every element has one and all differ; else None."""
+    matches = [LABEL.fullmatch(element) for element in elements]
+    names = [key(match.group(1)) for match in matches if match]
+    return names if len(names) == len(elements) == len(set(names)) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Bracketed:
+    """A tuple or interval: its opening and closing bracket, and what is between the commas."""
+
+    brackets: str
+    parts: list[str]
+
+
+def bracketed(text: str) -> Bracketed | None:
+    """A tuple or interval: one pair of brackets around a list."""
+    text = text.replace("\\langle", "(").replace("\\rangle", ")").strip()
+    if text[:1] not in {"(", "["} or text[-1:] not in {")", "]"} or matching_close(text, 0) != len(text) - 1:
+        return None
+    parts = split_list(text[1:-1])
+    return Bracketed(text[0] + text[-1], parts) if len(parts) > 1 else None
+
+
+def elements(text: str) -> list[str]:
+    r"""Elements of a list or set, `\pm` expanded, the common name of `n = 1, -2` dropped."""
+    text = text.strip()
+    if text.startswith("\\{") and text.endswith("\\}") and text.count("\\{") == 1:
+        text = text[2:-2].strip()
+    parts = split_list(text)
+    if len(parts) > 1:
+        named = [LABEL.fullmatch(part) for part in parts]
+        names = {key(match.group(1)) for match in named if match}
+        if named[0] and len(names) == 1:
+            parts = [match.group(2) if match else part for match, part in zip(named, parts, strict=True)]
+    elif "\\pm" in text and (label := LABEL.fullmatch(text)):
+        parts = [label.group(2)]
+    expanded = []
+    for part in parts:
+        if "\\pm" in part:
+            expanded += [part.replace("\\pm", "+").replace("\\mp", "-"), part.replace("\\pm", "-").replace("\\mp", "+")]
+        else:
+            expanded.append(part)
+    return [re.sub(r"^\s*\+\s*", "", part) for part in expanded]
+
+
+def split_list(text: str) -> list[str]:
+    """Parts of a list at the top level: separated by commas, semicolons, `and`, `or`."""
+    if "\\begin" in text:
+        return [text]
+    flat = re.sub(r"\\(?:text|mbox|mathrm|textrm)\s*\{\s*(,?\s*(?:and|or)\s*,?)\s*\}", r" \1 ", text)
+    parts, depth, start, i = [], 0, 0, 0
+    while i < len(flat):
+        char = flat[i]
+        if char in "([{":
+            depth += 1
+        elif char in ")]}":
+            depth -= 1
+        elif depth == 0 and (match := _SEPARATOR.match(flat, i)) and match.group().strip():
+            parts.append(flat[start:i])
+            start = i = match.end()
+            continue
+        i += 1
+    parts.append(flat[start:])
+    return [part.strip() for part in parts if part.strip()] or [text]
+
+
+def split_union(text: str) -> list[str]:
+    """Parts of a union of sets; one part if it is none."""
+    return [part.strip() for part in text.split("\\cup")]
+
+
+def as_interval(text: str, other: str) -> str:
+    r"""An inequality (`2 < x \le 3`, `x<2 or x>3`, `\{x | x > 2\}`) as intervals, if the other side has them."""
+    if other[:1] not in {"(", "["}:
+        return text
+    if (builder := _BUILDER.fullmatch(text)) is not None:
+        text = builder.group(2)
+    if not _RELATIONS.search(text):
+        return text
+    pieces = re.split(r"\s*(?:\\text\s*\{\s*or\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|\\lor\b|\\cup|,)\s*", text)
+    intervals = []
+    for piece in pieces:
+        if (match := _BETWEEN.fullmatch(piece)) and not _RELATIONS.search(match.group(1) + match.group(5)):
+            low, left, _, right, high = match.groups()
+            intervals.append(f"{'[' if left == chr(92) + 'le' else '('}{low},{high}{']' if right != '<' else ')'}")
+        elif (match := _ONE_SIDED.fullmatch(piece)) and not _RELATIONS.search(match.group(3)):
+            _, relation, bound = match.groups()
+            low_side = relation in {"<", "\\le"}
+            open_end = relation in {"<", ">"}
+            intervals.append(
+                f"(-\\infty,{bound}{')' if open_end else ']'}" if low_side else f"{'(' if open_end else '['}{bound},\\infty)"
+            )
+        else:
+            return text
+    return " \\cup ".join(intervals)
+
+
+def builder_key(text: str) -> str | None:
+    r"""`\{x | x = 3k, k \in Z\}` and `\{3k | k \in Z\}` under one key."""
+    match = _BUILDER.fullmatch(text)
+    if match is None:
+        return None
+    head, condition = key(match.group(1)), key(match.group(2))
+    if head.isalpha() and condition.startswith(head + "=") and "," in condition:
+        value, _, condition = condition[len(head) + 1 :].partition(",")
+        head = value
+    return f"{head}|{condition}"

@@ -1,0 +1,173 @@
+"""`repirl grade`: matching rows to problems, own golds, arrays, and every wrong input with its line number."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repirl.errors import UserError
+from repirl.grading.grade_file import FileGrades, grade_file, write_verdicts
+from repirl.types import Problem
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+PROBLEMS = [
+    Problem("p/1", "m500", "Solve: what is 1/2 of 1?", "math", answer="\\frac{1}{2}", source="what is 1/2 of 1?"),
+    Problem("p/2", "m500", "Solve: what is 2+2?", "math", answer="4", source="what is 2+2?"),
+]
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text)
+    return path
+
+
+def outcomes(grades: FileGrades) -> list[str]:
+    return [row.verdict.outcome for row in grades.rows]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz"])
+def test_benchmark_by_id_by_source_and_by_prompt(tmp_path: Path, suffix: str) -> None:
+    path = write(
+        tmp_path / f"a.{suffix}",
+        [
+            {"id": "p/1", "completion": "\\boxed{0.5}"},
+            "",
+            {"problem": "what is 2+2? ", "completion": "\\boxed{5}"},
+            {"problem": "Solve: what is 2+2?", "completion": "The answer is 4."},
+        ],
+    )
+    grades = grade_file("m500", path, PROBLEMS)
+    assert outcomes(grades) == ["correct", "wrong", "correct"]
+    assert [(row.line, row.problem_id, row.sample_index) for row in grades.rows] == [
+        (1, "p/1", 0),
+        (3, "p/2", 0),
+        (4, "p/2", 1),
+    ]
+    assert grades.scores_by_problem() == {"p/1": [1.0], "p/2": [0.0, 1.0]}
+    assert grades.accuracy == pytest.approx(0.75)  # the mean over problems, not 2/3 over completions
+    assert grades.num_problems == 2
+
+
+def test_array_of_completions_and_truncation(tmp_path: Path) -> None:
+    row = {
+        "id": "p/2",
+        "completions": ["\\boxed{4}", "\\boxed{4} and", "2+2", "hm", "\\boxed{3}"],
+        "finish_reason": ["stop", "length", "length", None, "stop"],
+    }
+    grades = grade_file("m500", write(tmp_path / "a.jsonl", [row]), PROBLEMS)
+    assert outcomes(grades) == ["correct", "truncated", "truncated", "wrong", "wrong"]
+    assert grades.counts == {"correct": 1, "wrong": 2, "truncated": 2, "ungraded": 0, "total": 5}
+    assert grades.answerless == {"wrong": 1, "truncated": 1}
+    assert [row.sample_index for row in grades.rows] == [0, 1, 2, 3, 4]
+    out = tmp_path / "verdicts.jsonl"
+    write_verdicts(grades, out)
+    written = [json.loads(line) for line in out.read_text().splitlines()]
+    assert written[1] == {
+        "id": "p/2", "sample": 1, "line": 1, "verdict": "truncated", "reason": "", "extracted": "4",
+    }  # fmt: skip
+
+
+def test_own_golds(tmp_path: Path) -> None:
+    rows = [
+        {"answer": "x+1", "completion": "\\boxed{1+x}"},
+        {"id": 7, "answer": 4, "completions": ["\\boxed{4.0}", "\\boxed{5}"]},
+        {"id": 7, "answer": 4, "completion": "\\boxed{4}"},
+        {"answer": "2+2=4\n#### 4", "completion": "#### 4"},
+    ]
+    grades = grade_file("math", write(tmp_path / "a.jsonl", rows))
+    assert outcomes(grades) == ["correct", "correct", "wrong", "correct", "correct"]
+    assert grades.num_problems == 3
+
+
+GOOD = {"id": "p/1", "completion": "x"}
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "row", "message"),
+    [
+        ("m500", '{"id": "p/1", "completion": ', "line 2: not valid JSON"),
+        ("m500", "[1]", "line 2: not a JSON object"),
+        ("m500", {"id": "p/9", "completion": "x"}, "line 2: m500 has no problem with id: 'p/9'; ids look like 'p/1'"),
+        ("m500", {"problem": "who?", "completion": "x"}, "line 2: m500 has no problem with this text: 'who?'"),
+        ("m500", {"completion": "x"}, "line 2: needs `id` or `problem`"),
+        ("m500", {"id": "p/1"}, "line 2: needs `completion` or `completions`"),
+        ("m500", {"id": "p/1", "completion": 5}, "line 2: a completion must be text: '5'"),
+        ("m500", {"id": "p/1", "completions": []}, "line 2: `completions` must be an array"),
+        ("m500", {"id": "p/1", "completions": "x"}, "line 2: `completions` must be an array"),
+        ("m500", {"id": "p/1", "completion": "x", "finish_reason": "eos"}, "line 2: unknown finish_reason: 'eos'"),
+        ("m500", {"id": "p/1", "completions": ["x", "y"], "finish_reason": ["stop"]}, "line 2: 2 completions but 1"),
+        ("math", {"completion": "x"}, "line 2: needs `answer`"),
+        ("math", {"answer": ["4"], "completion": "x"}, "line 2: needs `answer`"),
+        ("math", {"id": "p/1", "answer": "5", "completion": "x"}, "line 2: another row with the same id"),
+    ],
+)
+def test_wrong_rows_name_their_line(tmp_path: Path, benchmark: str, row: Any, message: str) -> None:
+    path = write(tmp_path / "bad.jsonl", [GOOD | {"answer": "4"}, row])
+    with pytest.raises(UserError) as error:
+        grade_file(benchmark, path, None if benchmark == "math" else PROBLEMS)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_wrong_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        grade_file("math", tmp_path / "none.jsonl")
+    with pytest.raises(UserError, match="no rows"):
+        grade_file("math", write(tmp_path / "empty.jsonl", []))
+    with pytest.raises(UserError, match="no rows"):
+        grade_file("math", write(tmp_path / "blank.jsonl", ["", " "]))
+    (tmp_path / "latin.jsonl").write_bytes(b'{"answer": "\xe9"}\n')
+    with pytest.raises(UserError, match="UTF-8"):
+        grade_file("math", tmp_path / "latin.jsonl")
+    (tmp_path / "plain.jsonl.gz").write_text("{}\n")
+    with pytest.raises(UserError, match="cannot read"):
+        grade_file("math", tmp_path / "plain.jsonl.gz")
+    with pytest.raises(UserError, match="cannot read"):
+        grade_file("math", tmp_path)
+
+
+def gsm8k_rows(source: Path, model: str) -> tuple[list[dict[str, Any]], list[bool]]:
+    """Rows for `repirl grade math` from the published GSM8K solutions, and the labels that came with them.
+
+    There a row is {"question", "ground_truth", model: {"is_correct", "solution"}, ...}, golds and solutions end with
+    `A: 18`. Here it becomes {"id": 0, "answer": "18", "completion": "...\\nA: 18"}.
+    """
+    rows, labels = [], []
+    with gzip.open(source, "rt", encoding="utf-8") as file:
+        for i, row in enumerate(map(json.loads, file)):
+            gold = row["ground_truth"].rpartition("A:")[2].strip()
+            rows.append({"id": i, "answer": gold, "completion": row[model]["solution"]})
+            labels.append(row[model]["is_correct"])
+    return rows, labels
+
+
+@pytest.mark.parametrize("model", ["6b_finetuning", "175b_verification"])
+def test_agreement_with_real_labels(tmp_path: Path, model: str) -> None:
+    source = DATA / "gsm8k_model_solutions" / "example_model_solutions.jsonl.gz"
+    if not source.exists():
+        pytest.skip(f"no {source}")
+    rows, labels = gsm8k_rows(source, model)
+    grades = grade_file("math", write(tmp_path / "rows.jsonl", rows[:600]))
+    agree = [(outcome == "correct") == label for outcome, label in zip(outcomes(grades), labels[:600], strict=True)]
+    assert sum(agree) >= 0.98 * len(agree)
+    assert grades.counts["ungraded"] == 0
+
+
+def test_real_math500_samples(tmp_path: Path) -> None:
+    golds, samples = DATA / "math500" / "test.jsonl", DATA / "math500_samples" / "llama32_3b_n1_q500.jsonl.gz"
+    if not (golds.exists() and samples.exists()):
+        pytest.skip(f"no {golds.parent} or {samples.parent}")
+    rows = [json.loads(line) for line in golds.read_text().splitlines()]
+    problems = [Problem(r["unique_id"], "math500", r["problem"], "math", answer=r["answer"]) for r in rows]
+    grades = grade_file("math500", samples, problems)
+    assert grades.counts["total"] == 500
+    assert grades.counts["ungraded"] == 0
+    assert 0.38 < (grades.accuracy or 0) < 0.44
