@@ -17,12 +17,14 @@ def grade_rollouts(
     finish_reasons: Sequence[str] | None = None,
     *,
     options: PoolOptions | None = None,
+    allow_weak_sandbox: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Verdict]:
     """Verdicts of `completions`, each of the problem at the same position (repeat a problem for each of its samples).
 
     `finish_reasons` None means all stopped by themselves. Completions cut by the token limit are `truncated` under
-    every grader; code of such is not run. `options` are those of the math workers.
+    every grader; code of such is not run. `options` are those of the math workers;
+    `allow_weak_sandbox` lets code run where the machine gives less than the strong level of isolation.
     Raises UserError if a problem carries no answer or tests (an unlabelled set cannot be graded).
     """
     reasons = list(finish_reasons) if finish_reasons is not None else ["stop"] * len(completions)
@@ -37,7 +39,10 @@ def grade_rollouts(
     for grader, indices in by_grader.items():
         if grader == "code":
             graded = _grade_code(
-                [problems[i] for i in indices], [completions[i] for i in indices], [reasons[i] for i in indices]
+                [problems[i] for i in indices],
+                [completions[i] for i in indices],
+                [reasons[i] for i in indices],
+                allow_weak_sandbox,
             )
         else:
             items = [MathItem(problems[i].answer or "", completions[i], reasons[i]) for i in indices]
@@ -50,13 +55,16 @@ def grade_rollouts(
     return [verdict for verdict in verdicts if verdict is not None]
 
 
-def _grade_code(problems: Sequence[Problem], completions: Sequence[str], reasons: Sequence[str]) -> list[Verdict]:
+def _grade_code(
+    problems: Sequence[Problem], completions: Sequence[str], reasons: Sequence[str], allow_weak_sandbox: bool
+) -> list[Verdict]:
     from repirl.grading.code import grade_programs
 
     verdicts = [Verdict("truncated") for _ in problems]
     complete = [i for i, reason in enumerate(reasons) if reason != "length"]
     programs = [(tests, completions[i]) for i in complete if (tests := problems[i].tests) is not None]
-    for i, verdict in zip(complete, grade_programs(programs), strict=True):
+    graded = grade_programs(programs, allow_weak_sandbox=allow_weak_sandbox)
+    for i, verdict in zip(complete, graded, strict=True):
         verdicts[i] = verdict
     return verdicts
 
