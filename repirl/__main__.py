@@ -1,0 +1,5 @@
+"""`python -m repirl` is `repirl`."""
+
+from repirl.cli.main import main
+
+main()

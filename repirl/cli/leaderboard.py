@@ -1,0 +1,47 @@
+"""`repirl leaderboard`: the generated tables, rebuilt from the records or checked against them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from repirl.cli.output import JsonFlag, emit, note, working
+
+
+def register(app: typer.Typer) -> None:
+    app.command("leaderboard")(leaderboard_command)
+
+
+def leaderboard_command(
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if a file is stale.")] = False,
+    results: Annotated[Path | None, typer.Option(help="Folder of run records.", show_default="results/")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the tables.", show_default="leaderboard/ beside it")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Rebuild the tables in leaderboard/ from results/."""
+    from repirl.errors import UserError
+    from repirl.reporting.leaderboard import build_pages, stale_files, write_pages
+
+    if results is not None and not results.is_dir():
+        raise UserError("no such folder of records", str(results))
+    if results is not None and out is None:
+        out = results.resolve().parent / "leaderboard"
+    with working("leaderboard"):
+        pages = build_pages(results=results, folder=out)
+    folder = os.path.relpath(pages.folder)
+    payload = {"folder": folder, "suites": [board.suite for board in pages.boards]}
+    if check:
+        stale = stale_files(pages)
+        emit(as_json, payload | {"stale": stale}, lambda: f"{folder}: " + ("stale" if stale else "up to date"))
+        for name in stale:
+            known = name in pages.files
+            note(f"{folder}/{name}: " + ("stale; run `repirl leaderboard`" if known else "no records for it; delete it"))
+        if stale:
+            raise typer.Exit(1)
+        return
+    written = [path.name for path in write_pages(pages)]
+    changed = ", ".join(written) or "nothing changed"
+    emit(as_json, payload | {"written": written}, lambda: f"{folder}: {changed}")

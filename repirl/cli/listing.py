@@ -1,0 +1,116 @@
+"""`repirl list`: what there is, with source and status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from repirl.cli.output import JsonFlag, emit, working
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+Entry = dict[str, str]
+
+
+class Listed(StrEnum):
+    methods = "methods"
+    benchmarks = "benchmarks"
+    suites = "suites"
+    policies = "policies"
+    engines = "engines"
+
+
+def register(app: typer.Typer) -> None:
+    app.command("list")(list_command)
+
+
+def list_command(
+    kind: Annotated[Listed | None, typer.Argument(help="One kind only; all without it.")] = None,
+    include: Annotated[list[Path] | None, typer.Option(help="Further folder of methods or benchmark cards.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List methods, benchmarks, suites, policies and engines."""
+    wanted = [kind] if kind is not None else list(Listed)
+    with working("looking"):
+        found = {one.value: _SOURCES[one](tuple(include or ())) for one in wanted}
+    emit(as_json, found, lambda: _tables(found))
+
+
+def _methods(include: tuple[Path, ...]) -> list[Entry]:
+    from repirl.registry import methods
+
+    return [
+        {
+            "name": name,
+            "kind": method.kind,
+            "source": method.source,
+            "status": method.status,
+            "recipes": ", ".join(method.recipes),
+        }
+        for name, method in methods(tuple(map(str, include))).items()
+    ]
+
+
+def _benchmarks(include: tuple[Path, ...]) -> list[Entry]:
+    from repirl.tasks.benchmarks import benchmark_cards
+
+    return [{"name": card.name, "source": card.source, "status": card.status} for card in benchmark_cards(include=include)]
+
+
+def _suites(include: tuple[Path, ...]) -> list[Entry]:
+    from repirl.bench.suites import load_suite, suite_names
+
+    return [{"name": name, "source": load_suite(name).source, "status": load_suite(name).status} for name in suite_names()]
+
+
+def _policies(include: tuple[Path, ...]) -> list[Entry]:
+    from repirl.engines.loading import EMBEDDED
+    from repirl.paths import ASSETS_DIR
+
+    entries = [
+        {
+            "name": name,
+            "source": "embedded",
+            "status": "ready" if (ASSETS_DIR / name / "config.json").is_file() else "missing; run `repirl pretrain`",
+        }
+        for name in EMBEDDED
+    ]
+    any_folder = {"name": "FOLDER", "source": "a transformers folder", "status": "any causal LM"}
+    any_hub = {"name": "HUB_ID", "source": "the Hugging Face hub", "status": "any causal LM; needs a network or its cache"}
+    return [*entries, any_folder, any_hub]
+
+
+def _engines(include: tuple[Path, ...]) -> list[Entry]:
+    return [
+        {"name": "torch", "source": "repirl/engines/torch_engine.py", "status": "default; any causal LM, CPU or GPU"},
+        {"name": "scripted", "source": "repirl/engines/scripted.py", "status": "replays given texts; for tests and docs"},
+    ]
+
+
+_SOURCES: dict[Listed, Callable[[tuple[Path, ...]], list[Entry]]] = {
+    Listed.methods: _methods,
+    Listed.benchmarks: _benchmarks,
+    Listed.suites: _suites,
+    Listed.policies: _policies,
+    Listed.engines: _engines,
+}
+
+
+def _tables(found: dict[str, list[Entry]]) -> Group:
+    from rich.console import Group
+    from rich.table import Table
+
+    tables = []
+    for kind, entries in found.items():
+        table = Table(title=kind, title_justify="left")
+        for column in entries[0] if entries else ("name", "source", "status"):
+            table.add_column(column)
+        for entry in entries:
+            table.add_row(*entry.values())
+        tables.append(table)
+    return Group(*tables)

@@ -1,0 +1,79 @@
+"""The `repirl` command. Thin: verbs parse, call, and print; heavy imports happen inside them.
+
+Exit codes: 0 done; 2 the user's mistake, with one line `error: ...`; 1 a fault of ours (or, for `--check` verbs, "no");
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from repirl import __version__
+from repirl.cli import grade, leaderboard, listing
+from repirl.errors import GradingFault, UserError
+
+# BadParameter < UsageError < ClickException: the base is public only in some versions of typer.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    help="Process reward models from demonstrations by inverse reinforcement learning, compared honestly.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for module in (listing, grade, leaderboard):
+    module.register(app)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code. Faults that nobody foresaw keep their traceback (exit 1)."""
+    try:
+        result = app(args=None if arguments is None else list(arguments), prog_name="repirl", standalone_mode=False)
+    except UserError as mistake:
+        return _complain(f"error: {mistake}", 2)
+    except _UsageError as mistake:
+        return _complain(f"error: {_usage(mistake)}", 2)
+    except GradingFault as fault:
+        return _complain(f"fault: {fault}", 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted", 130)
+    except BrokenPipeError:
+        # The reader of our output went away (`repirl list | head`): say nothing, also not when Python flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    # Typer turns an interrupt inside a verb into this exit code, without a word.
+    return _complain("interrupted", 130) if result == 130 else result if isinstance(result, int) else 0
+
+
+def _usage(mistake: Exception) -> str:
+    """What is wrong with the command line, which option, and where its help is."""
+    message = mistake.format_message() if isinstance(mistake, typer.BadParameter) else str(mistake)
+    context = getattr(mistake, "ctx", None)
+    command = context.command_path if context is not None else "repirl"
+    return f"{message.rstrip('.')}; see `{command} --help`"
+
+
+def _complain(message: str, code: int) -> int:
+    print(" ".join(message.split()), file=sys.stderr, flush=True)
+    return code
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run())
