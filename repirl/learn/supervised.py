@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -40,32 +40,3 @@ def supervised_step(
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     optimizer.step()
     return {"loss": loss_sum, "grad_norm": float(norm), "trained_tokens": float(sum(map(len, rows)))}
-
-
-def supervised_training(
-    model,
-    tokenizer,
-    draw_rows: Callable[[int], Sequence[TokenRow]],
-    *,
-    steps: int,
-    lr: float,
-    warmup: int = 0,
-    decay: bool = False,
-    max_grad_norm: float = 1.0,
-    on_step: Callable[[int, dict[str, float]], None] | None = None,
-) -> None:
-    """AdamW (weight decay 0) over `steps` batches from `draw_rows(step)`; linear warm-up, cosine decay if asked for."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0, betas=(0.9, 0.95))
-
-    def factor(step: int) -> float:
-        warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
-        cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item()) if decay else 1.0
-        return warm * cosine
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    model.train()
-    for step in range(steps):
-        metrics = supervised_step(model, optimizer, draw_rows(step), pad_id=tokenizer.pad_token_id, max_grad_norm=max_grad_norm)
-        schedule.step()
-        if on_step is not None:
-            on_step(step, metrics)

@@ -1,0 +1,177 @@
+"""One run of a suite in its own process: fit, evaluate, write the record. Progress goes to stdout as JSON lines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from repirl.bench.suites import Suite, WorkItem, load_suite, parent_key, plan
+from repirl.config import Config, digest_of, with_overrides
+from repirl.engines.loading import LoadedPolicy, load_policy
+from repirl.errors import GradingFault, UserError
+from repirl.evals.policy import EvalProtocol, evaluate_policy
+from repirl.methods.base import FitContext, Fitted, Method
+from repirl.records import provenance, store
+from repirl.records.schema import BasePolicy, RunRecord, digest_without_seed
+from repirl.registry import load_method
+from repirl.tasks.benchmarks import load_benchmark
+from repirl.types import Report
+
+
+def run_item(
+    item: WorkItem,
+    suite: Suite,
+    *,
+    work: Path,
+    results: Path | None,
+    include: tuple[str, ...] = (),
+    data_dir: Path | None = None,
+    command: str = "",
+) -> store.StoredRun:
+    """Fit and evaluate one item and store its record; every finished part is kept in `work` and not done again."""
+    method = load_method(item.run.method, include)
+    config = with_overrides(method.recipe(item.run.recipe), list(item.run.set))
+    folder = work / item.key
+    policy = load_policy(str(_start(item, suite, work)))
+    _say(item, "train", 0, 1)
+    fitted = method.fit(
+        FitContext(policy, folder, item.seed, lambda step, steps, metrics: _say(item, "train", step, steps, metrics)),
+        config,
+    )
+    reports = _evaluate(item, suite, fitted, folder, include, data_dir)
+    record = _record(item, suite, method, config, policy, fitted, command)
+    return store.write(record, reports, root=results)
+
+
+def _start(item: WorkItem, suite: Suite, work: Path) -> Path | str:
+    """The policy an item starts from: the suite's, or what an earlier stage left."""
+    parent = parent_key(item)
+    return suite.policy if parent is None else work / parent / "policy"
+
+
+def _evaluate(
+    item: WorkItem, suite: Suite, fitted: Fitted, folder: Path, include: tuple[str, ...], data_dir: Path | None
+) -> list[Report]:
+    """The policy on every benchmark of the suite; completions are kept in the run folder."""
+    policy = load_policy(str(fitted.policy_folder))
+    reports = []
+    for evaluation in suite.evaluations:
+        benchmark = load_benchmark(evaluation.benchmark, data_dir=data_dir, include=include)
+        protocol = EvalProtocol(
+            samples=evaluation.samples,
+            temperature=evaluation.temperature,
+            greedy=evaluation.greedy,
+            limit=evaluation.limit,
+            seed=suite.eval_seed,
+        )
+        reports.append(
+            evaluate_policy(
+                policy,
+                benchmark,
+                protocol,
+                folder=folder / "eval" / evaluation.benchmark,
+                on_progress=lambda done, total, name=evaluation.benchmark: _say(item, f"eval {name}", done, total),
+            )
+        )
+    return reports
+
+
+def _record(
+    item: WorkItem,
+    suite: Suite,
+    method: Method[Any],
+    config: Config,
+    policy: LoadedPolicy,
+    fitted: Fitted,
+    command: str,
+) -> RunRecord:
+    values = provenance.portable(config.model_dump(mode="json"))
+    commit = provenance.git_commit()
+    created = datetime.now(UTC).replace(microsecond=0)
+    identity = digest_of([item.key, values, policy.digest, commit.sha, created.isoformat()])[:8]
+    name = suite.policy if item.run.after is None else f"{suite.policy} trained with {item.run.method} on {item.run.after}"
+    return RunRecord(
+        schema_version=1,
+        run_id=f"{item.key}-{identity}",
+        suite=item.suite,
+        method=item.run.method,
+        kind=method.kind,
+        recipe=item.run.recipe,
+        seed=item.seed,
+        stage=item.run.stage,
+        created_utc=created,
+        command=command,
+        config=values,
+        config_digest=digest_without_seed(values),
+        base_policy=BasePolicy(name=name, digest=policy.digest),
+        commit=commit.sha,
+        commit_known=commit.sha is not None,
+        dirty=commit.dirty,
+        packages=provenance.package_versions(),
+        python=provenance.python_version(),
+        hardware=provenance.hardware(),
+        budget=fitted.budget,
+        diagnostics=dict(fitted.diagnostics),
+        evaluations=(),
+    )
+
+
+_last_said = 0.0
+
+
+def _say(item: WorkItem, part: str, done: int, total: int, metrics: dict[str, Any] | None = None) -> None:
+    """One progress line for the parent, at most five a second."""
+    global _last_said
+    now = time.monotonic()
+    if done < total and now - _last_said < 0.2:
+        return
+    _last_said = now
+    shown = {k: round(v, 4) for k, v in (metrics or {}).items() if k in ("reward", "validation_accuracy", "loss") and v == v}
+    print(json.dumps({"key": item.key, "part": part, "done": done, "total": total, **shown}), flush=True)
+
+
+def main() -> int:
+    """Entry point of the child process; exit codes as for the verbs."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("suite")
+    parser.add_argument("key")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--include", action="append", default=[])
+    parser.add_argument("--command", default="")
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(given.threads)
+    include = tuple(given.include)
+    try:
+        suite = load_suite(given.suite, include)
+        item = next(item for item in plan(given.suite, suite) if item.key == given.key)
+        stored = run_item(
+            item,
+            suite,
+            work=given.work,
+            results=given.results,
+            include=include,
+            data_dir=given.data_dir,
+            command=given.command,
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except GradingFault as error:
+        print(f"fault: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps({"key": item.key, "part": "done", "done": 1, "total": 1, "record": stored.record.run_id}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

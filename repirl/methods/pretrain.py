@@ -1,0 +1,139 @@
+"""`repirl pretrain`: makes the embedded `tiny` policy from nothing, by maximum likelihood on its own style of solution.
+
+It sees every level of both families, thinly: enough to succeed often at level 1 and now and then at level 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from repirl.config import Config
+from repirl.engines.loading import folder_digest, load_policy
+from repirl.engines.tiny_model import build_model, build_tokenizer
+from repirl.engines.torch_engine import TorchEngine
+from repirl.grading.dispatch import grade_rollouts
+from repirl.learn.checkpoint import RunFolder, write_json
+from repirl.learn.collect import Collector, SamplingConfig
+from repirl.learn.supervised import encode_solution, supervised_step
+from repirl.rng import stream
+from repirl.rollouts.batching import TokenRow
+from repirl.tasks import arith, minicode
+from repirl.types import Problem
+
+PROVENANCE_FILE = "provenance.json"
+
+
+class PretrainConfig(Config):
+    """How the shipped policy was made. Problems are of the training split, drawn with another seed than any recipe's."""
+
+    steps: int = Field(680, ge=1)
+    arith_rows: int = Field(96, ge=1)
+    minicode_rows: int = Field(32, ge=1)
+    lr: float = Field(2e-3, gt=0)
+    warmup: int = Field(50, ge=0)
+    seed: int = 0
+    problem_seed: int = 77
+    arith_problems: int = 40000
+    minicode_problems: int = 6000
+    threads: int = Field(1, ge=1)
+    """Number of torch threads: sums are ordered by it, so the bytes of the weights depend on it."""
+
+
+def pretrain_tiny(
+    out: Path, config: PretrainConfig | None = None, on_step: Callable[[int, int, dict[str, Any]], None] | None = None
+) -> dict[str, Any]:
+    """Train (or continue) in `out`, leave a transformers folder with `provenance.json` there, and return the latter."""
+    config = config or PretrainConfig()
+    run = RunFolder(out, {"pretrain": config.model_dump(mode="json")})
+    if run.done is not None:
+        return run.done
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0, betas=(0.9, 0.95))
+    state = run.load_checkpoint()
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    draw = _Draw(config, tokenizer)
+    model.train()
+    for step in range(state["step"] if state is not None else 0, config.steps):
+        warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+        cosine = 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / config.steps))))
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * warm * cosine
+        metrics = supervised_step(model, optimizer, draw.rows(step), pad_id=tokenizer.pad_token_id, max_grad_norm=1.0)
+        run.log({"step": step + 1, **metrics})
+        if (step + 1) % 50 == 0:
+            run.save_checkpoint({"step": step + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+        if on_step is not None:
+            on_step(step + 1, config.steps, metrics)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    provenance = _provenance(out, config)
+    write_json(out / PROVENANCE_FILE, provenance)
+    run.finish(provenance)
+    return provenance
+
+
+class _Draw:
+    """Training rows of a step, a function of (seed, step) alone."""
+
+    def __init__(self, config: PretrainConfig, tokenizer) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        seed = config.problem_seed
+        self.arith: dict[int, list[Problem]] = {level: [] for level in arith.LEVELS}
+        for problem in arith.problems("train", config.arith_problems, seed=seed):
+            self.arith[problem.level or 0].append(problem)
+        self.minicode = minicode.problems("train", config.minicode_problems, seed=seed)
+
+    def rows(self, step: int) -> list[TokenRow]:
+        """Arith levels in equal shares, then minicode problems at random, all in the policy's own style."""
+        rng = stream(self.config.seed, "pretrain", step)
+        rows = []
+        for i in range(self.config.arith_rows):
+            level = self.arith[arith.LEVELS[i % len(arith.LEVELS)]]
+            problem = level[int(rng.integers(len(level)))]
+            rows.append(self._encode(problem, arith.solution(problem.source, arith.OWN_STYLE)))
+        for _ in range(self.config.minicode_rows):
+            problem = self.minicode[int(rng.integers(len(self.minicode)))]
+            rows.append(self._encode(problem, minicode.solution(problem.source, minicode.OWN_STYLE)))
+        return rows
+
+    def _encode(self, problem: Problem, text: str) -> TokenRow:
+        return encode_solution(self.tokenizer, self.tokenizer(problem.prompt)["input_ids"], text)
+
+
+def sampled_accuracy(folder: Path, *, problems_per_level: int = 30, samples: int = 4) -> dict[str, dict[str, float]]:
+    """Accuracy at temperature 1 by family and level (and `all`), on validation problems."""
+    policy = load_policy(str(folder))
+    sampling = SamplingConfig(max_new_tokens=192)
+    collector = Collector(policy.tokenizer, TorchEngine(policy.model, policy.tokenizer), grade_rollouts, sampling)
+    found: dict[str, dict[str, float]] = {}
+    for family in (arith, minicode):
+        problems = family.problems("validation", problems_per_level * len(family.LEVELS))
+        rewards: dict[str, list[float]] = {"all": []}
+        for group in collector.groups(problems, samples, 0):
+            for key in ("all", str(group.problem.level)):
+                rewards.setdefault(key, []).extend(v.reward for v in group.verdicts)
+        found[family.FAMILY] = {key: sum(values) / len(values) for key, values in sorted(rewards.items())}
+    return found
+
+
+def _provenance(out: Path, config: PretrainConfig) -> dict[str, Any]:
+    import transformers
+
+    return {
+        "command": "repirl pretrain",
+        "config": config.model_dump(mode="json"),
+        "weights_sha256": folder_digest(out),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "sampled_accuracy": sampled_accuracy(out),
+        "budget": {"trained_rows": config.steps * (config.arith_rows + config.minicode_rows)},
+    }
