@@ -49,12 +49,14 @@ class EnergyReward(ProcessReward):
             for group in groups
             for demo in group.demonstrations[: self.config.demos_per_prompt]
         ]
+        demo_groups = [g for g, group in enumerate(groups) for _ in group.demonstrations[: self.config.demos_per_prompt]]
+        self.used_demonstrations += len(demos)
         before = self._raw(groups, rows)
         metrics: dict[str, float] = {}
         expert_scores: list[float] = []
         for epoch in range(self.config.epochs):
-            raw = before if epoch == 0 else score_rows(self.model, rows, self.tokenizer.pad_token_id)
-            weights = self._weights(groups, raw, len(demos))
+            raw = before if epoch == 0 else self._raw(groups, rows)
+            weights = self._weights(groups, raw, demo_groups)
             metrics, expert_scores = self._update(rows, demos, weights)
         metrics |= {
             "ess": weights.effective_sample_size,
@@ -73,7 +75,7 @@ class EnergyReward(ProcessReward):
             [
                 steps_from_tokens(
                     next(raw).numpy(),
-                    step_end_tokens(self.tokenizer, rollout.token_ids, self.segmentation),
+                    step_end_tokens(self.tokenizer, rollout.token_ids, self.segmentation, rollout.text),
                     self.config.step_aggregation,
                 )
                 for rollout in group.rollouts
@@ -88,7 +90,7 @@ class EnergyReward(ProcessReward):
             self.scored_tokens += sum(len(row) for row in rows)
         return self._scored[1]
 
-    def _weights(self, groups: Sequence[RolloutGroup], raw: Sequence[Tensor], num_demos: int) -> SignedWeights:
+    def _weights(self, groups: Sequence[RolloutGroup], raw: Sequence[Tensor], demo_groups: list[int]) -> SignedWeights:
         rollouts = [rollout for group in groups for rollout in group.rollouts]
         return signed_weights(
             self.config,
@@ -97,7 +99,7 @@ class EnergyReward(ProcessReward):
             torch.tensor([len(r.token_ids) for r in rollouts]),
             torch.tensor([g for g, group in enumerate(groups) for _ in group.rollouts]),
             torch.tensor([v.reward for group in groups for v in group.verdicts], dtype=torch.float64),
-            num_demos,
+            torch.tensor(demo_groups, dtype=torch.long),
         )
 
     def _update(
@@ -141,12 +143,14 @@ class EnergyReward(ProcessReward):
             "optimizer": self.optimizer.state_dict(),
             "scored_tokens": self.scored_tokens,
             "trained_tokens": self.trained_tokens,
+            "used_demonstrations": self.used_demonstrations,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scored_tokens, self.trained_tokens = state["scored_tokens"], state["trained_tokens"]
+        self.used_demonstrations = state["used_demonstrations"]
         self._scored = None
 
     def save(self, folder: Path) -> None:

@@ -31,7 +31,7 @@ class IRLConfig(Config):
 
     weights: WeightKind = "sequence"
     """`sequence`: exp(sum r - sum log pi), Eq 4; `length_normalized`: its exponent divided by the length; `truncated`:
-    Eq 4 capped at sqrt(K) times the mean weight (Ionides 2008); `none`: equal weights."""
+    Eq 4 capped at sqrt(K) times the mean weight of what is normalised together (Ionides 2008); `none`: equal weights."""
     normalize: Literal["batch", "prompt"] = "batch"
     """Over what the weights sum to one; z belongs to a prompt, the paper normalises over the batch."""
     objective: Literal["mean", "sum"] = "mean"
@@ -40,8 +40,9 @@ class IRLConfig(Config):
     """The policy's correct rollouts join the positives; off: they are in neither set."""
     use_outcome: bool = True
     """False is PRM-only: no outcome is looked at and every policy rollout is a negative."""
-    positive_denominator: Literal["count", "rollouts"] = "count"
-    """Positives are averaged over their number, or their sum divided by |B| n as Algorithm 1 prints it."""
+    positive_denominator: Literal["count", "rollouts", "prompt"] = "count"
+    """Positives are averaged over their number; or their sum is divided by |B| n as Algorithm 1 prints it; or they are
+    averaged within each prompt that has negatives, prompts sharing equally (Eq 3 for each prompt: difficulty cancels)."""
     expert_weight: float = Field(1.0, ge=0)
     """Weight of a demonstration relative to a pseudo-expert among the positives."""
     reward_l2: float = Field(0.0, ge=0)
@@ -55,17 +56,19 @@ class IRLConfig(Config):
     max_grad_norm: float = Field(10.0, gt=0)
     epochs: int = Field(1, ge=1)
     """Passes over each batch."""
-    warmup_updates: int = Field(0, ge=0)
-    """For so many first updates the PRM learns while the policy is trained on outcomes alone."""
     step_aggregation: Aggregation = "mean"
     """How the rewards of a step's tokens become the step's reward."""
     micro_batch_tokens: int = Field(8192, ge=1)
 
 
-def log_weights(kind: WeightKind, reward_sums_K: Tensor, logprob_sums_K: Tensor, lengths_K: Tensor) -> Tensor:
+def log_weights(
+    kind: WeightKind, reward_sums_K: Tensor, logprob_sums_K: Tensor, lengths_K: Tensor, pool_K: Tensor | None = None
+) -> Tensor:
     """Float64 unnormalised log importance weights [K] of Eq 4; `reward_sums` and `logprob_sums` are sums over tokens.
 
     `logprob_sums` are those of the distribution sampled from. All arguments are detached and cast to float64.
+    `pool_K` numbers the sets that are normalised together: a cap is relative to the mean weight of its own set, because
+    weights of different prompts have no common scale. None: all are one set.
     """
     log_w_K = reward_sums_K.detach().double() - logprob_sums_K.detach().double()
     if kind == "none":
@@ -73,9 +76,13 @@ def log_weights(kind: WeightKind, reward_sums_K: Tensor, logprob_sums_K: Tensor,
     if kind == "length_normalized":
         return log_w_K / lengths_K.double().clamp(min=1)
     if kind == "truncated":
-        count = max(1, len(log_w_K))
-        cap = torch.logsumexp(log_w_K, 0) - math.log(count) + 0.5 * math.log(count) if len(log_w_K) else 0.0
-        return log_w_K.clamp(max=float(cap))
+        capped_K = log_w_K.clone()
+        pools_K = torch.zeros(len(log_w_K)) if pool_K is None else pool_K
+        for pool in pools_K.unique():
+            mine = pools_K == pool
+            cap = torch.logsumexp(log_w_K[mine], 0) - 0.5 * math.log(int(mine.sum()))
+            capped_K[mine] = log_w_K[mine].clamp(max=float(cap))
+        return capped_K
     return log_w_K
 
 
@@ -108,10 +115,10 @@ def irl_loss(scores_B: Tensor, weights_B: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SignedWeights:
-    """`rollouts_B` float64 [B] (positive = pushed down, 0 = unused); `demonstration`: weight of each demonstration."""
+    """Float64 weights of rollouts [B] and demonstrations [E]: positive is pushed down, negative up, 0 takes no part."""
 
     rollouts_B: Tensor
-    demonstration: float
+    demonstrations_E: Tensor
     effective_sample_size: float
     num_negatives: int
 
@@ -123,29 +130,49 @@ def signed_weights(
     lengths_B: Tensor,
     prompt_B: Tensor,
     outcome_B: Tensor,
-    num_demonstrations: int,
+    demonstration_prompt_E: Tensor,
 ) -> SignedWeights:
-    """Signs and weights of all rows of the loss.
+    """Signs and weights of all rows of the loss: B rollouts and E demonstrations.
 
     `outcome_B` is 1 for correct, 0 for failed, NaN for ungraded rollouts (which take no part, unless no outcome is used).
-    Positives: demonstrations, and correct rollouts if they are pseudo-experts.
+    `prompt_B` and `demonstration_prompt_E` number the prompt of each row. Positives: demonstrations, and correct rollouts
+    if they are pseudo-experts.
     """
     if config.use_outcome:
         negative_B, positive_B = outcome_B == 0, (outcome_B == 1) & config.pseudo_experts
     else:
-        negative_B, positive_B = (
-            torch.ones_like(outcome_B, dtype=torch.bool),
-            torch.zeros_like(outcome_B, dtype=torch.bool),
-        )
-    log_w_K = log_weights(config.weights, reward_sums_B[negative_B], logprob_sums_B[negative_B], lengths_B[negative_B])
+        negative_B, positive_B = torch.ones_like(outcome_B, dtype=torch.bool), torch.zeros_like(outcome_B, dtype=torch.bool)
+    log_w_K = log_weights(
+        config.weights,
+        reward_sums_B[negative_B],
+        logprob_sums_B[negative_B],
+        lengths_B[negative_B],
+        prompt_B[negative_B] if config.normalize == "prompt" else None,
+    )
     weights_K = normalized_weights(log_w_K, prompt_B[negative_B], config.normalize)
-    expert_mass = config.expert_weight * num_demonstrations
-    total = expert_mass + float(positive_B.sum()) if config.positive_denominator == "count" else float(len(outcome_B))
-    share = 1 / total if total > 0 else 0.0
-    rollouts_B = torch.zeros(len(outcome_B), dtype=torch.float64)
+    positives_R = torch.cat([positive_B.double(), torch.full((len(demonstration_prompt_E),), config.expert_weight)])
+    shares_R = _positive_shares(
+        config.positive_denominator, positives_R, torch.cat([prompt_B, demonstration_prompt_E]), prompt_B, negative_B
+    )
+    rollouts_B = -shares_R[: len(prompt_B)]
     rollouts_B[negative_B] = weights_K
-    rollouts_B[positive_B] = -share
-    return SignedWeights(rollouts_B, -share * config.expert_weight, effective_sample_size(weights_K), int(negative_B.sum()))
+    return SignedWeights(rollouts_B, -shares_R[len(prompt_B) :], effective_sample_size(weights_K), int(negative_B.sum()))
+
+
+def _positive_shares(denominator: str, positives_R: Tensor, prompt_R: Tensor, prompt_B: Tensor, negative_B: Tensor) -> Tensor:
+    """Float64 [R] shares of all rows among the positives, from their relative weights (0 for what is no positive)."""
+    if denominator == "rollouts":
+        return positives_R.double() / max(1, len(prompt_B))
+    if denominator == "count":
+        return positives_R.double() / max(float(positives_R.sum()), 1e-12)
+    shares_R = torch.zeros(len(positives_R), dtype=torch.float64)
+    contested = prompt_B[negative_B].unique()
+    for prompt in contested:
+        mine = prompt_R == prompt
+        total = float(positives_R[mine].sum())
+        if total > 0:
+            shares_R[mine] = positives_R[mine].double() / total / len(contested)
+    return shares_R
 
 
 def eq5_objective(expert_sums_E: Tensor, policy_sums_B: Tensor, logprob_sums_B: Tensor) -> Tensor:
