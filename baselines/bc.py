@@ -8,9 +8,11 @@ import time
 from dataclasses import asdict
 
 import torch
+from pydantic import Field
 
 from repirl.config import Config
 from repirl.engines.torch_engine import TorchEngine
+from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
 from repirl.learn.checkpoint import RunFolder
 from repirl.learn.collect import Collector, SamplingConfig, ValidationConfig, Validator
@@ -39,9 +41,9 @@ class BCConfig(Config):
     data: TrainingSetConfig
     sampling: SamplingConfig
     validation: ValidationConfig
-    steps: int
-    lr: float
-    max_grad_norm: float = 1.0
+    steps: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
 
 
 def _recipe(data: TrainingSetConfig, loop, lr: float) -> BCConfig:
@@ -77,6 +79,8 @@ class _Cloning:
         self.context, self.config, self.run = context, config, run
         self.model, self.tokenizer = context.policy.model, context.policy.tokenizer
         self.data = load_training_set(config.data)
+        if not any(self.data.demonstrations.values()):
+            raise UserError("no demonstrations to clone", config.data.source, "give problems with `demonstrations`")
         collector = Collector(self.tokenizer, TorchEngine(self.model, self.tokenizer), grade_rollouts, config.sampling)
         self.validator = Validator(collector, self.data.validation, config.validation, run, context.seed)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=0.0)

@@ -106,7 +106,7 @@ def folder_digest(path: Path) -> str:
 def _load_model(path: Path, dtype: str) -> Any:
     load: Any = AutoModelForCausalLM.from_pretrained
     try:
-        with _quiet():
+        with quiet_transformers():
             model, info = load(
                 path,
                 config=AutoConfig.from_pretrained(path, local_files_only=True),
@@ -126,7 +126,7 @@ def _load_model(path: Path, dtype: str) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No load report and no progress bar of transformers for the while."""
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

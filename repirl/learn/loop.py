@@ -146,7 +146,6 @@ class Loop:
         metrics |= self.updater.update(rollouts, flat, seed_for(self.seed, "mini", step))
         marks.append(("end", time.monotonic()))
         metrics |= {f"time/{name}_s": round(after - at, 3) for (name, at), (_, after) in pairwise(marks)}
-        self.budget += Budget(demonstrations=sum(len(group.demonstrations) for group in groups))
         return metrics
 
     def _total_budget(self) -> Budget:
@@ -158,6 +157,7 @@ class Loop:
                 policy_updates=self.updater.updates,
                 trained_tokens=self.updater.trained_tokens + (process.trained_tokens if process is not None else 0),
                 scored_tokens=process.scored_tokens if process is not None else 0,
+                demonstrations=process.used_demonstrations if process is not None else 0,
             )
         )
 

@@ -43,7 +43,8 @@ class MixConfig(Config):
     process_scale: Literal["none", "batch_std"] = "none"
     """`batch_std` divides the process advantages by their root mean square over all tokens of the batch."""
     whiten: bool = False
-    """Shift and scale the summed advantages to mean 0 and unbiased variance 1 over the batch's tokens (PRIME)."""
+    """Shift and scale the summed advantages to mean 0 and unbiased variance 1 over the batch's tokens (PRIME); tokens of
+    ungraded rollouts neither count nor move."""
 
 
 def progress(rewards: StepRewards) -> StepRewards:
@@ -76,20 +77,29 @@ def mixed_advantages(
             scale = float(np.sqrt(np.mean(flat**2))) + 1e-8
             credit = [[tokens / scale for tokens in group] for group in credit]
     mixed = []
+    masked: list[list[bool]] = []
     for g, group in enumerate(groups):
         row = []
+        masked.append([config.outcome_weight > 0 and verdict.outcome == "ungraded" for verdict in group.verdicts])
         for i, rollout in enumerate(group.rollouts):
             tokens_T = np.full(len(rollout.token_ids), config.outcome_weight * outcome[g][i])
             if credit is not None:
                 tokens_T = tokens_T + config.process_weight * credit[g][i]
-            if config.outcome_weight > 0 and group.verdicts[i].outcome == "ungraded":
+            if masked[g][i]:
                 tokens_T = np.zeros_like(tokens_T)
             row.append(tokens_T.astype(np.float32))
         mixed.append(row)
-    return _whitened(mixed) if config.whiten else mixed
+    return _whitened(mixed, masked) if config.whiten else mixed
 
 
-def _whitened(advantages: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
-    flat = np.concatenate([tokens for group in advantages for tokens in group]).astype(np.float64)
+def _whitened(advantages: list[list[np.ndarray]], masked: list[list[bool]]) -> list[list[np.ndarray]]:
+    rows = [list(zip(*pair, strict=True)) for pair in zip(advantages, masked, strict=True)]
+    counted = [tokens for row in rows for tokens, is_masked in row if not is_masked]
+    if not counted:
+        return advantages
+    flat = np.concatenate(counted).astype(np.float64)
     scale = 1 / np.sqrt(flat.var(ddof=1) + 1e-8) if len(flat) > 1 else 1.0
-    return [[((tokens - flat.mean()) * scale).astype(np.float32) for tokens in group] for group in advantages]
+    mean = flat.mean()
+    return [
+        [tokens if is_masked else ((tokens - mean) * scale).astype(np.float32) for tokens, is_masked in row] for row in rows
+    ]

@@ -32,7 +32,8 @@ class PolicyLossConfig(Config):
     """Weight of the entropy *bonus* (PAPER section 10: it is subtracted from the loss)."""
     kl_weight: float = Field(0.0, ge=0)
     kl: Literal["k1", "k3"] = "k3"
-    """Estimator of KL(policy || reference) in the loss; k3's gradient is not that of the reverse KL."""
+    """Estimator of KL(policy || reference) in the loss, summed by the same `reduction`. Neither has that KL's gradient: on
+    policy k3's expected gradient is that of KL(reference || policy), and k1's is zero (it only adds noise)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +95,11 @@ def policy_loss(
     clipped_N = ratio_N.clamp(1 - config.clip_low, 1 + config.clip_high)
     surrogate_N = torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)
     weights_N = token_weights(lengths_B, config.reduction, counts)
-    if config.ratio == "sequence":
+    surrogate_weights_N = weights_N
+    if config.ratio == "sequence" and config.reduction == "sequence_sum":
         # Each token carries the whole completion's ratio: dividing by the length makes the row count once.
-        weights_N = weights_N / lengths_B.repeat_interleave(lengths_B) if config.reduction == "sequence_sum" else weights_N
-    loss = -(weights_N * surrogate_N).sum()
+        surrogate_weights_N = weights_N / lengths_B.repeat_interleave(lengths_B)
+    loss = -(surrogate_weights_N * surrogate_N).sum()
     entropy_sum = kl_sum = 0.0
     if entropy_N is not None:
         loss = loss - config.entropy_weight * (entropy_N / counts.tokens).sum()

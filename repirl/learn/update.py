@@ -80,9 +80,10 @@ class PolicyUpdater:
             batch = pad_batch([rows[i] for i in indices], self.pad_id, device)
             new = token_logprobs(self.model, batch, temperature, with_entropy=True)
             sampled_N = _flat([rollouts[i].logprobs for i in indices], device)
+            old_N = None if old is None else torch.cat([old[i] for i in indices]).to(device)
             result = policy_loss(
                 new.logprobs_N,
-                None if old is None else torch.cat([old[i] for i in indices]).to(device),
+                old_N,
                 _flat([advantages[i] for i in indices], device),
                 torch.tensor([len(rows[i].response_ids) for i in indices], device=device),
                 counts,
@@ -95,7 +96,9 @@ class PolicyUpdater:
             total["clipped"] += result.clipped_sum
             total["entropy"] += result.entropy_sum
             total["kl"] += result.kl_sum
-            total["gap"] = max(total["gap"], float((new.logprobs_N.detach() - sampled_N).abs().max()))
+            # Later mini-batches have a changed policy: the engine is held against the one it sampled from.
+            trainer_N = new.logprobs_N.detach() if old_N is None else old_N
+            total["gap"] = max(total["gap"], float((trainer_N - sampled_N).abs().max()))
             total["tokens"] += len(sampled_N)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm) if used else 0.0
         if used:

@@ -7,6 +7,7 @@ Equations and settings: PAPER.md sections 2-5; every choice the paper leaves ope
 from __future__ import annotations
 
 from repirl.config import digest_of
+from repirl.errors import UserError
 from repirl.learn.energy_reward import EnergyReward
 from repirl.learn.irl import IRLConfig
 from repirl.learn.mixing import MixConfig
@@ -69,6 +70,12 @@ class RePIRL(Method[RePIRLConfig]):
         """Alternate PRM and policy updates; leaves `policy/` and `reward/` in the run folder."""
 
         def make_reward(data: TrainingSet) -> EnergyReward:
+            if config.irl.demos_per_prompt > 0 and not any(data.demonstrations.values()):
+                raise UserError(
+                    "no demonstrations to learn a reward from",
+                    config.data.source,
+                    "give problems with `demonstrations`, or set irl.demos_per_prompt=0 to learn from correct rollouts alone",
+                )
             contract = RewardContract(
                 kind="energy",
                 method=self.name,

@@ -16,12 +16,14 @@ from repirl.types import RolloutGroup, StepRewards
 class ProcessReward(ABC):
     """Scores the tokens and steps of rollouts; may learn from each batch before (or after) scoring it.
 
-    Frozen rewards implement `score` alone. `scored_tokens` and `trained_tokens` count what was consumed so far.
+    Frozen rewards implement `score` alone. `scored_tokens`, `trained_tokens` and `used_demonstrations` count what was
+    consumed so far (a demonstration once per batch that it is used in).
     """
 
     name: str = ""
     scored_tokens: int = 0
     trained_tokens: int = 0
+    used_demonstrations: int = 0
 
     @abstractmethod
     def score(self, groups: Sequence[RolloutGroup]) -> list[list[StepRewards]]:

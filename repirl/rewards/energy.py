@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification
 
+from repirl.engines.loading import quiet_transformers
 from repirl.errors import UserError
 from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract, write_contract
 from repirl.rollouts.batching import TokenBatch, TokenRow, length_sorted_chunks, pad_batch
@@ -37,9 +39,7 @@ def energy_from_policy(policy, *, layers: int | None = None) -> nn.Module:
     try:
         model = AutoModelForTokenClassification.from_config(config)
     except ValueError as error:
-        raise UserError(
-            "no token-level head for this architecture", config.model_type, "choose another base"
-        ) from error
+        raise UserError("no token-level head for this architecture", config.model_type, "choose another base") from error
     kept = model.base_model.state_dict().keys()
     weights = {name: value for name, value in policy.base_model.state_dict().items() if name in kept}
     model.base_model.load_state_dict(weights, strict=True)
@@ -83,7 +83,17 @@ def load_energy(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Mo
     if not folder.is_dir():
         raise UserError("no such reward folder", str(folder), "give a folder that `repirl train` wrote")
     contract = read_contract(folder)
-    model, info = AutoModelForTokenClassification.from_pretrained(folder, output_loading_info=True)
+    try:
+        with quiet_transformers():
+            model, info = AutoModelForTokenClassification.from_pretrained(
+                folder,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below
+            )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise UserError(f"cannot load the reward's model ({reason})", str(folder), "train it again or copy it anew") from error
     if info["missing_keys"] or info["mismatched_keys"] or info["unexpected_keys"]:
         raise UserError("the weights do not fit the reward's architecture", str(folder), f"see {CONTRACT_FILE}")
     return model.to(device).eval(), contract

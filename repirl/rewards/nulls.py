@@ -31,7 +31,7 @@ class _PerRollout(ProcessReward):
     def score(self, groups: Sequence[RolloutGroup]) -> list[list[StepRewards]]:
         return [
             [
-                self._steps(group.problem, r, step_end_tokens(self.tokenizer, r.token_ids, self.segmentation))
+                self._steps(group.problem, r, step_end_tokens(self.tokenizer, r.token_ids, self.segmentation, r.text))
                 for r in group.rollouts
             ]
             for group in groups

@@ -2,7 +2,7 @@
 
 A step is what lies between separators (a newline for the embedded families, a blank line for real models). The token in
 which a separator is completed ends its step, the last token of the completion ends the last step. EOS belongs to the
-last step.
+last step and is no text; other special tokens that a policy samples are text, as in `Rollout.text`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+
+from repirl.engines.sampling import decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +36,12 @@ def _token_pieces(tokenizer, token_ids: Sequence[int]) -> list[str]:
     """Each token decoded alone (remembered per tokenizer)."""
     pieces = _PIECES.setdefault(tokenizer, {})
     for token in set(map(int, token_ids)) - pieces.keys():
-        pieces[token] = tokenizer.decode([token], skip_special_tokens=True)
+        pieces[token] = decode(tokenizer, np.array([token]))
     return [pieces[int(token)] for token in token_ids]
 
 
 def token_char_ends(tokenizer, token_ids: Sequence[int], text: str) -> np.ndarray:
-    """int64 [T]: length of the decoded text after each token; `text` is the decoded whole.
+    """int64 [T]: length of the decoded text after each token, never decreasing; `text` is the decoded whole.
 
     Where the tokens decoded one by one make up the text, their lengths are the answer. Otherwise decoding is
     incremental: tokens that end inside a UTF-8 character add nothing until the character is complete.
@@ -47,31 +49,44 @@ def token_char_ends(tokenizer, token_ids: Sequence[int], text: str) -> np.ndarra
     alone = _token_pieces(tokenizer, token_ids)
     if "".join(alone) == text:
         return np.cumsum([len(piece) for piece in alone], dtype=np.int64)
-    ends = np.zeros(len(token_ids), dtype=np.int64)
-    done = 0
-    start = 0
-    for i in range(len(token_ids)):
-        piece = tokenizer.decode(list(token_ids[start : i + 1]), skip_special_tokens=True)
-        if piece.endswith("�"):
-            ends[i] = done
-            continue
-        ends[i] = done + len(piece)
-        # A window that restarts at a line end keeps the whole linear in time; decoders are stable across newlines.
-        if piece.endswith("\n"):
-            done, start = int(ends[i]), i + 1
+    # Windows that restart at line ends keep the whole linear in time. A decoder that strips spaces at the start of a text
+    # makes them too short: then every prefix is decoded whole.
+    ends = _incremental_ends(tokenizer, token_ids, restart="\n")
+    if not text.endswith("�") and ends[-1] != len(text):
+        ends = _incremental_ends(tokenizer, token_ids, restart=None)
     return ends
 
 
-def step_end_tokens(tokenizer, token_ids: Sequence[int], segmentation: StepSegmentation) -> np.ndarray:
+def _incremental_ends(tokenizer, token_ids: Sequence[int], restart: str | None) -> np.ndarray:
+    ids_T = np.asarray(token_ids)
+    ends_T = np.zeros(len(ids_T), dtype=np.int64)
+    before, start, end = 0, 0, 0
+    for i in range(len(ids_T)):
+        piece = decode(tokenizer, ids_T[start : i + 1])
+        if not piece.endswith("�"):
+            end = before + len(piece)
+            if restart is not None and piece.endswith(restart):
+                before, start = end, i + 1
+        ends_T[i] = end
+    return ends_T
+
+
+def step_end_tokens(
+    tokenizer, token_ids: Sequence[int] | np.ndarray, segmentation: StepSegmentation, text: str | None = None
+) -> np.ndarray:
     """int64 [S]: index of the last token of each step, increasing; the last is T - 1. Empty for no tokens.
 
-    There are as many as `step_texts` of the decoded completion, or one if that has none.
+    `text` is what the tokens say without their final EOS (`Rollout.text`); None decodes them and drops the tokenizer's EOS.
+    There are as many as `step_texts(text)`, or one if that has none. (Fewer only if one token holds text on both sides of a
+    separator: such a token cannot belong to two steps.)
     """
     num_tokens = len(token_ids)
     if num_tokens == 0:
         return np.zeros(0, dtype=np.int64)
-    text = tokenizer.decode(list(token_ids), skip_special_tokens=True)
-    ends = token_char_ends(tokenizer, token_ids, text)
+    ids = [int(token) for token in token_ids]
+    if text is None:
+        text = decode(tokenizer, np.array(ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids, dtype=np.int64))
+    ends = token_char_ends(tokenizer, ids, decode(tokenizer, np.array(ids)))
     separator = segmentation.separator
     found: list[int] = []
     position = 0

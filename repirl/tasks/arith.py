@@ -65,9 +65,9 @@ _TOKEN = re.compile(r"\d{1,9}|[-+*()]")
 
 
 def parse(text: str) -> Node | None:
-    """The tree of an expression over `+ - *`, parentheses and integers; None if it is not one."""
+    """The tree of an expression over `+ - *`, parentheses and integers; None if it is not one, or absurdly long or deep."""
     tokens = _TOKEN.findall(text)
-    if "".join(tokens) != text.replace(" ", "") or not tokens or len(tokens) > 200:
+    if "".join(tokens) != text.replace(" ", "") or not tokens or len(tokens) > 200 or tokens.count("(") > 50:
         return None
     parser = _Parser(tokens)
     node = parser.sum()
@@ -257,39 +257,61 @@ _BOXED = re.compile(r"\\boxed\{(-?\d{1,9})\}")
 _LEAD = re.compile(r"^(?:first|then) ")
 
 
-def _read_line(line: str) -> Node | None:
-    """The state a line ends in, None if it does not parse or one of its own equalities is false."""
-    line = _BOXED.sub(r"\1", _LEAD.sub("", line))
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What a line says: the state it ends in, and the expressions that it claims to have worked out."""
+
+    state: Node
+    claims: tuple[Node, ...]
+
+
+def _read_line(line: str) -> _Line | None:
+    """A line as it was meant; None if it does not parse, states nothing, or one of its own equalities is false."""
+    # In parentheses, so that a box beside other digits does not become one number with them.
+    line = _BOXED.sub(r"(\1)", _LEAD.sub("", line))
     # The state stands before " as ", and last in every other phrasing.
     parts = list(reversed(line.split(" as "))) if " as " in line else re.split(r" so |: ", line)
-    state = None
-    for part in parts:
-        sides = [parse(side) for side in part.split("=")]
-        if any(side is None for side in sides) or len({side.value for side in sides if side is not None}) != 1:
+    read: list[Node] = []
+    for i, part in enumerate(parts):
+        sides = [side for text in part.split("=") if (side := parse(text)) is not None]
+        needed = 1 if i == len(parts) - 1 else 2  # the state may stand alone, a claim is an equality
+        if len(sides) != part.count("=") + 1 or len({side.value for side in sides}) != 1 or len(sides) < needed:
             return None
-        state = sides[-1]
-    return state
+        read += sides
+    return _Line(read[-1], tuple(side for side in read[:-1] if side.op))
+
+
+def _claimed(before: Node, claim: Node) -> bool:
+    """True if the claimed expression stands in `before`, possibly with some of its operations carried out.
+
+    A true equality about other numbers (0*8=0 where the state has 0*7) is an error that the value alone does not show.
+    """
+    if _reaches(before, claim):
+        return True
+    return any(_claimed(side, claim) for side in (before.left, before.right) if side is not None)
 
 
 def check_steps(source: str, text: str) -> list[bool]:
     r"""For each line of a solution: is it right, given that all before it were?
 
-    A line is right if its own equalities hold and it carries out at least one operation of the state before it, exactly;
-    a `\boxed{}` must hold the value. After the first wrong line every line is wrong. The empty text has no lines.
+    A line is right if its own equalities hold and are about the state before it, and it carries out at least one
+    operation of that state, exactly; a `\boxed{}` must hold the value. After the first wrong line every line is wrong.
+    The empty text has no lines.
     """
     state = parse(source)
     labels: list[bool] = []
     for line in text.split("\n") if text else []:
-        after = _read_line(line) if state is not None else None
+        read = _read_line(line) if state is not None else None
         right = (
             state is not None
-            and after is not None
-            and _operations(after) < _operations(state)
-            and _reaches(state, after)
-            and ("\\boxed" not in line or not after.op)
+            and read is not None
+            and _operations(read.state) < _operations(state)
+            and _reaches(state, read.state)
+            and all(_claimed(state, claim) for claim in read.claims)
+            and ("\\boxed" not in line or not read.state.op)
         )
         labels.append(right)
-        state = after if right else None
+        state = read.state if right and read is not None else None
     return labels
 
 

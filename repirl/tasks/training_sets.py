@@ -53,6 +53,8 @@ class TrainingSet:
 def load_training_set(config: TrainingSetConfig, *, with_demonstrations: bool = True) -> TrainingSet:
     """Problems and demonstrations; UserError for an unknown source, a bad file, or too few problems."""
     if config.source in FAMILIES:
+        if config.step_separator != "\n":
+            raise UserError("steps of an embedded family end at newlines", config.step_separator, "leave data.step_separator")
         family = FAMILIES[config.source]
         problems = family.problems("train", config.num_problems, levels=config.levels, seed=config.problem_seed)
         validation = family.problems("validation", config.validation_problems, levels=config.levels, seed=config.problem_seed)
@@ -63,7 +65,8 @@ def load_training_set(config: TrainingSetConfig, *, with_demonstrations: bool = 
         problems, validation, demonstrations = _from_file(config)
     else:
         raise UserError("unknown training set", config.source, f"choose one of {', '.join(FAMILIES)}, file")
-    digest = digest_of([*((p.id, p.answer) for p in problems), *((p.id, p.answer) for p in validation)])
+    parts = [[[p.id, p.prompt, p.answer] for p in part] for part in (problems, validation)]
+    digest = digest_of([*parts, {key: [demo.text for demo in demos] for key, demos in demonstrations.items()}])
     return TrainingSet(tuple(problems), tuple(validation), demonstrations if with_demonstrations else {}, digest)
 
 
@@ -100,6 +103,8 @@ def _from_file(
         problem = Problem(key, path.stem, row["problem"] + config.prompt_suffix, "math", row["answer"], source=row["problem"])
         problems.append(problem)
         texts = row.get("demonstrations") or []
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"`demonstrations` in line {number} of {path.name} is not a list of texts", str(texts)[:60])
         demonstrations[key] = tuple(Demonstration(key, t, "file") for t in texts[: config.demos_per_problem])
     if len(problems) <= config.validation_problems:
         raise UserError(

@@ -1,0 +1,215 @@
+"""Closed forms of RECIPES B10 and B2: baselines, credit rules, and their mix."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from repirl.learn.advantages import (
+    leave_one_out_return_to_go,
+    leave_one_out_sequence,
+    leave_one_out_steps,
+    outcome_advantages,
+)
+from repirl.learn.mixing import MixConfig, mixed_advantages, progress
+from repirl.types import Outcome, Problem, Rollout, RolloutGroup, StepRewards, Verdict
+
+NAN = float("nan")
+
+
+def rewards_of(tokens, ends=None, steps=None, mask=None) -> StepRewards:
+    tokens_T = np.array(tokens, dtype=np.float32)
+    ends_S = np.array([len(tokens_T) - 1] if ends is None else ends, dtype=np.int64)
+    steps_S = np.zeros(len(ends_S), dtype=np.float32) if steps is None else np.array(steps, dtype=np.float32)
+    mask_S = np.ones(len(ends_S), dtype=bool) if mask is None else np.array(mask, dtype=bool)
+    return StepRewards(tokens_T, ends_S, steps_S, mask_S)
+
+
+def group_of(lengths: list[int], outcomes: list[Outcome]) -> RolloutGroup:
+    rollouts = tuple(
+        Rollout("p", i, (1,), np.zeros(n, np.int64), np.zeros(n, np.float32), "", "stop", 1.0) for i, n in enumerate(lengths)
+    )
+    return RolloutGroup(Problem("p", "f", "", "math"), rollouts, tuple(Verdict(outcome) for outcome in outcomes))
+
+
+def random_group(seed: int, n: int = 4) -> list[StepRewards]:
+    rng = np.random.default_rng(seed)
+    return [rewards_of(rng.normal(size=int(rng.integers(1, 9)))) for _ in range(n)]
+
+
+# ---------------------------------------------------------------------------------------------- outcome
+
+
+def test_recipes_b10_numbers():
+    rewards = np.array([1.0, 0, 0, 0])
+    assert outcome_advantages(rewards, "rloo") == pytest.approx([1, -1 / 3, -1 / 3, -1 / 3], abs=1e-12)
+    assert outcome_advantages(rewards, "grpo", eps=0) == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-12)
+    assert outcome_advantages(rewards, "grpo") == pytest.approx(np.array([0.75, -0.25, -0.25, -0.25]) / (0.5 + 1e-4))
+    assert outcome_advantages(rewards, "grpo_no_std") == pytest.approx([0.75, -0.25, -0.25, -0.25])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rloo_by_trl_and_by_verl_are_one_number(seed):
+    rewards = np.random.default_rng(seed).normal(size=5)
+    by_definition = [rewards[i] - np.delete(rewards, i).mean() for i in range(5)]
+    assert outcome_advantages(rewards, "rloo") == pytest.approx(by_definition)
+    assert outcome_advantages(rewards, "rloo_scaled") == pytest.approx(by_definition)
+
+
+@pytest.mark.parametrize("how", ["rloo", "rloo_scaled", "grpo", "grpo_no_std"])
+def test_ungraded_rollouts_are_masked_and_in_no_baseline(how):
+    with_hole = outcome_advantages(np.array([1.0, NAN, 0, 0]), how)
+    without = outcome_advantages(np.array([1.0, 0, 0]), how)
+    assert with_hole[1] == 0
+    assert np.delete(with_hole, 1) == pytest.approx(without)
+
+
+@pytest.mark.parametrize("how", ["rloo", "rloo_scaled", "grpo", "grpo_no_std"])
+@pytest.mark.parametrize("rewards", [[1.0], [1.0, NAN], [NAN, NAN], [1.0, 1, 1], [0.0, 0, 0], []])
+def test_nothing_to_compare_with_gives_zero_not_nan(how, rewards):
+    assert outcome_advantages(np.array(rewards), how).tolist() == [0.0] * len(rewards)
+
+
+def test_unknown_rule_is_refused():
+    with pytest.raises(ValueError, match="nope"):
+        outcome_advantages(np.array([0.0, 1.0]), "nope")  # pyright: ignore[reportArgumentType]
+
+
+# ---------------------------------------------------------------------------------------------- process
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sequence_credit_is_mean_minus_mean_of_the_other_means(seed):
+    group = random_group(seed)
+    means = np.array([g.token_rewards.mean() for g in group])
+    for i, advantage_T in enumerate(leave_one_out_sequence(group)):
+        assert advantage_T == pytest.approx(np.full(len(group[i].token_rewards), means[i] - np.delete(means, i).mean()), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_return_at_the_start_is_length_times_difference_of_means(seed):
+    group = random_group(seed)
+    means = np.array([g.token_rewards.mean(dtype=np.float64) for g in group])
+    for i, returns_T in enumerate(leave_one_out_return_to_go(group)):
+        assert returns_T[0] == pytest.approx(len(returns_T) * (means[i] - np.delete(means, i).mean()))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_return_to_go_is_the_identity_of_recipes_b2(seed):
+    """r' = (r - mean of the other means) + (r - own mean)/(n - 1), summed from each token to the end."""
+    group = random_group(seed)
+    n = len(group)
+    means = np.array([g.token_rewards.mean(dtype=np.float64) for g in group])
+    for i, returns_T in enumerate(leave_one_out_return_to_go(group)):
+        r_T = group[i].token_rewards.astype(np.float64)
+        centred_T = (r_T - np.delete(means, i).mean()) + (r_T - means[i]) / (n - 1)
+        assert returns_T == pytest.approx([centred_T[t:].sum() for t in range(len(r_T))])
+
+
+def test_step_credit_compares_with_the_others_at_the_same_step():
+    group = [
+        rewards_of([0] * 5, ends=[1, 4], steps=[1.0, 0.0]),
+        rewards_of([0] * 3, ends=[0, 2], steps=[0.0, 1.0]),
+        rewards_of([0] * 2, ends=[1], steps=[0.5]),
+    ]
+    first, second, third = leave_one_out_steps(group)
+    assert first == pytest.approx([0.75, 0.75, -1, -1, -1])
+    assert second == pytest.approx([-0.75, 1, 1])
+    assert third == pytest.approx([0, 0])
+
+
+def test_a_step_that_nobody_else_has_is_held_against_all_their_steps():
+    alone = rewards_of([0] * 4, ends=[0, 1, 3], steps=[1, 1, 1])
+    other = rewards_of([0] * 2, ends=[0, 1], steps=[0.0, 0.5])
+    assert leave_one_out_steps([alone, other])[0] == pytest.approx([1, 0.5, 0.75, 0.75])
+
+
+def test_masked_steps_earn_nothing_and_are_in_nobodys_baseline():
+    broken = rewards_of([0] * 3, ends=[0, 1, 2], steps=[1, 0, 9], mask=[True, True, False])
+    whole = rewards_of([0] * 3, ends=[0, 1, 2], steps=[1, 1, 1])
+    third = rewards_of([0] * 3, ends=[0, 1, 2], steps=[1, 1, 0])
+    credit = leave_one_out_steps([broken, whole, third])
+    assert credit[0] == pytest.approx([0, -1, 0])
+    assert credit[1] == pytest.approx([0, 0.5, 1])
+    assert credit[2] == pytest.approx([0, 0.5, -1])
+
+
+@pytest.mark.parametrize("rule", [leave_one_out_sequence, leave_one_out_return_to_go, leave_one_out_steps])
+def test_a_constant_reward_has_no_advantage_and_one_rollout_none_either(rule):
+    constant = [rewards_of(np.ones(n), steps=[1.0]) for n in (2, 5, 3)]
+    assert all(np.abs(advantage_T).max() < 1e-12 for advantage_T in rule(constant))
+    assert rule([rewards_of([3.0, 1.0], steps=[2.0])])[0].tolist() == [0, 0]
+
+
+def test_progress_pays_the_change_and_keeps_the_first_score():
+    paid = progress(rewards_of([1, 2, 3], ends=[0, 1, 2], steps=[0.5, 0.25, 1.0]))
+    assert paid.step_rewards == pytest.approx([0.5, -0.25, 0.75])
+    assert paid.step_rewards.sum() == pytest.approx(1.0)
+    assert paid.token_rewards.tolist() == [1, 2, 3]
+
+
+# -------------------------------------------------------------------------------------------------- mix
+
+
+def test_recipes_b2_oracle_prime_advantages():
+    """n = 2, process scores [[0.2, -0.1, 0], [0.1, 0.3]], outcomes [1, 0] (RECIPES B2, item 10)."""
+    groups = [group_of([3, 2], ["correct", "wrong"])]
+    process = [[rewards_of([0.2, -0.1, 0.0]), rewards_of([0.1, 0.3])]]
+    mix = {"process_weight": 1.0, "process_credit": "return_to_go"}
+    returns = mixed_advantages(groups, process, MixConfig(**mix))[0]
+    assert returns[0] == pytest.approx([0.5, 0.33333, 0.76667], abs=1e-5)
+    assert returns[1] == pytest.approx([-0.66667, -0.63333], abs=1e-5)
+    white = mixed_advantages(groups, process, MixConfig(**mix, whiten=True))[0]
+    assert white[0] == pytest.approx([0.66025, 0.41015, 1.06040], abs=1e-5)
+    assert white[1] == pytest.approx([-1.09041, -1.04039], abs=1e-5)
+
+
+def test_sources_are_weighted_after_their_own_baselines():
+    groups = [group_of([2, 1], ["correct", "wrong"])]
+    process = [[rewards_of([0.5, 0.5]), rewards_of([0.1])]]
+    mixed = mixed_advantages(groups, process, MixConfig(outcome_weight=2, process_weight=10))[0]
+    assert mixed[0] == pytest.approx([2 + 4, 2 + 4])
+    assert mixed[1] == pytest.approx([-2 - 4])
+    assert mixed[0].dtype == np.float32
+
+
+def test_process_weight_zero_is_outcome_only_and_outcome_weight_zero_is_process_only():
+    groups = [group_of([2, 1], ["correct", "wrong"])]
+    process = [[rewards_of([0.5, 0.5]), rewards_of([0.1])]]
+    only_outcome = mixed_advantages(groups, process, MixConfig(process_weight=0))[0]
+    assert [a.tolist() for a in only_outcome] == [[1, 1], [-1]]
+    assert [a.tolist() for a in mixed_advantages(groups, None, MixConfig(process_weight=1))[0]] == [[1, 1], [-1]]
+    only_process = mixed_advantages(groups, process, MixConfig(outcome_weight=0, process_weight=1))[0]
+    assert np.concatenate(only_process) == pytest.approx([0.4, 0.4, -0.4])
+
+
+def test_batch_std_makes_the_process_part_of_unit_size():
+    groups = [group_of([2, 1], ["wrong", "wrong"])]
+    for size in (1.0, 1000.0):
+        process = [[rewards_of([size, size]), rewards_of([0.0])]]
+        mixed = mixed_advantages(groups, process, MixConfig(process_weight=0.3, process_scale="batch_std"))[0]
+        assert math.sqrt(np.mean(np.concatenate(mixed) ** 2)) == pytest.approx(0.3, rel=1e-5)
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_an_ungraded_rollout_is_not_moved(whiten):
+    """Not by its process reward, and not by the shift of whitening."""
+    groups = [group_of([2, 3, 2, 1], ["correct", "ungraded", "wrong", "correct"])]
+    process = [[rewards_of([0.5, 0.1]), rewards_of([9.0, 9, 9]), rewards_of([0.1, 0.0]), rewards_of([0.2])]]
+    mixed = mixed_advantages(groups, process, MixConfig(process_weight=0.5, whiten=whiten))[0]
+    assert mixed[1].tolist() == [0, 0, 0]
+    assert all(np.abs(mixed[i]).max() > 0 for i in (0, 2, 3))
+    if whiten:
+        others = np.concatenate([mixed[i] for i in (0, 2, 3)])
+        assert others.mean() == pytest.approx(0, abs=1e-6)
+        assert others.std(ddof=1) == pytest.approx(1, abs=1e-4)
+
+
+def test_with_process_rewards_alone_the_outcome_is_not_looked_at():
+    process = [[rewards_of([0.5, 0.5]), rewards_of([0.1])]]
+    config = MixConfig(outcome_weight=0, process_weight=1)
+    ungraded = mixed_advantages([group_of([2, 1], ["ungraded", "wrong"])], process, config)[0]
+    graded = mixed_advantages([group_of([2, 1], ["correct", "correct"])], process, config)[0]
+    assert [a.tolist() for a in ungraded] == [a.tolist() for a in graded]
