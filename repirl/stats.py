@@ -129,11 +129,10 @@ def _bootstrap_means(grid: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     rng = stream(seed, "bootstrap")
     measured = ~np.isnan(grid)
     filled = np.where(measured, grid, 0.0)
-    uniform = np.full(num_problems, 1.0 / num_problems)
     chunk = max(1, _CHUNK_CELLS // num_problems)
     parts: list[np.ndarray] = []
     for start in range(0, resamples, chunk):
-        counts = rng.multinomial(num_problems, uniform, size=min(chunk, resamples - start)).astype(np.float64)
+        counts = _draw_counts(rng, num_problems, min(chunk, resamples - start))
         weight = counts @ measured.T
         # A seed without one measured problem in a resample takes its overall mean there.
         fallback = filled.sum(axis=1) / measured.sum(axis=1)
@@ -142,8 +141,17 @@ def _bootstrap_means(grid: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     center = by_seed.mean(axis=1)
     if num_seeds < MIN_SEEDS_TO_RESAMPLE:
         return center
-    drawn = rng.multinomial(num_seeds, np.full(num_seeds, 1.0 / num_seeds), size=resamples) / num_seeds
+    drawn = _draw_counts(rng, num_seeds, resamples) / num_seeds
     return center + math.sqrt(num_seeds / (num_seeds - 1)) * ((drawn * by_seed).sum(axis=1) - center)
+
+
+def _draw_counts(rng: np.random.Generator, size: int, resamples: int) -> np.ndarray:
+    """How often each of `size` items is drawn when `size` are drawn with replacement: float64 [resamples, size].
+
+    (Counting drawn indices is some ten times faster than numpy's multinomial.)
+    """
+    drawn = rng.integers(0, size, size=(resamples, size)) + size * np.arange(resamples)[:, None]
+    return np.bincount(drawn.ravel(), minlength=resamples * size).reshape(resamples, size).astype(np.float64)
 
 
 def _percentiles(means: np.ndarray, level: float) -> tuple[float, float]:

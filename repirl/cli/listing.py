@@ -59,13 +59,34 @@ def _methods(include: tuple[Path, ...]) -> list[Entry]:
 def _benchmarks(include: tuple[Path, ...]) -> list[Entry]:
     from repirl.tasks.benchmarks import benchmark_cards
 
-    return [{"name": card.name, "source": card.source, "status": card.status} for card in benchmark_cards(include=include)]
+    return [
+        {
+            "name": card.name,
+            "title": card.title,
+            "problems": str(card.num_problems),
+            "source": card.source,
+            "licence": card.licence,
+            "status": card.status,
+        }
+        for card in benchmark_cards(include=include)
+    ]
 
 
 def _suites(include: tuple[Path, ...]) -> list[Entry]:
-    from repirl.bench.suites import load_suite, suite_names
+    from repirl.bench.suites import load_suite, plan, suite_names
+    from repirl.records.store import find
 
-    return [{"name": name, "source": load_suite(name).source, "status": load_suite(name).status} for name in suite_names()]
+    entries = []
+    for name in suite_names(include):
+        suite = load_suite(name, include)
+        entries.append(
+            {
+                "name": name,
+                "source": suite.title,
+                "status": f"{len(plan(name, suite))} runs; {len(find(name))} records here",
+            }
+        )
+    return entries
 
 
 def _policies(include: tuple[Path, ...]) -> list[Entry]:

@@ -1,0 +1,121 @@
+"""`repirl check`: cards parse, gold answers grade as correct and wrong ones do not, and what this machine can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from repirl.cli.output import JsonFlag, emit, working
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from repirl.tasks.benchmarks import BenchmarkCard
+    from repirl.types import Problem
+
+# Statuses of a card whose problems can be had without a network.
+_AT_HAND = ("embedded", "local", "own loader")
+_WRONG = {"math": "\\boxed{-123456789}", "integer": "\\boxed{-123456789}", "code": "def f(*_):\n    raise ValueError"}
+
+
+def register(app: typer.Typer) -> None:
+    app.command("check")(check_command)
+
+
+def check_command(
+    data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
+    include: Annotated[list[Path] | None, typer.Option(help="Further folder of benchmark cards.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check benchmark cards, gold answers and the environment; exit 1 if a gold answer is refused."""
+    from repirl.errors import UserError
+    from repirl.tasks.benchmarks import benchmark_cards
+
+    if data_dir is not None and not data_dir.is_dir():
+        raise UserError("no such data folder", str(data_dir))
+    with working("checking") as on_progress:
+        cards = benchmark_cards(include=include or (), data_dir=data_dir)
+        checked = [_check_card(card, data_dir, include or (), on_progress) for card in cards]
+        found = {"benchmarks": checked, "environment": environment()}
+    ok = not any(entry["gold_refused"] or entry["wrong_accepted"] for entry in checked)
+    emit(as_json, found | {"ok": ok}, lambda: _tables(found))
+    if not ok:
+        raise typer.Exit(1)
+
+
+def _check_card(
+    card: BenchmarkCard, data_dir: Path | None, include: Sequence[Path], on_progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Grades the gold and one wrong completion of every problem. Problem ids in `gold_refused`, `wrong_accepted`."""
+    from repirl.grading.dispatch import grade_rollouts
+    from repirl.tasks.benchmarks import load_benchmark
+
+    entry: dict[str, Any] = {"name": card.name, "status": card.status, "problems": card.num_problems, "checked": 0}
+    entry |= {"gold_refused": [], "wrong_accepted": []}
+    if card.status not in _AT_HAND:
+        return entry
+    problems = load_benchmark(card.name, data_dir=data_dir, include=include).problems
+    golds = [(problem, gold) for problem in problems if (gold := gold_completion(problem)) is not None]
+    graded = [problem for problem, _ in golds] * 2
+    texts = [gold for _, gold in golds] + [_WRONG[problem.grader] for problem, _ in golds]
+    outcomes = [verdict.outcome for verdict in grade_rollouts(graded, texts, on_progress=on_progress)]
+    half = len(golds)
+    refused = [graded[i].id for i in range(half) if outcomes[i] != "correct"]
+    accepted = [graded[i].id for i in range(half, 2 * half) if outcomes[i] == "correct"]
+    return entry | {"checked": half, "gold_refused": refused, "wrong_accepted": accepted}
+
+
+def gold_completion(problem: Problem) -> str | None:
+    """A completion that must grade as correct; None where no gold program is known."""
+    from repirl.tasks.training_sets import FAMILIES
+
+    if (family := FAMILIES.get(problem.family)) is not None:
+        return family.solution(problem.source, family.OWN_STYLE)
+    return f"\\boxed{{{problem.answer}}}" if problem.answer is not None else None
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware, and what optional parts are usable."""
+    import importlib.util
+
+    import torch
+
+    from repirl.grading.sandbox import sandbox_level
+    from repirl.records.provenance import hardware, package_versions, python_version
+
+    machine = hardware()
+    return {
+        "python": python_version(),
+        "torch": package_versions()["torch"],
+        "threads": torch.get_num_threads(),
+        "cpu": machine.cpu,
+        "cores": machine.cores,
+        "memory_gib": machine.memory_gib,
+        "gpu": machine.gpu,
+        "vllm": importlib.util.find_spec("vllm") is not None,
+        "sandbox": sandbox_level().describe(),
+    }
+
+
+def _tables(found: dict[str, Any]) -> Group:
+    from rich.console import Group
+    from rich.table import Table
+
+    cards = Table(title="benchmarks", title_justify="left")
+    for column in ("name", "status", "problems", "checked", "gold refused", "wrong accepted"):
+        cards.add_column(column)
+    for entry in found["benchmarks"]:
+        checked = str(entry["checked"]) if entry["status"] in _AT_HAND else "no: give --data-dir"
+        lists = [
+            f"{len(ids)}: {', '.join(ids[:3])}" if ids else "0" for ids in (entry["gold_refused"], entry["wrong_accepted"])
+        ]
+        cards.add_row(entry["name"], entry["status"], str(entry["problems"]), checked, *lists)
+    machine = Table(title="environment", title_justify="left", show_header=False)
+    machine.add_column()
+    machine.add_column()
+    for name, value in found["environment"].items():
+        machine.add_row(name, {True: "yes", False: "no", None: "none"}.get(value, str(value)))
+    return Group(cards, machine)

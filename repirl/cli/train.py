@@ -1,0 +1,86 @@
+"""`repirl train` and `repirl pretrain`: policies (and rewards) into run folders."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from repirl.cli.output import JsonFlag, emit, working
+
+
+def register(app: typer.Typer) -> None:
+    app.command("train")(train_command)
+    app.command("pretrain")(pretrain_command)
+
+
+def train_command(
+    method: Annotated[str, typer.Argument(help="A method; see `repirl list methods`.")],
+    recipe: Annotated[str, typer.Option(help="Which of its recipes.")] = "tiny",
+    policy: Annotated[str, typer.Option(help="Where to start: embedded name, folder, or hub id.")] = "tiny",
+    revision: Annotated[str | None, typer.Option(help="Commit of a hub policy.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Change of the recipe: key.path=value.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/METHOD-RECIPE-sSEED")] = None,
+    include: Annotated[list[Path] | None, typer.Option(help="Further folder of methods.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "float32",
+    device: Annotated[str | None, typer.Option(help="Default: cuda if there is one.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train METHOD into a run folder; the same command again continues an interrupted run."""
+    from repirl.cli.evaluate import default_device
+    from repirl.config import with_overrides
+    from repirl.engines.loading import load_policy
+    from repirl.methods.base import FitContext
+    from repirl.registry import load_method
+
+    with working("loading"):
+        chosen = load_method(method, tuple(map(str, include or ())))
+        config = with_overrides(chosen.recipe(recipe), list(settings or ()))
+        start = load_policy(policy, dtype=dtype, device=device or default_device(), revision=revision)
+    folder = out or Path("runs") / f"{method}-{recipe}-s{seed}"
+    with working(f"{method}, {recipe}") as on_progress:
+        context = FitContext(start, folder, seed, lambda step, steps, metrics: on_progress(step, steps))
+        fitted = chosen.fit(context, config)
+    payload = {
+        "method": method,
+        "recipe": recipe,
+        "seed": seed,
+        "folder": str(folder),
+        "policy": _path(fitted.policy_folder),
+        "reward": _path(fitted.reward_folder),
+        "budget": asdict(fitted.budget),
+        "diagnostics": {name: _finite(value) for name, value in fitted.diagnostics.items()},
+    }
+    emit(as_json, payload, lambda: _lines(payload))
+
+
+def pretrain_command(
+    out: Annotated[Path, typer.Option(help="Folder to write the policy into.")] = Path("runs/pretrain"),
+    steps: Annotated[int | None, typer.Option(min=1, help="Default: as for the shipped policy.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: as for the shipped policy.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Rebuild the embedded tiny policy from nothing."""
+    from repirl.methods.pretrain import PretrainConfig, pretrain_tiny
+
+    given = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
+    with working("pretrain") as on_progress:
+        made = pretrain_tiny(out, PretrainConfig(**given), lambda step, total, metrics: on_progress(step, total))
+    payload = {"folder": str(out)} | made
+    emit(as_json, payload, lambda: _lines(payload))
+
+
+def _path(folder: Path | None) -> str | None:
+    return None if folder is None else os.path.relpath(folder)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and abs(value) < float("inf") else None
+
+
+def _lines(payload: dict[str, Any]) -> str:
+    return "\n".join(f"{name}: {value}" for name, value in payload.items())
