@@ -1,0 +1,85 @@
+"""Graded samples of an evaluation on disk as they come, so that an interrupted one does not sample them again.
+
+One JSONL file: first what was evaluated, then one line for each chunk of samples. A line that an interruption cut is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from repirl.errors import UserError
+from repirl.types import SampleRow
+
+
+class StoredSamples:
+    """Samples by protocol part and problem; in memory only if `folder` is None.
+
+    `fingerprint` says what was sampled and how. UserError if the file holds samples of something else.
+    `wall_s` is the time that the stored chunks took.
+    """
+
+    def __init__(self, folder: Path | None, name: str, fingerprint: Mapping[str, Any]) -> None:
+        self.wall_s = 0.0
+        self._rows: dict[str, dict[str, dict[int, SampleRow]]] = {}
+        self._path = folder / f"evaluation-{name.replace(':', '-').replace('/', '-')}.jsonl" if folder else None
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._read(self._path, dict(fingerprint)):
+            self._path.write_text(_line({"evaluation": dict(fingerprint)}), encoding="utf-8")
+
+    def rows(self, part: str, problem_id: str) -> list[SampleRow]:
+        """Stored samples of a problem, in order of their index."""
+        found = self._rows.get(part, {}).get(problem_id, {})
+        return [found[index] for index in sorted(found)]
+
+    def add(self, part: str, rows: Sequence[SampleRow], wall_s: float) -> None:
+        """Keep a chunk; a sample that is there already is replaced. On disk when this returns."""
+        self._keep(part, rows, wall_s)
+        if self._path is None:
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(_line({"part": part, "wall_s": wall_s, "rows": [asdict(row) for row in rows]}))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _keep(self, part: str, rows: Sequence[SampleRow], wall_s: float) -> None:
+        self.wall_s += wall_s
+        problems = self._rows.setdefault(part, {})
+        for row in rows:
+            problems.setdefault(row.problem_id, {})[row.sample_index] = row
+
+    def _read(self, path: Path, fingerprint: dict[str, Any]) -> bool:
+        """Take in the file and cut off an unfinished last line; False if there is nothing yet."""
+        content = path.read_bytes() if path.is_file() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        if not whole:
+            return False
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+                if number == 1:
+                    _check_same(path, entry["evaluation"], fingerprint)
+                else:
+                    self._keep(entry["part"], [SampleRow(**row) for row in entry["rows"]], entry["wall_s"])
+            except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+                raise UserError(f"line {number} of {path} is not of an evaluation", todo="use another folder") from error
+        if len(whole) < len(content):
+            os.truncate(path, len(whole))
+        return True
+
+
+def _check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    differing = sorted(key for key in {*stored, *wanted} if stored.get(key) != wanted.get(key))
+    if differing:
+        said = f"another {', another '.join(differing)}"
+        raise UserError(f"{path} holds samples of {said}", todo="use another folder, or delete the file")
+
+
+def _line(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, allow_nan=False) + "\n"
