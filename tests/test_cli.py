@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import typer
 
+from repirl.bench.run import OnEvent, SuiteOptions, SuiteOutcome
 from repirl.cli import main as cli
 from repirl.cli.output import emit, working
 from repirl.errors import GradingFault, UserError
 from repirl.records import store
 from repirl.records.build import new_record
 from repirl.records.schema import BasePolicy
-from repirl.types import Budget, Interval, Report, SampleRow
+from repirl.types import Budget, Interval, Problem, Report, SampleRow, Verdict
 
 
 def fails(capsys: pytest.CaptureFixture[str], arguments: Sequence[str], *, code: int = 2) -> str:
@@ -70,7 +71,7 @@ def test_help_is_quick_and_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.stderr.strip() == "False"
-    for verb in ("list", "grade", "leaderboard"):
+    for verb in ("list", "check", "train", "eval", "grade", "bench", "leaderboard", "pretrain"):
         assert f"\n  {verb} " in done.stdout
     # Processor time, as wall time depends on what else the machine does.
     assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 0.5
@@ -162,6 +163,14 @@ def test_list_has_source_and_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert "tiny" in capsys.readouterr().out
 
 
+def test_list_benchmarks_and_suites(capsys: pytest.CaptureFixture[str]) -> None:
+    benchmarks = {entry["name"]: entry for entry in shown(capsys, ["list", "benchmarks"])["benchmarks"]}
+    assert benchmarks["arith"]["status"] == "embedded"
+    assert {"minicode", "math500"} <= benchmarks.keys()
+    assert all(entry["source"] and entry["licence"] for entry in benchmarks.values())
+    assert "tiny" in {entry["name"] for entry in shown(capsys, ["list", "suites"])["suites"]}
+
+
 def test_list_include_must_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such folder" in fails(capsys, ["list", "methods", "--include", "/nowhere/at/all"])
 
@@ -241,3 +250,123 @@ def test_malformed_line_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "line 3" in fails(capsys, ["grade", "math", completions(tmp_path / "a.jsonl", good, good, '{"answer":')])
     assert "line 2" in fails(capsys, ["grade", "math", completions(tmp_path / "b.jsonl", good, {"completion": "x"})])
     assert "no rows" in fails(capsys, ["grade", "math", completions(tmp_path / "c.jsonl")])
+
+
+def test_grade_needs_a_known_benchmark_and_its_problems(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = completions(tmp_path / "a.jsonl", {"id": "nothing", "completion": "x"})
+    line = fails(capsys, ["grade", "math501", file])
+    assert "unknown benchmark: 'math501'" in line
+    assert "math500" in line
+    assert "line 1: arith has no problem with id: 'nothing'" in fails(capsys, ["grade", "arith", file])
+
+
+# ------------------------------------------------------------------------- check, train, eval, bench, pretrain
+
+
+def test_check_accepts_golds_and_refuses_wrong_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REPIRL_DATA_DIR", raising=False)
+    said = shown(capsys, ["check"])
+    assert said["ok"] is True
+    checked = {entry["name"]: entry for entry in said["benchmarks"]}
+    assert checked["arith"]["checked"] == checked["arith"]["problems"] > 0
+    assert checked["minicode"]["checked"] == checked["minicode"]["problems"] > 0
+    assert checked["math500"]["checked"] == 0
+    assert said["environment"]["sandbox"].split(";")[0] in {"strong", "weak", "none"}
+    assert said["environment"]["cores"] >= 1
+    assert "no such data folder" in fails(capsys, ["check", "--data-dir", str(tmp_path / "absent")])
+
+
+@pytest.mark.parametrize(("gold", "wrong"), [(False, False), (True, True)])
+def test_check_fails_when_a_gold_is_refused_or_a_wrong_answer_passes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gold: bool, wrong: bool
+) -> None:
+    def grader(problems: Sequence[Problem], texts: Sequence[str], on_progress: object = None) -> list[Verdict]:
+        accepted = [wrong if text in cli.check._WRONG.values() else gold for text in texts]
+        return [Verdict("correct" if yes else "wrong") for yes in accepted]
+
+    monkeypatch.setattr("repirl.grading.dispatch.grade_rollouts", grader)
+    said = shown(capsys, ["check"], code=1)
+    assert said["ok"] is False
+    arith = next(entry for entry in said["benchmarks"] if entry["name"] == "arith")
+    assert len(arith["gold_refused"]) == (0 if gold else arith["problems"])
+    assert len(arith["wrong_accepted"]) == (arith["problems"] if wrong else 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "rlooo"], "unknown method: 'rlooo'; choose one of"),
+        (["train", "rloo", "--recipe", "huge"], "rloo has no recipe: 'huge'; choose one of tiny"),
+        (["train", "rloo", "--set", "loop.stepz=3"], "no such setting: 'loop.stepz'"),
+        (["train", "rloo", "--set", "loop.steps=many"], "bad setting loop.steps"),
+        (["eval", "--benchmark", "arithmetic"], "unknown benchmark: 'arithmetic'; choose one of"),
+        (["eval", "--benchmark", "arith", "--temperature", "0"], "bad setting temperature"),
+        (["eval", "--benchmark", "arith", "--samples", "0", "--no-greedy"], "nothing to evaluate"),
+        (["eval", "--benchmark", "arith", "--dtype", "int3"], "unknown dtype: 'int3'"),
+        (["bench", "tinier"], "unknown suite: 'tinier'; choose one of"),
+        (["bench", "tiny", "--only", "nothing"], "no run of the suite starts with: 'nothing'"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REPIRL_RESULTS", str(tmp_path / "results"))
+    assert said in fails(capsys, arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_eval_reports_metrics_counts_and_levels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    verb = ["eval", "--benchmark", "arith", "--limit", "4", "--samples", "2", "--max-new-tokens", "24"]
+    said = shown(capsys, [*verb, "--out", "kept"])
+    (report,) = said["reports"]
+    assert report["metrics"].keys() == {"greedy", "avg@2", "pass@2"}
+    assert report["counts"]["sampled"]["total"] == 8
+    assert report["budget"]["rollouts"] == 12
+    assert shown(capsys, [*verb, "--out", "kept"]) == said
+    assert cli.run(verb) == 0
+    assert "avg@2" in capsys.readouterr().out
+
+
+def test_train_leaves_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["loop.steps=1", "loop.sampling.prompts_per_step=2", "loop.sampling.group_size=2", "data.num_problems=16"]
+    small += ["loop.sampling.max_new_tokens=16", "loop.validation.num_problems=2", "loop.validation.samples=1"]
+    small += ["data.validation_problems=8"]
+    verb = ["train", "rloo", "--seed", "3", *(word for setting in small for word in ("--set", setting))]
+    said = shown(capsys, verb)
+    assert said["folder"] == "runs/rloo-tiny-s3"
+    assert said["budget"]["policy_updates"] == 1
+    assert (tmp_path / said["policy"] / "model.safetensors").is_file()
+    assert said["reward"] is None
+    assert shown(capsys, verb) == said
+
+
+def test_bench_ends_with_rows_and_names_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+
+    def runner(name: str, options: SuiteOptions, on_event: OnEvent) -> SuiteOutcome:
+        write_record(options.results, suite=name)
+        on_event({"key": "rloo-arith-s0", "part": "train", "done": 1, "total": 2, "reward": 0.5})
+        on_event({"key": "rloo-arith-s0", "part": "done", "done": 1, "total": 1})
+        on_event({"key": "bc-arith-s0", "part": "failed", "done": 1, "total": 1, "why": "no [brackets]"})
+        return SuiteOutcome(("rloo-arith-s0",), (), {"bc-arith-s0": "no [brackets]"})
+
+    monkeypatch.setattr("repirl.bench.run.run_suite", runner)
+    assert cli.run(["bench", "trial", "--results", str(results), "--json"]) == 1
+    out, err = capsys.readouterr()
+    said = json.loads(out)
+    assert said["suite"] == "trial"
+    (row,) = said["rows"]
+    assert {"method", "benchmark", "metric", "value", "ci_low", "ci_high", "seeds", "budget", "records"} <= row.keys()
+    assert (row["method"], row["benchmark"], row["metric"], row["value"]) == ("rloo", "arith", "greedy", 0.75)
+    assert row["records"] == ["results/trial/rloo-s0/record.json"]
+    assert "failed: bc-arith-s0: no [brackets]" in err
+    assert (tmp_path / "leaderboard" / "trial.md").is_file()

@@ -74,18 +74,15 @@ def _benchmarks(include: tuple[Path, ...]) -> list[Entry]:
 
 def _suites(include: tuple[Path, ...]) -> list[Entry]:
     from repirl.bench.suites import load_suite, plan, suite_names
-    from repirl.records.store import find
+    from repirl.paths import results_dir
+    from repirl.records.store import RECORD_FILE
 
     entries = []
     for name in suite_names(include):
         suite = load_suite(name, include)
-        entries.append(
-            {
-                "name": name,
-                "source": suite.title,
-                "status": f"{len(plan(name, suite))} runs; {len(find(name))} records here",
-            }
-        )
+        recorded = len(list((results_dir() / name).glob(f"*/{RECORD_FILE}")))
+        status = f"{len(plan(name, suite))} runs; {recorded} records here"
+        entries.append({"name": name, "source": suite.title, "status": status})
     return entries
 
 
