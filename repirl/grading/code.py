@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import marshal
+import pickle
 import re
 import signal
 import threading
@@ -85,7 +86,7 @@ def grade_programs(
     for tests, completion in items:
         if id(tests) not in digests:
             _check_tests(tests)
-            digests[id(tests)] = hashlib.sha256(repr((tests, limits)).encode("utf-8", "surrogatepass")).digest()
+            digests[id(tests)] = _digest(tests, limits)
         code = extract_code(completion)
         key = hashlib.sha256(digests[id(tests)] + (code or "").encode("utf-8", "surrogatepass")).digest()
         keys.append(key)
@@ -106,6 +107,14 @@ def grade_programs(
         if verdict.outcome != "ungraded" and verdict.reason != "timeout (wall clock)":
             _cache.put(key, verdict)
     return [verdicts[key] for key in keys]
+
+
+def _digest(tests: CodeTests, limits: SandboxLimits) -> bytes:
+    try:
+        content = repr((tests, limits)).encode("utf-8", "surrogatepass")
+    except ValueError:  # an integer longer than Python prints
+        content = pickle.dumps((tests, limits))
+    return hashlib.sha256(content).digest()
 
 
 def _check_tests(tests: CodeTests) -> None:
@@ -171,7 +180,8 @@ def _how_it_died(run: Run, limits: SandboxLimits) -> str:
         return "too much output"
     if run.timed_out:
         return "timeout (wall clock)"
-    if run.signal == signal.SIGKILL and run.cpu_s >= limits.cpu_s - 0.1:
+    # The limit is kept by counting clock ticks, cpu_s is exact: on a busy machine they differ.
+    if run.signal == signal.SIGKILL and run.cpu_s >= 0.7 * limits.cpu_s:
         return "timeout"
     if run.signal:
         return f"killed: {signal.Signals(run.signal).name}" if run.signal in _SIGNALS else f"killed: {run.signal}"
@@ -190,7 +200,7 @@ def _judge_functional(tests: CodeTests, run: Run, limits: SandboxLimits) -> Verd
     frames = _frames(run)
     if frames and frames[0][0] == "load":
         return _verdict(tests, 0, _exception(frames[0][1] if len(frames[0]) > 1 else ""))
-    passed, reason = 0, ""
+    passed, reason = 0, "too much output" if run.too_much_output else ""
     for case, frame in zip(tests.cases, frames, strict=False):
         ok = frame[0] == "value" and len(frame) == 2 and matches(case.expected, frame[1])
         passed += ok

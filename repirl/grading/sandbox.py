@@ -41,15 +41,21 @@ class SandboxLevel:
 
     def describe(self) -> str:
         """One line for `repirl check`."""
-        if not self.missing:
-            return self.level
-        return f"{self.level}; missing: " + ", ".join(f"{layer} ({why})" for layer, why in self.missing.items())
+        layers_by_reason: dict[str, list[str]] = {}
+        for layer, why in self.missing.items():
+            layers_by_reason.setdefault(why, []).append(layer)
+        parts = [f"{', '.join(layers)} ({why})" for why, layers in layers_by_reason.items()]
+        return f"{self.level}; missing: {'; '.join(parts)}" if parts else self.level
 
 
 class SandboxPool:
-    """Servers shared by all threads of this process; made when needed, at most `workers` of them."""
+    """Servers shared by all threads of this process; made when needed, at most `workers` of them.
 
-    def __init__(self, workers: int | None = None) -> None:
+    `modes` are tried in order: `namespaces` may give the strong level, `plain` at most the weak one.
+    """
+
+    def __init__(self, workers: int | None = None, modes: Sequence[str] = ("namespaces", "plain")) -> None:
+        self.modes = tuple(modes)
         self.workers = workers or max(1, len(os.sched_getaffinity(0)))
         self._changed = threading.Condition()
         self._idle: list[Server] = []
@@ -68,7 +74,7 @@ class SandboxPool:
 
     def _find_level(self) -> SandboxLevel:
         faults: dict[str, str] = {}
-        for mode in ("namespaces", "plain"):
+        for mode in self.modes:
             if sys.platform != "linux":
                 return SandboxLevel("none", {"linux": f"the sandbox needs Linux, this is {sys.platform}"})
             try:
@@ -94,12 +100,16 @@ class SandboxPool:
         with self._changed:
             while not self._idle and len(self._leased) + self._starting >= self.workers:
                 self._changed.wait()
+            dead = [server for server in self._idle if server.process.poll() is not None]
+            self._idle = [server for server in self._idle if server not in dead]
             leased = [self._idle.pop() for _ in range(min(wanted, len(self._idle)))]
             room = self.workers - len(self._leased) - len(leased) - len(self._idle) - self._starting
             new = max(0, min(wanted - len(leased), room))
             self._leased.update(leased)
             self._starting += new
         try:
+            for server in dead:
+                server.close()
             for _ in range(new):
                 server = Server(self._mode)
                 leased.append(server)
@@ -165,6 +175,7 @@ class _Batch:
         self.results: list[Run | None] = [None] * len(jobs)
         self.busy: dict[Server, int] = {}
         self.broken: set[Server] = set()
+        self.retried: set[int] = set()
         # A sandbox that fails again and again is not worth a restart per program.
         self.faults_left = 3 + len(jobs) // 20
 
@@ -217,7 +228,12 @@ class _Batch:
         self._next(server, selector)
 
     def _broken(self, server: Server, why: str, selector: selectors.BaseSelector) -> None:
-        self.results[self.busy.pop(server)] = Run(fault=why)
+        index = self.busy.pop(server)
+        if index in self.retried:
+            self.results[index] = Run(fault=why)
+        else:  # the server may have died of something that this program has no part in
+            self.retried.add(index)
+            self.waiting.append(index)
         self._unregister_streams(server, selector)
         selector.unregister(server.control)
         server.drop_streams()
@@ -232,7 +248,7 @@ class _Batch:
                 selector.unregister(stream.sock)
 
     def _on_stream(self, server: Server, stream: Stream, mask: int, selector: selectors.BaseSelector) -> None:
-        if stream.sock not in selector.get_map():  # its server answered in the same round
+        if stream not in server.streams:  # its server answered in the same round
             return
         if mask & selectors.EVENT_WRITE:
             stream.send_some()
@@ -265,6 +281,15 @@ def _after_fork() -> None:
     global _pool
     _pool.forget()
     _pool = SandboxPool()
+
+
+def use_workers(workers: int) -> None:
+    """How many programs may run at once in this process (default: one per core)."""
+    global _pool
+    if workers < 1:
+        raise UserError("the number of sandbox workers must be at least 1", workers)
+    _pool.close()
+    _pool = SandboxPool(workers)
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -10,24 +10,30 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from repirl.errors import UserError
 
 SERVER_SCRIPT = Path(__file__).resolve().parent / "_child" / "sbx_zygote.py"
 START_DEADLINE_S = 30.0
 # How much longer than a program's deadline the server may take to kill it and clean up.
-GRACE_S = 10.0
+GRACE_S = 15.0
+WALL_STRETCH = 4.0  # see sbx_zygote.Server.wait
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """What one program may use, over all its tests (`stdio`: per test). `threads` counts processes too."""
+    """What one program may use, over all its tests (`stdio`: per test). `threads` counts processes too.
 
-    wall_s: float = 6.0
+    `wall_s` is for programs that wait: one that still works when it is over may go on to its `cpu_s`, or to four times
+    `wall_s`, so that a busy machine does not make good programs wrong.
+    """
+
+    wall_s: float = 5.0
     cpu_s: int = 3
     memory_mib: int = 512
     file_mib: int = 16
@@ -111,36 +117,41 @@ class Server:
         flags = ["-P", "-s", "-S", "-B", "-X", "utf8"]
         env = {"PYTHONHASHSEED": "0"}  # the same program prints a set in the same order everywhere
         env |= {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"}
-        try:
-            self.process = subprocess.Popen(
-                [os.path.realpath(sys.executable), *flags, str(SERVER_SCRIPT), str(theirs.fileno()), mode],
-                env=env,
-                cwd="/",
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C at the terminal is for us
-            )
-        except OSError as error:
-            self.control.close()
-            raise ServerFault(str(error)) from error
-        finally:
-            theirs.close()
-        self.streams: list[Stream] = []
-        self.started = self.deadline = 0.0  # of the running job, time.monotonic()
-        self.polled = self.cancelled = False
-        self.ready: dict[str, Any] = self._first_answer()
+        with tempfile.TemporaryFile() as stderr:
+            try:
+                self.process = subprocess.Popen(
+                    [os.path.realpath(sys.executable), *flags, str(SERVER_SCRIPT), str(theirs.fileno()), mode],
+                    env=env,
+                    cwd="/",
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=stderr,
+                    start_new_session=True,  # Ctrl-C at the terminal is for us
+                )
+            except OSError as error:
+                self.control.close()
+                raise ServerFault(str(error)) from error
+            finally:
+                theirs.close()
+            self.streams: list[Stream] = []
+            self.started = self.deadline = 0.0  # of the running job, time.monotonic()
+            self.polled = self.cancelled = False
+            self.ready: dict[str, Any] = self._first_answer(stderr)
 
-    def _first_answer(self) -> dict[str, Any]:
+    def _first_answer(self, stderr: IO[bytes]) -> dict[str, Any]:
         self.control.settimeout(START_DEADLINE_S)
         try:
-            answer = json.loads(self.control.recv(1 << 16) or b'{"fault": "the server process ended at start"}')
+            packet = self.control.recv(1 << 16)
+            fault = None if packet else "the server process ended at start"
         except TimeoutError:
-            answer = {"fault": f"the server process did not start within {START_DEADLINE_S:g} s"}
-        if "fault" in answer:
+            packet, fault = b"", f"the server process did not start within {START_DEADLINE_S:g} s"
+        answer: dict[str, Any] = json.loads(packet) if packet else {}
+        if (fault := answer.get("fault", fault)) is not None:
             self.close()
-            raise ServerFault(answer["fault"])
+            stderr.seek(0)
+            last_line = stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+            raise ServerFault(f"{fault}: {last_line}" if last_line else fault)
         self.control.settimeout(GRACE_S)
         return answer["ready"]
 
@@ -154,7 +165,7 @@ class Server:
         self.streams = [stream for stream, _ in pairs]
         self.polled = self.cancelled = False
         self.started = time.monotonic()
-        self.deadline = self.started + limits.wall_s + GRACE_S
+        self.deadline = self.started + WALL_STRETCH * limits.wall_s + GRACE_S
         order = {"kind": job.kind, "wall_s": limits.wall_s, "cpu_s": limits.cpu_s, "open_files": limits.open_files}
         order |= {"memory_bytes": limits.memory_mib << 20, "file_bytes": limits.file_mib << 20}
         order["threads"] = limits.threads

@@ -173,29 +173,42 @@ class Remote:
 def _bind_names(tree: ast.Module, entry_point: str) -> dict[str, Any]:
     """What the tests read and do not make: from the program, save for what must not judge in its own cause.
 
-    Builtins, and standard modules of which only attributes are read, are the tests' own.
+    Builtins, and standard modules of which only attributes are read, are the tests' own. Only where the tests read
+    nothing else of the program is a builtin that they call the function under test (MBPP has a `sum` of its own).
     """
     reads = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
     bases = [node.value for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     namespace: dict[str, Any] = {"__name__": "tests"}
-    for name in sorted({node.id for node in reads}):
+    from_program = 0
+    names = sorted({node.id for node in reads} | ({entry_point} if entry_point else set()))
+    for name in names:
         if name != entry_point and hasattr(builtins, name):
             continue
         uses = [node for node in reads if node.id == name]
         if name in sys.stdlib_module_names and name != entry_point and all(node in bases for node in uses):
             namespace[name] = importlib.import_module(name)
-            continue
-        try:
-            form = _ask("name", name)[0]
-        except KeyError:
-            continue  # the tests define it themselves, or will raise NameError
-        if not (isinstance(form, list) and form[:1] == ["m"]):
-            namespace[name] = _value(form)
-        elif str(form[1]).partition(".")[0] in sys.stdlib_module_names:
-            namespace[name] = importlib.import_module(form[1])
+        else:
+            from_program += _bind(name, namespace)
+    if not from_program:
+        for name in names:
+            if hasattr(builtins, name):
+                _bind(name, namespace)
     if entry_point in namespace:
         namespace.setdefault("candidate", namespace[entry_point])
     return namespace
+
+
+def _bind(name: str, namespace: dict[str, Any]) -> bool:
+    """Puts the program's `name` into `namespace` if it has one: its value, or the same standard module."""
+    try:
+        form = _ask("name", name)[0]
+    except KeyError:
+        return False  # the tests define it themselves, or will raise NameError
+    if not (isinstance(form, list) and form[:1] == ["m"]):
+        namespace[name] = _value(form)
+    elif str(form[1]).partition(".")[0] in sys.stdlib_module_names:
+        namespace[name] = importlib.import_module(form[1])
+    return True
 
 
 def _is_test(statement: ast.stmt) -> bool:

@@ -8,6 +8,7 @@ as the plain value that it holds: whatever it does to `==` or `hash` stays behin
     ["l", ...], ["t", ...], ["s", ...]         list, tuple, set or frozenset
     ["d", key, value, key, value, ...]         dict
     ["b", hex], ["c", real, imag]              bytes or bytearray, complex
+    ["n", name]                                one of the plain types itself, such as `int`
     ["h", number, type name]                   an object that stays where it is (see sbx_asserts)
     ["x", type name]                           an object that cannot be sent
 """
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_PLAIN_INT = 2**63
+PLAIN_TYPES = {t.__name__: t for t in (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)}
 
 
 def encode(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
@@ -40,13 +42,16 @@ def encode(value: Any, other: Callable[[Any], Any] | None = None) -> Any:
         return ["t", *[encode(v, other) for v in tuple.__iter__(value)]]
     if isinstance(value, dict):
         return ["d", *[encode(part, other) for pair in dict.items(value) for part in pair]]
-    if isinstance(value, (set, frozenset)):
-        kind = set if isinstance(value, set) else frozenset
-        return ["s", *[encode(v, other) for v in kind.__iter__(value)]]
+    if isinstance(value, set):
+        return ["s", *[encode(v, other) for v in set.__iter__(value)]]
+    if isinstance(value, frozenset):
+        return ["s", *[encode(v, other) for v in frozenset.__iter__(value)]]
     if isinstance(value, (bytes, bytearray)):
         return ["b", bytes(value).hex()]
     if isinstance(value, complex):
         return ["c", value.real, value.imag]
+    if isinstance(value, type) and PLAIN_TYPES.get(value.__name__) is value:
+        return ["n", value.__name__]
     return other(value) if other is not None else ["x", type(value).__name__[:80]]
 
 
@@ -72,6 +77,8 @@ def decode(form: Any, handle: Callable[[int, str], Any] | None = None) -> Any:
         return bytes.fromhex(parts[0])
     if kind == "c" and len(parts) == 2 and all(type(p) is float for p in parts):
         return complex(*parts)
+    if kind == "n" and len(parts) == 1 and parts[0] in PLAIN_TYPES:
+        return PLAIN_TYPES[parts[0]]
     if kind == "h" and handle is not None and len(parts) == 2 and type(parts[0]) is int:
         return handle(parts[0], str(parts[1]))
     raise ValueError("not a form")

@@ -25,7 +25,7 @@ NOBODY = 65534
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
 SYS_LANDLOCK_CREATE, SYS_LANDLOCK_ADD, SYS_LANDLOCK_RESTRICT = 444, 445, 446
-# What lives in the private /tmp: enough for honest programs, little enough that filling it hurts nobody.
+# What fits in the scratch folder: enough for honest programs, little enough that filling it hurts nobody.
 TMP_MIB, TMP_INODES = 32, 2048
 
 
@@ -94,8 +94,11 @@ def _bind_read_only(source: str, target: str) -> None:
     mount(None, target, None, MS_REMOUNT | MS_BIND | flags | sum(m for s, m in keep.items() if have & s))
 
 
-def private_root(machine: str) -> None:
-    """Replaces the root by an empty read-only one with Python's files, four devices and a private /tmp."""
+def private_root(machine: str) -> str:
+    """Replaces the root by an empty read-only one with Python's files, four devices and a private scratch folder.
+
+    Returns the scratch folder, `/tmp` unless Python itself lives below that.
+    """
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     sources, hidden = python_paths(), hidden_paths()
     mount("sandbox", "/tmp", "tmpfs", MS_NOSUID, "size=1m,mode=755")
@@ -117,13 +120,26 @@ def private_root(machine: str) -> None:
     for path in hidden:
         if os.path.isdir(path):
             mount("hidden", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "size=4k,mode=755")
-    os.mkdir("/tmp")
+    scratch = "/tmp" if not os.path.lexists("/tmp") else "/scratch"
+    os.mkdir(scratch)
     options = f"size={TMP_MIB}m,nr_inodes={TMP_INODES},mode=1777"
-    mount("scratch", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
+    mount("scratch", scratch, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
     _check(libc.umount2(b"/.old", MNT_DETACH), "umount of the old root")
     os.rmdir("/.old")
     mount(None, "/", None, MS_REMOUNT | MS_RDONLY | MS_NOSUID)
-    os.chdir("/tmp")
+    os.chdir(scratch)
+    return scratch
+
+
+def readable_by_all(path: str) -> bool:
+    """Whether any user may list this folder, the ones above it included."""
+    if not os.stat(path).st_mode & stat.S_IROTH:
+        return False
+    while os.stat(path).st_mode & stat.S_IXOTH:
+        if path == "/":
+            return True
+        path = os.path.dirname(path)
+    return False
 
 
 def become_nobody() -> None:

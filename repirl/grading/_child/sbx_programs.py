@@ -6,7 +6,6 @@ ever a *claim* about outputs, and the expected values are not here.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import struct
@@ -48,9 +47,14 @@ def write_block(fd: int, data: bytes) -> None:
     write_all(fd, struct.pack("!I", len(data)) + data)
 
 
-def say(*frame: Any) -> None:
-    """One frame to the grader: a JSON array on a line of its own."""
-    write_all(CONVERSATION_FD, json.dumps(frame).encode() + b"\n")
+def frame_of(*parts: Any) -> bytes:
+    """One frame for the grader: a JSON array on a line of its own."""
+    return json.dumps(parts).encode() + b"\n"
+
+
+def say(*parts: Any) -> None:
+    """Sends one frame."""
+    write_all(CONVERSATION_FD, frame_of(*parts))
 
 
 def name_of(error: BaseException) -> str:
@@ -67,11 +71,14 @@ def run_program(source: str, module_name: str) -> dict[str, Any]:
 
 
 def find_entry(namespace: dict[str, Any], name: str) -> Any:
-    """The function called `name`, or the method of that name of a class `Solution`; None if there is neither."""
-    if name in namespace:
-        return namespace[name]
+    """The method `name` of a class `Solution` (LeetCode's form), else the function of that name; None if neither.
+
+    The class comes first because `name` may also have been imported by a star (`count` from itertools).
+    """
     solution = namespace.get("Solution")
-    return getattr(solution(), name, None) if solution is not None else None
+    if isinstance(solution, type) and hasattr(solution, name):
+        return getattr(solution(), name)
+    return namespace.get(name)
 
 
 def functional(source: str, entry_point: str, calls: list[tuple[Any, ...]]) -> None:
@@ -86,16 +93,16 @@ def functional(source: str, entry_point: str, calls: list[tuple[Any, ...]]) -> N
         return
     for arguments in calls:
         try:
-            frame = ("value", sbx_codec.encode(function(*arguments)))
+            frame = frame_of("value", sbx_codec.encode(function(*arguments)))
         except BaseException as error:  # noqa: BLE001 (reported as the program's own fault)
-            frame = ("raise", name_of(error))
-        say(*frame)
+            frame = frame_of("raise", name_of(error))
+        write_all(CONVERSATION_FD, frame)
 
 
 def stdio(source: str) -> None:
     """Runs the program as a script on the real descriptors 0 and 1. Frames: `["raise", error]` or `["end"]`."""
-    sys.stdin = io.TextIOWrapper(open(0, "rb", closefd=False), encoding="utf-8", errors="surrogateescape")
-    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding="utf-8", errors="surrogateescape")
+    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     frame: tuple[str, ...] = ("end",)
     try:
         run_program(source, "__main__")

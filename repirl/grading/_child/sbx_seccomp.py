@@ -24,7 +24,7 @@ ARCH = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}  # audit architec
 # name: (x86_64, aarch64); None where the architecture has no such call
 DENIED: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201), "accept": (43, 202),
-    "accept4": (288, 242), "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281),
+    "accept4": (288, 242), "execve": (59, 221), "execveat": (322, 281),
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
     "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
     "pidfd_send_signal": (424, 424), "pidfd_open": (434, 434), "pidfd_getfd": (438, 438),
@@ -41,11 +41,16 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "iopl": (172, None), "ioperm": (173, None), "modify_ldt": (154, None), "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265), "fanotify_init": (300, 262), "shmget": (29, 194), "shmat": (30, 196),
     "shmctl": (31, 195), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180),
-    "memfd_create": (319, 279), "memfd_secret": (447, 447), "setpriority": (141, 140),
+    "memfd_secret": (447, 447), "setpriority": (141, 140),
     "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setaffinity": (203, 122),
     "sched_setattr": (314, 274), "ioprio_set": (251, 30), "migrate_pages": (256, 238), "move_pages": (279, 239),
     "process_madvise": (440, 440), "process_mrelease": (448, 448), "vmsplice": (278, 75), "mknod": (133, None),
     "mknodat": (259, 33), "remap_file_pages": (216, 234), "lookup_dcookie": (212, 18), "uselib": (134, None),
+}  # fmt: skip
+
+# Refused to programs only: their server needs them.
+DENIED_PROGRAMS: dict[str, tuple[int | None, int | None]] = {
+    "fork": (57, None), "vfork": (58, None), "memfd_create": (319, 279),
 }  # fmt: skip
 
 # Refused as well where no private file system could be made: anything that changes a file by name.
@@ -65,7 +70,7 @@ OPEN, OPENAT, OPENAT2 = (2, None), (257, 56), (437, 437)
 # F_SETOWN, F_SETSIG, F_SETOWN_EX send signals of any kind to any process of the same user; so do the two ioctls.
 FCNTL_DENIED = (8, 10, 15)
 IOCTL_DENIED = (0x8901, 0x8902, 0x5412)  # FIOSETOWN, SIOCSPGRP, TIOCSTI
-PRCTL_DENIED = (1,)  # PR_SET_PDEATHSIG: a program dies with its server
+PR_SET_PDEATHSIG = 1  # not to be undone: a program dies with its server
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -87,26 +92,22 @@ def _block(nr: int, body: bytes) -> bytes:
     return _ins(JEQ, nr, 0, len(body) // 8) + body
 
 
-def build_filter(arch: str, own_pid: int, deny_writes: bool) -> bytes:
-    """The BPF program for a process `own_pid`; `deny_writes` also refuses every change of a file by name.
-
-    Raises KeyError on an architecture without a table.
-    """
+def _start(arch: str) -> tuple[list[bytes], int]:
+    """Checks the architecture and loads the call's number. Raises KeyError on an architecture without a table."""
     audit_arch, col = ARCH[arch]
     out = [_ins(LD_W_ABS, OFFSET_ARCH), _ins(JEQ, audit_arch, 1, 0), _ins(RET, KILL_PROCESS)]
-    out.append(_ins(LD_W_ABS, OFFSET_NR))
+    return [*out, _ins(LD_W_ABS, OFFSET_NR)], col
+
+
+def server_filter(arch: str, deny_writes: bool) -> bytes:
+    """What neither the server nor any program may do; `deny_writes`: nor any change of a file by name."""
+    out, col = _start(arch)
     # NEWEST_KNOWN also stops the x32 numbers, which start at 2**30.
     out += [_ins(JGT, NEWEST_KNOWN, 0, 1), _ret(errno.ENOSYS)]
-    # Threads yes, processes no. clone3 hides its flags behind a pointer: ENOSYS makes libc use clone.
-    out.append(_block(CLONE3[col], _ret(errno.ENOSYS)))
-    threads_only = _ins(LD_W_ABS, _arg(0)) + _ins(JSET, CLONE_THREAD, 0, 1) + _ret(0) + _ret(errno.EPERM)
-    out.append(_block(CLONE[col], threads_only))
-    only_itself = _ins(LD_W_ABS, _arg(0)) + _ins(JEQ, own_pid, 0, 1) + _ret(0) + _ret(errno.EPERM)
-    out += [_block(KILL[col], only_itself), _block(TGKILL[col], only_itself)]
     pid_zero = _ins(LD_W_ABS, _arg(0)) + _ins(JEQ, 0, 0, 1) + _ret(0) + _ret(errno.EPERM)
     out.append(_block(PRLIMIT64[col], pid_zero))
-    for pair, index, denied in ((FCNTL, 1, FCNTL_DENIED), (IOCTL, 1, IOCTL_DENIED), (PRCTL, 0, PRCTL_DENIED)):
-        body = _ins(LD_W_ABS, _arg(index)) + b"".join(_ins(JEQ, k, 0, 1) + _ret(errno.EPERM) for k in denied) + _ret(0)
+    for pair, denied in ((FCNTL, FCNTL_DENIED), (IOCTL, IOCTL_DENIED)):
+        body = _ins(LD_W_ABS, _arg(1)) + b"".join(_ins(JEQ, k, 0, 1) + _ret(errno.EPERM) for k in denied) + _ret(0)
         out.append(_block(pair[col], body))
     table = dict(DENIED)
     if deny_writes:
@@ -116,15 +117,32 @@ def build_filter(arch: str, own_pid: int, deny_writes: bool) -> bytes:
             if (nr := pair[col]) is not None:
                 flags = _ins(LD_W_ABS, _arg(flags_arg)) + _ins(JSET, WRITE_FLAGS, 0, 1) + _ret(errno.EACCES) + _ret(0)
                 out.append(_block(nr, flags))
-    numbers = sorted(pair[col] for pair in table.values() if pair[col] is not None)  # type: ignore[type-var]
-    for position, nr in enumerate(numbers):  # on a match jump over the rest and the ALLOW, to the EPERM
-        out.append(_ins(JEQ, nr, len(numbers) - position, 0))  # type: ignore[arg-type]
-    out += [_ret(0), _ret(errno.EPERM)]
-    return b"".join(out)
+    return b"".join(out) + _deny(table, col)
+
+
+def program_filter(arch: str, own_pid: int) -> bytes:
+    """What a program may not do besides: make processes, signal others. Small, as it is installed once per program."""
+    out, col = _start(arch)
+    # Threads yes, processes no. clone3 hides its flags behind a pointer: ENOSYS makes libc use clone.
+    out.append(_block(CLONE3[col], _ret(errno.ENOSYS)))
+    threads_only = _ins(LD_W_ABS, _arg(0)) + _ins(JSET, CLONE_THREAD, 0, 1) + _ret(0) + _ret(errno.EPERM)
+    out.append(_block(CLONE[col], threads_only))
+    only_itself = _ins(LD_W_ABS, _arg(0)) + _ins(JEQ, own_pid, 0, 1) + _ret(0) + _ret(errno.EPERM)
+    out += [_block(KILL[col], only_itself), _block(TGKILL[col], only_itself)]
+    not_deathsig = _ins(LD_W_ABS, _arg(0)) + _ins(JEQ, PR_SET_PDEATHSIG, 0, 1) + _ret(errno.EPERM) + _ret(0)
+    out.append(_block(PRCTL[col], not_deathsig))
+    return b"".join(out) + _deny(DENIED_PROGRAMS, col)
+
+
+def _deny(table: dict[str, tuple[int | None, int | None]], col: int) -> bytes:
+    numbers = sorted(nr for pair in table.values() if (nr := pair[col]) is not None)
+    # on a match jump over the rest and the ALLOW, to the EPERM
+    chain = [_ins(JEQ, nr, len(numbers) - position, 0) for position, nr in enumerate(numbers)]
+    return b"".join(chain) + _ret(0) + _ret(errno.EPERM)
 
 
 class _FilterProgram(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]  # noqa: RUF012 (ctypes wants a list)
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
 def install(libc: ctypes.CDLL, program: bytes) -> None:

@@ -3,7 +3,7 @@
 Started as `python -P -s -S -B -X utf8 sbx_zygote.py FD MODE` with an empty environment. FD is a packet socket to the
 grader, MODE `namespaces` or `plain`. It never sees a program: the grader sends, with each job, the descriptor of a
 socket of its own, from which the forked child reads what to run and to which it writes what came out. The server
-learns only limits, keeps the deadline, kills everything in its process namespace afterwards and empties /tmp.
+learns only limits, keeps the deadline, kills everything in its process namespace afterwards and empties the scratch folder.
 
 Jobs (marshal, from the grader): a dict with `kind`, `wall_s` and the limits of `set_limits`.
 Answers (JSON): `{"ready": ...}` once, then per job `{"exit", "signal", "cpu_s", "timed_out"}` or `{"fault": text}`.
@@ -16,25 +16,31 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-import array  # noqa: E402
-import gc  # noqa: E402
-import json  # noqa: E402
-import marshal  # noqa: E402
-import platform  # noqa: E402
-import select  # noqa: E402
-import signal  # noqa: E402
-import socket  # noqa: E402
-import time  # noqa: E402
-from typing import Any, NoReturn  # noqa: E402
+import array
+import builtins
+import contextlib
+import gc
+import json
+import marshal
+import platform
+import select
+import signal
+import socket
+import time
+from typing import Any, NoReturn
 
-import sbx_asserts  # noqa: E402
-import sbx_isolation as iso  # noqa: E402
-import sbx_programs  # noqa: E402
-import sbx_seccomp  # noqa: E402
+import sbx_asserts
+import sbx_isolation as iso
+import sbx_programs
+import sbx_seccomp
 
 del sys.path[0]
 
 MACHINE = platform.machine()
+STDLIB = os.path.realpath(os.path.dirname(os.__file__))
+WALL_STRETCH = 4.0  # also known to sandbox_server.py
+WALL_SLICE_S, WORKING_SHARE = 0.25, 0.01
+PID_MARK = 0x7ABCDEF1  # above any pid
 # What programs usually import: loaded once here instead of once per program.
 PRELOADED = "bisect collections copy datetime decimal fractions functools heapq itertools math operator random re string"
 PRELOADED += " statistics types typing"
@@ -45,9 +51,9 @@ class State:
 
     def __init__(self) -> None:
         self.missing: dict[str, str] = {}
-        self.private_tmp = False
+        self.scratch: str | None = None  # the private folder; without one nothing can be written
         self.own_user = False
-        self.seccomp = False
+        self.program_filter = b""  # with PID_MARK for the program's own pid
 
 
 def isolate_with_namespaces(state: State, proc_self_path: str) -> None:
@@ -66,8 +72,8 @@ def isolate_with_namespaces(state: State, proc_self_path: str) -> None:
     fork_and_wait()
     iso.prctl(iso.PR_SET_PDEATHSIG, signal.SIGKILL)
     proc_self = os.open(proc_self_path, os.O_PATH | os.O_DIRECTORY)
-    iso.private_root(MACHINE)
-    state.private_tmp = state.own_user = True
+    state.scratch = iso.private_root(MACHINE)
+    state.own_user = True
     if as_root:
         iso.become_nobody()
         iso.prctl(iso.PR_SET_DUMPABLE, 1)  # or the files in /proc/self would belong to root
@@ -89,41 +95,42 @@ def fork_and_wait() -> None:
     os._exit(0)
 
 
+def become_nobody_if_possible(state: State) -> None:
+    """Leaves the root user, unless Python's own files would then be out of reach."""
+    try:
+        if not iso.readable_by_all(STDLIB):
+            raise PermissionError(f"{STDLIB} is readable by root only")
+        iso.become_nobody()
+        state.own_user = True
+    except OSError as error:
+        state.missing["unprivileged user"] = str(error)
+
+
 def finish_isolation(state: State, mode: str) -> None:
     """The layers common to both forms, for the rest of this process's life."""
     if mode == "plain":
         for layer in ("user namespace", "process namespace", "mount namespace", "network namespace", "ipc namespace"):
             state.missing[layer] = "not available"
         if os.geteuid() == 0:
-            try:
-                iso.become_nobody()
-                state.own_user = True
-            except OSError as error:
-                state.missing["unprivileged user"] = str(error)
+            become_nobody_if_possible(state)
     iso.drop_capabilities(MACHINE)
     try:
-        readable = ["/"] if state.private_tmp else iso.python_paths()
-        iso.landlock(readable, ["/tmp"] if state.private_tmp else [])
+        iso.landlock(["/"] if state.scratch else iso.python_paths(), [state.scratch] if state.scratch else [])
     except OSError as error:
         state.missing["landlock"] = str(error)
     iso.prctl(iso.PR_SET_DUMPABLE, 0)
     iso.prctl(iso.PR_SET_PDEATHSIG, signal.SIGKILL if os.getpid() == 1 else 0)  # credentials changed: it was cleared
-    state.seccomp = seccomp_works(state)
+    os.listdir(STDLIB)  # a server that cannot import would call good programs wrong
+    try:
+        sbx_seccomp.install(iso.libc, sbx_seccomp.server_filter(MACHINE, deny_writes=state.scratch is None))
+        state.program_filter = sbx_seccomp.program_filter(MACHINE, PID_MARK)
+    except (OSError, KeyError) as error:
+        state.missing["seccomp"] = f"{type(error).__name__}: {error}"
 
 
-def seccomp_works(state: State) -> bool:
-    """Tries the filter in a child."""
-    child = os.fork()
-    if child == 0:
-        try:
-            sbx_seccomp.install(iso.libc, sbx_seccomp.build_filter(MACHINE, os.getpid(), not state.private_tmp))
-            os._exit(0)
-        except (OSError, KeyError):
-            os._exit(1)
-    if os.waitpid(child, 0)[1] == 0:
-        return True
-    state.missing["seccomp"] = f"the filter could not be installed ({MACHINE})"
-    return False
+def cpu_time_s(pid: int) -> float:
+    """Processor time of another process, from its clock (see clock_getcpuclockid(3)): there is no /proc here."""
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 class Server:
@@ -176,29 +183,41 @@ class Server:
             pids = [watched]
         for fd in fds:
             os.close(fd)
-        ended = self.wait(watched, pids, time.monotonic() + job["wall_s"])
+        ended = self.wait(watched, pids, job["wall_s"])
         timed_out = watched not in ended
         self.kill_rest(pids, ended)
-        if self.state.private_tmp:
-            iso.wipe("/tmp")
+        if self.state.scratch:
+            iso.wipe(self.state.scratch)
         program_status, program_usage = ended[pids[-1]]
         code = os.waitstatus_to_exitcode(program_status)
         cpu_s = program_usage.ru_utime + program_usage.ru_stime
         return {"exit": max(code, 0), "signal": max(-code, 0), "cpu_s": cpu_s, "timed_out": timed_out}
 
-    def wait(self, watched: int, pids: list[int], deadline: float) -> dict[int, Any]:
-        """Until `watched` ends, the deadline passes or the grader says stop; what ended by then."""
+    def wait(self, watched: int, pids: list[int], wall_s: float) -> dict[int, Any]:
+        """Until `watched` ends, its time is up or the grader says stop; what ended by then.
+
+        Time is up after `wall_s` for a program that then does nothing, after WALL_STRETCH times as much for one that
+        works: on a busy machine it may not have had its processor time, which has a limit of its own.
+        """
         ended: dict[int, Any] = {}
+        started = time.monotonic()
+        deadline, cpu_then = started + wall_s, -1.0
         while True:
             for pid in pids:
                 if pid not in ended:
                     done, status, usage = os.wait4(pid, os.WNOHANG)
                     if done:
                         ended[pid] = (status, usage)
-            left_s = deadline - time.monotonic()
-            if watched in ended or left_s <= 0:
+            if watched in ended:
                 return ended
-            for fd, _ in self.poll.poll(left_s * 1000 + 1):
+            now = time.monotonic()
+            if now >= deadline:
+                cpu_now = sum(cpu_time_s(pid) for pid in pids if pid not in ended)
+                idle = cpu_then >= 0 and cpu_now - cpu_then < WORKING_SHARE * WALL_SLICE_S
+                if idle or now >= started + WALL_STRETCH * wall_s:
+                    return ended
+                deadline, cpu_then = now + WALL_SLICE_S, cpu_now
+            for fd, _ in self.poll.poll((deadline - now) * 1000 + 1):
                 if fd == self.wake_r:
                     os.read(self.wake_r, 4096)
                 elif not self.control.recv(16):
@@ -212,10 +231,8 @@ class Server:
             if pid not in ended:
                 os.kill(pid, signal.SIGKILL)
         if self.alone:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         for pid in pids:
             if pid not in ended:
                 _, status, usage = os.wait4(pid, 0)
@@ -265,9 +282,9 @@ class Server:
             os.close(4)
         threads = job["threads"] if self.state.own_user else None
         iso.set_limits(job["cpu_s"], job["memory_bytes"], job["file_bytes"], job["open_files"], threads)
-        if self.state.seccomp:
-            program = sbx_seccomp.build_filter(MACHINE, os.getpid(), not self.state.private_tmp)
-            sbx_seccomp.install(iso.libc, program)
+        if self.state.program_filter:
+            own = self.state.program_filter.replace(PID_MARK.to_bytes(4, sys.byteorder), os.getpid().to_bytes(4, sys.byteorder))
+            sbx_seccomp.install(iso.libc, own)
         random_module = sys.modules["random"]
         random_module.seed(0)  # the same program gets the same verdict
         if kind == "functional":
@@ -288,6 +305,7 @@ def main() -> None:
     os.environ.clear()
     for name in PRELOADED.split():
         __import__(name)
+    builtins.exit = builtins.quit = sys.exit  # scripts use them; Python without `site` has none
     state = State()
     try:
         if mode == "namespaces":
@@ -296,8 +314,9 @@ def main() -> None:
     except (OSError, KeyError) as error:
         control.send(json.dumps({"fault": f"{type(error).__name__}: {error}"}).encode())
         return
-    ready = {"missing": state.missing, "own_user": state.own_user, "private_files": state.private_tmp}
-    control.send(json.dumps({"ready": ready | {"seccomp": state.seccomp}}).encode())
+    ready = {"missing": state.missing, "own_user": state.own_user, "private_files": state.scratch is not None}
+    control.send(json.dumps({"ready": ready | {"seccomp": bool(state.program_filter)}}).encode())
+    os.dup2(0, 2)  # up to here the grader wanted to read what went wrong
     gc.collect()
     gc.freeze()  # the collector of a child then leaves these pages alone, so they stay shared
     Server(control, state).serve()
