@@ -134,7 +134,7 @@ def test_entropy_weight_is_a_bonus():
             (gradient,) = torch.autograd.grad(result.loss, logits)
             logits = (logits - 0.5 * gradient).detach().requires_grad_()
         log_p = torch.log_softmax(logits, 0)
-        return float(-(log_p.exp() * log_p).sum())
+        return -(log_p.exp() * log_p).sum().item()
 
     start = entropy_after_training(0.0)
     assert entropy_after_training(0.5) > start + 0.1
