@@ -54,9 +54,12 @@ class BufferLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(source.keys, source.values)
         keys, values = self._buffers()
-        rows, columns = slice(row, row + len(index)), slice(self.cache.end - width, self.cache.end)
-        keys[rows, :, columns] = source.keys.index_select(0, index)
-        values[rows, :, columns] = source.values.index_select(0, index)
+        start = self.cache.end - width
+        for buffer, new in ((keys, source.keys), (values, source.values)):
+            target = buffer[row : row + len(index)]
+            # Attention gives padding no weight, but no weight times whatever the memory held may be NaN.
+            target[:, :, self.cache.first : start] = 0
+            target[:, :, start : self.cache.end] = new.index_select(0, index)
 
     def move_rows(self, targets: Tensor, sources: Tensor, first: int, end: int) -> None:
         for buffer in self._buffers():

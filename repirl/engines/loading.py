@@ -1,32 +1,32 @@
-"""Policies by name: the embedded one, a local folder, or a hub id with a revision."""
+"""Policies by name: the embedded one, a local folder, or a hub id with a revision.
+
+torch and transformers are imported when a policy is loaded, not before: what only names policies stays quick.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
+from typing import TYPE_CHECKING, Any
 
 from repirl.errors import UserError
 from repirl.paths import ASSETS_DIR
 
+if TYPE_CHECKING:
+    import torch
+
 EMBEDDED = ("tiny",)
 """Policies that come with the package, by the name of their folder in `assets/`."""
 
-DTYPES: Mapping[str, Any] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
+DTYPES = ("float32", "bfloat16", "auto")
 
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -61,7 +61,12 @@ def load_policy(
     path = policy_dir(name_or_path, revision)
     if not (path / "config.json").is_file():
         raise UserError("no config.json in the policy's folder", str(path), "give a folder written by save_pretrained")
+    from transformers import AutoTokenizer
+
     model = _load_model(path, dtype)
+    if not any(any(path.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        # transformers would make up a tokenizer of the model's usual kind
+        raise UserError("no tokenizer in the policy's folder", str(path), "save the tokenizer beside the model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -85,6 +90,9 @@ def policy_dir(name_or_path: str | Path, revision: str | None = None) -> Path:
     in_existing_folder = "/" in name and path.parent.is_dir()
     if name in EMBEDDED or isinstance(name_or_path, Path) or in_existing_folder or not _HUB_ID.fullmatch(name):
         raise UserError("policy folder not found", str(path), "give `tiny`, a folder, or a hub id")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -104,13 +112,16 @@ def folder_digest(path: Path) -> str:
 
 
 def _load_model(path: Path, dtype: str) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     load: Any = AutoModelForCausalLM.from_pretrained
     try:
         with quiet_transformers():
             model, info = load(
                 path,
                 config=AutoConfig.from_pretrained(path, local_files_only=True),
-                dtype=DTYPES[dtype],
+                dtype=dtype,
                 local_files_only=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, in our own words
@@ -128,6 +139,8 @@ def _load_model(path: Path, dtype: str) -> Any:
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """No load report and no progress bar of transformers for the while."""
+    from transformers.utils import logging
+
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.set_verbosity(logging.get_verbosity() + 10)  # above error: the load report is told by us

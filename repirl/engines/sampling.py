@@ -124,7 +124,7 @@ class StopStrings:
             self._may_end[:] = True  # decoding a token by itself may strip its space
             return
         for token_id, text in enumerate(tokenizer.batch_decode([[i] for i in range(vocab_size)])):
-            self._may_end[token_id] = not text.strip() or "\ufffd" in text or any(c in text for c in last_characters)
+            self._may_end[token_id] = not text or "\ufffd" in text or any(c in text for c in last_characters)
 
     def __bool__(self) -> bool:
         return bool(self.stop)
