@@ -58,9 +58,7 @@ def clustered_interval(
     return seeded_interval(problem_means(samples)[None, :], level=level, resamples=resamples, seed=seed)
 
 
-def seeded_interval(
-    values: npt.ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
+def seeded_interval(values: npt.ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Mean over seeds x problems [S, P] (or [P]) with a two-level percentile bootstrap interval.
 
     Each resample draws problems with replacement, the same ones for all seeds (the models were tested on the

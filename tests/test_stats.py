@@ -8,8 +8,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from repirl.errors import UserError
 from repirl import stats
+from repirl.errors import UserError
 from repirl.evals.metrics import part_of, problem_values
 from repirl.types import Outcome, SampleRow
 

@@ -65,11 +65,12 @@ def pretrain_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Rebuild the embedded tiny policy from nothing."""
+    from repirl.config import parse_config
     from repirl.methods.pretrain import PretrainConfig, pretrain_tiny
 
     given = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
     with working("pretrain") as on_progress:
-        made = pretrain_tiny(out, PretrainConfig(**given), lambda step, total, metrics: on_progress(step, total))
+        made = pretrain_tiny(out, parse_config(PretrainConfig, given), lambda step, total, metrics: on_progress(step, total))
     payload = {"folder": str(out)} | made
     emit(as_json, payload, lambda: _lines(payload))
 
