@@ -48,11 +48,11 @@ ATTACKS: dict[str, tuple[str, object]] = {
     "memory bomb": ("def f():\n    x = []\n    while True: x.append(bytearray(10**7))", None),
     "one huge allocation": ("def f(): return len(bytearray(10**11))", 10**11),
     "disk filler": (
-        "import os\ndef f():\n    n = 0\n    while True:\n        with open(f'/tmp/{n}', 'wb') as h: h.write(b'x' * 10**6)\n"
+        "import os\ndef f():\n    n = 0\n    while True:\n        with open(f'{n}', 'wb') as h: h.write(b'x' * 10**6)\n"
         "        n += 1",
         None,
     ),
-    "one huge file": ("def f():\n    with open('/tmp/x', 'wb') as h:\n        while True: h.write(b'x' * 10**6)", None),
+    "one huge file": ("def f():\n    with open('x', 'wb') as h:\n        while True: h.write(b'x' * 10**6)", None),
     "folders without end": (
         "import os\ndef f():\n    while True:\n        os.mkdir('d'); os.chdir('d')",
         None,
@@ -97,7 +97,7 @@ ATTACKS: dict[str, tuple[str, object]] = {
     "reading /etc/passwd": ("def f(): return open('/etc/passwd').read()", PASSWD),
     "reading the repository": (f"def f(): return open({HERE!r}).read()", THIS_FILE),
     "reading through a link": (
-        "import os\ndef f():\n    os.symlink('/etc/passwd', '/tmp/link')\n    return open('/tmp/link').read()",
+        "import os\ndef f():\n    os.symlink('/etc/passwd', 'link')\n    return open('link').read()",
         PASSWD,
     ),
     "leaving by ..": ("def f(): return open('/tmp/../../../../etc/passwd').read()", PASSWD),
@@ -316,8 +316,8 @@ def test_stdio_floods_and_loops_end() -> None:
 
 @strong
 def test_programs_do_not_see_each_other() -> None:
-    write = "open('/tmp/note', 'w').write('hello')\nimport builtins\nbuiltins.note = 'hello'\ndef f(): return 1"
-    read = "def f():\n    try: return open('/tmp/note').read()\n    except OSError: return note"
+    write = "open('note', 'w').write('hello')\nimport builtins\nbuiltins.note = 'hello'\ndef f(): return 1"
+    read = "def f():\n    try: return open('note').read()\n    except OSError: return note"
     pool = SandboxPool(workers=1)
     try:
         assert pool.level().level == "strong"

@@ -48,6 +48,13 @@ class SandboxLevel:
         return f"{self.level}; missing: {'; '.join(parts)}" if parts else self.level
 
 
+def _cores() -> int:
+    """Cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class SandboxPool:
     """Servers shared by all threads of this process; made when needed, at most `workers` of them.
 
@@ -56,7 +63,7 @@ class SandboxPool:
 
     def __init__(self, workers: int | None = None, modes: Sequence[str] = ("namespaces", "plain")) -> None:
         self.modes = tuple(modes)
-        self.workers = workers or max(1, len(os.sched_getaffinity(0)))
+        self.workers = workers or _cores()
         self._changed = threading.Condition()
         self._idle: list[Server] = []
         self._leased: set[Server] = set()
