@@ -3,11 +3,13 @@
 Plain lm-eval reads a local data folder from the environment variable REPIRL_DATA_DIR, or from
 `--metadata '{"data_dir": "FOLDER"}'`. It does not say which outputs were cut by the token limit: such an output is
 `truncated` under `repirl eval`, and here counts by the answer that it holds, if any.
+Programs run in the sandbox; REPIRL_ALLOW_WEAK_SANDBOX=1 is what `--allow-weak-sandbox` is there.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,5 +44,6 @@ def mean_of_graded(values: Sequence[float]) -> float:
 
 
 def _grade(doc: dict[str, Any], results: Sequence[str], grader: str) -> dict[str, float]:
-    verdict = grade_rollouts([problem_of(doc, grader=grader)], [results[0]])[0]
+    weak = os.environ.get("REPIRL_ALLOW_WEAK_SANDBOX") == "1"
+    verdict = grade_rollouts([problem_of(doc, grader=grader)], [results[0]], allow_weak_sandbox=weak)[0]
     return {"acc": verdict.reward, "ungraded": float(verdict.outcome == "ungraded")}

@@ -24,10 +24,10 @@ from repirl.tasks.documents import (
     EmbeddedData,
     FileData,
     check_number,
+    encode_tests,
     local_file,
     parse_metadata,
     problem_of,
-    tests_to_json,
 )
 from repirl.types import Problem
 
@@ -126,7 +126,7 @@ def _problems(task: Any, metadata: CardMetadata, name: str) -> Iterator[Problem]
 
 
 def _data_digest(problems: Sequence[Problem]) -> str:
-    return digest_of([[p.id, p.prompt, p.grader, p.answer, tests_to_json(p.tests) if p.tests else None] for p in problems])
+    return digest_of([[p.id, p.prompt, p.grader, p.answer, encode_tests(p.tests) if p.tests else None] for p in problems])
 
 
 def _lm_eval_task(name: str, path: Path, data_dir: str | Path | None) -> Any:

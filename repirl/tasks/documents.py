@@ -1,6 +1,6 @@
 """Benchmark rows as lm-eval documents with one set of columns, and documents as problems.
 
-Columns: `id`, `problem` (the bare statement), `answer`, `tests` (JSON, see `tests_to_json`), `solution`, `level`, `subject`.
+Columns: `id`, `problem` (the bare statement), `answer`, `tests` (JSON, see `encode_tests`), `solution`, `level`, `subject`.
 A benchmark card says in its metadata block `repirl: data:` where the rows come from: an embedded family, or a file
 that lies in a local data folder or at a pinned revision of the hub.
 """
@@ -13,9 +13,9 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Discriminator, Field, Tag, ValidationError
 
 from repirl.config import Config
 from repirl.errors import UserError
@@ -49,6 +49,11 @@ class FileData(Config):
     """Our column -> the file's; those left out are called the same."""
 
 
+def _kind_of_data(block: object) -> str:
+    """Decides by the key `family`, so that an error names the key that is wrong and not every kind of data."""
+    return "embedded" if isinstance(block, EmbeddedData) or (isinstance(block, Mapping) and "family" in block) else "file"
+
+
 class CardMetadata(Config):
     """The block `metadata: repirl:` of a task file. `data` is absent if the task file loads its data itself."""
 
@@ -59,7 +64,10 @@ class CardMetadata(Config):
     num_problems: int = Field(ge=1)
     family: str | None = None
     """Family of the problems, by default the task's name."""
-    data: EmbeddedData | FileData | None = None
+    data: (
+        Annotated[Annotated[EmbeddedData, Tag("embedded")] | Annotated[FileData, Tag("file")], Discriminator(_kind_of_data)]
+        | None
+    ) = None
 
 
 def parse_metadata(block: object, where: str) -> CardMetadata:
@@ -146,7 +154,7 @@ def _embedded_rows(data: EmbeddedData, count: int) -> list[dict[str, Any]]:
             "id": problem.id,
             "problem": problem.source,
             "answer": problem.answer or "",
-            "tests": tests_to_json(problem.tests) if problem.tests else "",
+            "tests": encode_tests(problem.tests) if problem.tests else "",
             "solution": family.solution(problem.source, family.OWN_STYLE),
             "level": problem.level,
             "subject": problem.subject or "",
@@ -202,14 +210,14 @@ def problem_of(doc: Mapping[str, Any], *, grader: str, family: str = "", prompt:
         prompt=prompt,
         grader=grader,  # type: ignore[arg-type]  # checked above
         answer=None if is_code else gold,
-        tests=tests_from_json(doc["tests"], key) if is_code else None,
+        tests=decode_tests(doc["tests"], key) if is_code else None,
         level=_level(doc.get("level")),
         subject=str(doc["subject"]) if doc.get("subject") else None,
         source=source,
     )
 
 
-def tests_to_json(tests: CodeTests) -> str:
+def encode_tests(tests: CodeTests) -> str:
     """Hidden tests as text, in the format that `repirl grade code` reads as well."""
     cases: list[dict[str, Any]] = []
     for case in tests.cases:
@@ -224,8 +232,8 @@ def tests_to_json(tests: CodeTests) -> str:
     return json.dumps(values)
 
 
-def tests_from_json(text: str | Mapping[str, Any], where: str) -> CodeTests:
-    """The inverse of `tests_to_json`; also takes the parsed object. UserError with `where` if it is malformed."""
+def decode_tests(text: str | Mapping[str, Any], where: str) -> CodeTests:
+    """The inverse of `encode_tests`; also takes the parsed object. UserError with `where` if it is malformed."""
     try:
         values = json.loads(text) if isinstance(text, str) else dict(text)
         kind = values["kind"]
