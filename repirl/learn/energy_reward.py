@@ -38,39 +38,42 @@ class EnergyReward(ProcessReward):
         self.config = config
         self.segmentation = segmentation
         self.contract = contract
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0)
+        backbone = list(model.base_model.parameters())
+        inside = {id(parameter) for parameter in backbone}
+        head = [parameter for parameter in model.parameters() if id(parameter) not in inside]
+        head_lr = config.lr if config.head_lr is None else config.head_lr
+        groups = [{"params": backbone, "lr": config.lr}, {"params": head, "lr": head_lr}]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         self._scored: tuple[Sequence[RolloutGroup], list[Tensor]] | None = None
 
     def learn(self, groups: Sequence[RolloutGroup], step: int) -> dict[str, float]:
         """One or more passes of the IRL loss over the batch (PAPER 4, steps 3-6); logs what PAPER section 10 asks for."""
-        rows = [TokenRow(r.prompt_ids, r.token_ids) for group in groups for r in group.rollouts]
+        before = self._raw(groups) if self.config.score == "before" else None
+        taught = groups[: self.config.prompts_per_update]
+        rows = _rows(taught)
         demos = [
-            encode_solution(self.tokenizer, group.rollouts[0].prompt_ids, demo.text)
-            for group in groups
+            (g, encode_solution(self.tokenizer, group.rollouts[0].prompt_ids, demo.text))
+            for g, group in enumerate(taught)
             for demo in group.demonstrations[: self.config.demos_per_prompt]
         ]
-        demo_groups = [g for g, group in enumerate(groups) for _ in group.demonstrations[: self.config.demos_per_prompt]]
         self.used_demonstrations += len(demos)
-        before = self._raw(groups, rows)
         metrics: dict[str, float] = {}
-        expert_scores: list[float] = []
-        for epoch in range(self.config.epochs):
-            raw = before if epoch == 0 else self._raw(groups, rows)
-            weights = self._weights(groups, raw, demo_groups)
-            metrics, expert_scores = self._update(rows, demos, weights)
+        for _ in range(self.config.epochs):
+            # Equal weights depend on no reward: that pass over the rollouts can be saved.
+            raw = self._raw(groups)[: len(rows)] if self.config.weights != "none" else [torch.zeros(1)] * len(rows)
+            weights = self._weights(taught, raw, [g for g, _ in demos])
+            metrics = self._update(rows, [demo for _, demo in demos], weights)
         metrics |= {
             "ess": weights.effective_sample_size,
             "ess_fraction": weights.effective_sample_size / max(1, weights.num_negatives),
             "negatives": float(weights.num_negatives),
-            "score_expert": sum(expert_scores) / len(expert_scores) if expert_scores else float("nan"),
         }
-        self._scored = (groups, before) if self.config.score == "before" else None
+        self._scored = (groups, before) if before is not None else None
         metrics |= reward_diagnostics(groups, self.score(groups))
         return metrics
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[list[StepRewards]]:
-        rows = [TokenRow(r.prompt_ids, r.token_ids) for group in groups for r in group.rollouts]
-        raw = iter(self._raw(groups, rows))
+        raw = iter(self._raw(groups))
         return [
             [
                 steps_from_tokens(
@@ -83,9 +86,10 @@ class EnergyReward(ProcessReward):
             for group in groups
         ]
 
-    def _raw(self, groups: Sequence[RolloutGroup], rows: Sequence[TokenRow]) -> list[Tensor]:
+    def _raw(self, groups: Sequence[RolloutGroup]) -> list[Tensor]:
         """Raw token rewards of the batch, computed once for the current parameters (or kept from before the update)."""
         if self._scored is None or self._scored[0] is not groups:
+            rows = _rows(groups)
             self._scored = (groups, score_rows(self.model, rows, self.tokenizer.pad_token_id))
             self.scored_tokens += sum(len(row) for row in rows)
         return self._scored[1]
@@ -102,13 +106,12 @@ class EnergyReward(ProcessReward):
             torch.tensor(demo_groups, dtype=torch.long),
         )
 
-    def _update(
-        self, rollouts: Sequence[TokenRow], demos: Sequence[TokenRow], weights: SignedWeights
-    ) -> tuple[dict[str, float], list[float]]:
-        """One optimiser step; returns metrics and the demonstrations' mean token rewards (before the step)."""
-        used = [i for i, weight in enumerate(weights.rollouts_B.tolist()) if weight != 0]
-        rows = [*(rollouts[i] for i in used), *demos]
-        signed_B = torch.cat([weights.rollouts_B[used], torch.full((len(demos),), weights.demonstration, dtype=torch.float64)])
+    def _update(self, rollouts: Sequence[TokenRow], demos: Sequence[TokenRow], weights: SignedWeights) -> dict[str, float]:
+        """One optimiser step on the rows that have a weight; `score_expert` is the demonstrations' score before it."""
+        signed_R = torch.cat([weights.rollouts_B, weights.demonstrations_E])
+        used = signed_R.nonzero()[:, 0]
+        signed_B = signed_R[used]
+        rows = [rollouts[i] if i < len(rollouts) else demos[i - len(rollouts)] for i in used.tolist()]
         total_tokens = sum(len(row.response_ids) for row in rows)
         device = next(self.model.parameters()).device
         means = torch.zeros(len(rows))
@@ -131,7 +134,8 @@ class EnergyReward(ProcessReward):
         self.optimizer.step()
         self._scored = None
         self.trained_tokens += sum(len(row) for row in rows)
-        return {"loss": loss_sum, "grad_norm": float(norm)}, means[len(used) :].tolist()
+        expert = means[used >= len(rollouts)]
+        return {"loss": loss_sum, "grad_norm": float(norm), "score_expert": float(expert.mean())}
 
     @property
     def _pad_id(self) -> int:
@@ -155,3 +159,7 @@ class EnergyReward(ProcessReward):
 
     def save(self, folder: Path) -> None:
         save_energy(folder, self.model, self.tokenizer, self.contract)
+
+
+def _rows(groups: Sequence[RolloutGroup]) -> list[TokenRow]:
+    return [TokenRow(r.prompt_ids, r.token_ids) for group in groups for r in group.rollouts]

@@ -50,9 +50,16 @@ class IRLConfig(Config):
     score: Literal["after", "before"] = "after"
     """Rollouts are scored with the PRM after this batch's update (Algorithm 1, step 6) or before it (one pass less)."""
     demos_per_prompt: int = Field(4, ge=0)
+    prompts_per_update: int | None = Field(None, ge=1)
+    """The PRM learns from the groups of so many prompts of each batch (the batch's order is random); None: from all."""
     layers: int | None = Field(None, ge=1)
     """Keep only the first layers of the base as the PRM's backbone; None keeps all."""
+    base_measure: float = Field(0.0, ge=0)
+    """kappa of a residual energy: the reward starts as kappa times the base policy's log-probability (rewards/energy.py);
+    0 is the paper's scalar head alone."""
     lr: float = Field(3e-8, gt=0)
+    head_lr: float | None = Field(None, gt=0)
+    """Learning rate of the new head; None: that of the backbone."""
     max_grad_norm: float = Field(10.0, gt=0)
     epochs: int = Field(1, ge=1)
     """Passes over each batch."""

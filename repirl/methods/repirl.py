@@ -87,7 +87,7 @@ class RePIRL(Method[RePIRLConfig]):
                 training_digest=digest_of([config.model_dump(mode="json"), data.digest, context.seed]),
             )
             return EnergyReward(
-                energy_from_policy(context.policy.model, layers=config.irl.layers),
+                energy_from_policy(context.policy.model, layers=config.irl.layers, base_measure=config.irl.base_measure),
                 context.policy.tokenizer,
                 config.irl,
                 StepSegmentation(config.data.step_separator),

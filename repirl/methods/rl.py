@@ -41,7 +41,7 @@ def tiny_loop(mix: MixConfig) -> LoopConfig:
         steps=40,
         sampling=SamplingConfig(prompts_per_step=48, group_size=8, max_new_tokens=144),
         mix=mix,
-        optim=OptimConfig(lr=1e-4, loss=PolicyLossConfig(entropy_weight=0.001)),
+        optim=OptimConfig(lr=1e-4, micro_batch_tokens=4096, loss=PolicyLossConfig(entropy_weight=0.001)),
         validation=ValidationConfig(every=10, num_problems=96, samples=4),
     )
 

@@ -64,6 +64,4 @@ def read_contract(folder: Path) -> RewardContract:
     try:
         return RewardContract.model_validate_json(path.read_text())
     except ValidationError as error:
-        raise UserError(
-            f"{CONTRACT_FILE} is not a reward contract", str(folder), str(error.errors()[0]["msg"])
-        ) from error
+        raise UserError(f"{CONTRACT_FILE} is not a reward contract", str(folder), str(error.errors()[0]["msg"])) from error

@@ -2,6 +2,11 @@
 
 The model is transformers' token classification with one label, so the saved folder loads with
 `AutoModelForTokenClassification` anywhere. r_phi(s_t, a_t) is read at the position of the token a_t itself.
+
+With a base measure kappa > 0 the energy is residual: r_phi(s_t, a_t) = kappa log p_phi(a_t | s_t) + head, where p_phi is the
+language model that backbone and (tied) embeddings are. At kappa = 1 and a zero head p(tau) ~ exp(r) is the base policy
+itself, so all importance weights start equal; and the state's own prediction of a_t, which no head at the position of a_t
+can see in a shallow model, is part of the reward. kappa lies in the model's config as `repirl_base_measure`.
 Shapes: B rows, T tokens, N completion tokens.
 """
 
@@ -14,20 +19,24 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoModelForTokenClassification
 
 from repirl.engines.loading import quiet_transformers
 from repirl.errors import UserError
 from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract, write_contract
-from repirl.rollouts.batching import TokenBatch, TokenRow, length_sorted_chunks, pad_batch
+from repirl.rollouts.batching import TokenBatch, TokenRow, hidden_states, length_sorted_chunks, pad_batch
 
 
-def energy_from_policy(policy, *, layers: int | None = None) -> nn.Module:
+def energy_from_policy(policy, *, layers: int | None = None, base_measure: float = 0.0) -> nn.Module:
     """A PRM that starts as a copy of the policy's backbone (its first `layers` if given) and a zero head.
 
-    A zero head makes every reward 0 at the start, so that the first importance weights are those of the policy alone.
+    Without a base measure every reward is 0 at the start, and the first importance weights are those of the policy alone.
     """
     config = copy.deepcopy(policy.config)
+    if base_measure and not config.tie_word_embeddings:
+        raise UserError("a base measure needs tied embeddings", config.model_type, "set irl.base_measure=0")
+    config.repirl_base_measure = base_measure
     config.num_labels = 1
     config.classifier_dropout = 0.0
     if layers is not None:
@@ -48,10 +57,18 @@ def energy_from_policy(policy, *, layers: int | None = None) -> nn.Module:
     return model.to(device=parameter.device, dtype=parameter.dtype)
 
 
-def token_rewards(model: nn.Module, batch: TokenBatch) -> Tensor:
+def token_rewards(model, batch: TokenBatch) -> Tensor:
     """Float32 raw rewards [N] of the completion tokens, row after row; with gradient if enabled."""
-    logits_BT1 = model(input_ids=batch.ids_BT, attention_mask=batch.attention_mask_BT).logits
-    return logits_BT1[..., 0].float()[batch.response_mask_BT]
+    hidden_BTH = hidden_states(model.base_model, batch)
+    head = model.score if hasattr(model, "score") else model.classifier
+    rewards_N = head(hidden_BTH[batch.response_mask_BT])[:, 0].float()
+    if not (base_measure := getattr(model.config, "repirl_base_measure", 0.0)):
+        return rewards_N
+    # The token at position t is predicted at t - 1.
+    before_NH = hidden_BTH[:, :-1][batch.response_mask_BT[:, 1:]]
+    logits_NV = functional.linear(before_NH, model.get_input_embeddings().weight).float()
+    targets_N = batch.ids_BT[batch.response_mask_BT]
+    return rewards_N - base_measure * functional.cross_entropy(logits_NV, targets_N, reduction="none")
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Rewards that know nothing (random, constant, length) and one that knows everything (the exact checker).
+"""Rewards that learned nothing (random, constant, length, confidence) and one that knows everything (the exact checker).
 
 The nulls are rows in every table: a method that does not beat them has learned nothing about reasoning (DESIGN rule 5).
 """
@@ -11,7 +11,9 @@ import numpy as np
 
 from repirl.errors import UserError
 from repirl.rewards.base import ProcessReward, steps_from_tokens, steps_to_tokens
+from repirl.rewards.energy import score_rows
 from repirl.rng import stream
+from repirl.rollouts.batching import TokenRow
 from repirl.rollouts.steps import StepSegmentation, step_end_tokens
 from repirl.tasks import arith
 from repirl.types import Problem, Rollout, RolloutGroup, StepRewards
@@ -67,6 +69,32 @@ class LengthReward(_PerRollout):
         return steps_from_tokens(np.full(num_tokens, num_tokens / 100), step_ends_S, "mean")
 
 
+class ConfidenceReward(ProcessReward):
+    """The starting policy's log-probability of each token, frozen: what a residual energy pays before it learned anything.
+
+    `model` is `energy_from_policy(policy, base_measure=1.0)`.
+    """
+
+    name = "confidence"
+
+    def __init__(self, model, tokenizer, segmentation: StepSegmentation) -> None:
+        self.model, self.tokenizer, self.segmentation = model, tokenizer, segmentation
+
+    def score(self, groups: Sequence[RolloutGroup]) -> list[list[StepRewards]]:
+        rows = [TokenRow(r.prompt_ids, r.token_ids) for group in groups for r in group.rollouts]
+        self.scored_tokens += sum(len(row) for row in rows)
+        raw = iter(score_rows(self.model, rows, self.tokenizer.pad_token_id))
+        return [
+            [
+                steps_from_tokens(
+                    next(raw).numpy(), step_end_tokens(self.tokenizer, r.token_ids, self.segmentation, r.text), "mean"
+                )
+                for r in group.rollouts
+            ]
+            for group in groups
+        ]
+
+
 class OracleReward(_PerRollout):
     """The exact step checker of `arith`: 1 for a right step, 0 for the first wrong one, nothing after it."""
 
@@ -79,9 +107,7 @@ class OracleReward(_PerRollout):
         first_wrong = labels.index(False) if False in labels else len(labels)
         mask_S = np.arange(len(labels)) <= first_wrong
         rewards_S = np.array(labels, dtype=np.float32)
-        return StepRewards(
-            steps_to_tokens(rewards_S, step_ends_S, len(rollout.token_ids)), step_ends_S, rewards_S, mask_S
-        )
+        return StepRewards(steps_to_tokens(rewards_S, step_ends_S, len(rollout.token_ids)), step_ends_S, rewards_S, mask_S)
 
 
 def exact_step_labels(problem: Problem, rollout: Rollout, num_steps: int) -> list[bool]:

@@ -1,0 +1,241 @@
+"""Results do not depend on how a batch is cut, ordered or padded (DESIGN rule 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from repirl.engines.torch_engine import TorchEngine
+from repirl.learn.energy_reward import EnergyReward
+from repirl.learn.irl import IRLConfig
+from repirl.learn.policy_losses import PolicyLossConfig
+from repirl.learn.supervised import supervised_step
+from repirl.learn.update import OptimConfig, PolicyUpdater
+from repirl.rewards.artifact import RewardContract
+from repirl.rewards.energy import energy_from_policy, score_rows
+from repirl.rollouts.batching import TokenRow, length_sorted_chunks, pad_batch, token_logprobs
+from repirl.rollouts.steps import StepSegmentation
+from repirl.tasks import arith
+from repirl.types import Rollout, RolloutGroup, Verdict
+
+
+@pytest.fixture(scope="module")
+def groups(make_rollout) -> list[RolloutGroup]:
+    """Rollouts of very different lengths, right, wrong and ungraded, with demonstrations."""
+    rng = np.random.default_rng(0)
+    made = []
+    for problem in arith.problems("train", 5, levels=(1, 2, 5)):
+        texts = [arith.solution(problem.source, "plain"), "12", "1+2+3\n" * int(rng.integers(1, 6)), "\\boxed{1}"]
+        rollouts = tuple(make_rollout(problem.prompt, t, problem_id=problem.id, index=i) for i, t in enumerate(texts))
+        verdicts = (Verdict("correct"), Verdict("wrong"), Verdict("wrong"), Verdict("ungraded", "timeout"))
+        made.append(RolloutGroup(problem, rollouts, verdicts, tuple(arith.demonstrations(problem, 2))))
+    return made
+
+
+@pytest.fixture(scope="module")
+def rollouts(groups) -> list[Rollout]:
+    return [rollout for group in groups for rollout in group.rollouts]
+
+
+def gradients(model) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    scale = max(float(value.abs().max()) for value in a.values())
+    assert scale > 1e-4
+    for name, value in a.items():
+        assert torch.allclose(value, b[name], atol=2e-6 * max(1.0, scale), rtol=1e-4), name
+
+
+# ----------------------------------------------------------------------------------------------- policy
+
+
+LOSSES = [
+    PolicyLossConfig(entropy_weight=0.01),
+    PolicyLossConfig(reduction="sequence_mean", kl_weight=0.1),
+    PolicyLossConfig(reduction="sequence_sum", ratio="sequence"),
+]
+
+
+def policy_update(make_policy, tokenizer, rollouts, advantages, loss, micro_batch_tokens=8192):
+    model, reference = make_policy(0), make_policy(1)
+    config = OptimConfig(lr=1e-3, max_grad_norm=1e9, micro_batch_tokens=micro_batch_tokens, loss=loss)
+    updater = PolicyUpdater(model, tokenizer.pad_token_id, config, reference)
+    return updater.update(rollouts, advantages, order_seed=0), gradients(model)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.reduction)
+def test_policy_update_does_not_depend_on_micro_batches_or_order(make_policy, tokenizer, rollouts, loss):
+    rng = np.random.default_rng(1)
+    advantages = [rng.normal(size=len(r.token_ids)).astype(np.float32) for r in rollouts]
+    advantages[2][:] = 0
+    metrics, whole = policy_update(make_policy, tokenizer, rollouts, advantages, loss)
+    for micro_batch_tokens in (1, 90):
+        cut_metrics, cut = policy_update(make_policy, tokenizer, rollouts, advantages, loss, micro_batch_tokens)
+        assert_same(whole, cut)
+        assert cut_metrics == pytest.approx(metrics, rel=1e-4, abs=1e-6, nan_ok=True)
+    order = rng.permutation(len(rollouts))
+    shuffled = [rollouts[i] for i in order], [advantages[i] for i in order]
+    shuffled_metrics, permuted = policy_update(make_policy, tokenizer, *shuffled, loss)
+    assert_same(whole, permuted)
+    assert shuffled_metrics == pytest.approx(metrics, rel=1e-4, abs=1e-6, nan_ok=True)
+
+
+def test_rows_without_advantage_are_skipped_but_still_counted(make_policy, tokenizer, rollouts):
+    """Their tokens stay in the denominator: the gradient is that of the whole batch."""
+    advantages = [np.full(len(r.token_ids), 1.0 if i % 2 else 0.0, np.float32) for i, r in enumerate(rollouts)]
+    _, skipped = policy_update(make_policy, tokenizer, rollouts, advantages, PolicyLossConfig())
+    model = make_policy(0)
+    tokens = sum(len(r.token_ids) for r in rollouts)
+    for rollout, advantage_T in zip(rollouts, advantages, strict=True):
+        batch = pad_batch([TokenRow(rollout.prompt_ids, rollout.token_ids)], tokenizer.pad_token_id)
+        (-(torch.from_numpy(advantage_T) * token_logprobs(model, batch).logprobs_N).sum() / tokens).backward()
+    assert_same(gradients(model), skipped)
+
+
+def test_two_mini_batches_are_two_updates_and_the_second_is_off_policy(make_policy, tokenizer, rollouts):
+    """After a huge first step the second sees clipped ratios; the gap to the engine is still that of the sampling policy."""
+    advantages = [np.ones(len(r.token_ids), np.float32) for r in rollouts]
+    model = make_policy(0)
+    sampled = TorchEngine(model, tokenizer).score([r.prompt_ids for r in rollouts], [r.token_ids.tolist() for r in rollouts])
+    faithful = [
+        Rollout(r.problem_id, r.sample_index, r.prompt_ids, r.token_ids, logprobs, r.text, r.finish_reason, 1.0)
+        for r, logprobs in zip(rollouts, sampled, strict=True)
+    ]
+    updater = PolicyUpdater(model, tokenizer.pad_token_id, OptimConfig(lr=0.05, mini_batches=2))
+    metrics = updater.update(faithful, advantages, order_seed=0)
+    assert updater.updates == 2
+    assert metrics["clip_fraction"] > 0.1
+    assert metrics["engine_logprob_gap_max"] < 1e-4
+
+
+# ------------------------------------------------------------------------------------------------- PRM
+
+
+def prm_update(make_policy, tokenizer, groups, micro_batch_tokens=8192, **settings):
+    model = energy_from_policy(make_policy(0))
+    with torch.no_grad():
+        model.score.weight.normal_(generator=torch.Generator().manual_seed(0))
+    contract = RewardContract(
+        kind="energy",
+        method="test",
+        step_separator="\n",
+        template="plain",
+        step_aggregation="mean",
+        solution_aggregation="mean",
+        base_digest="",
+        training_digest="",
+    )
+    config = IRLConfig(lr=1e-3, max_grad_norm=1e9, micro_batch_tokens=micro_batch_tokens, reward_l2=0.1, **settings)
+    reward = EnergyReward(model, tokenizer, config, StepSegmentation("\n"), contract)
+    return reward.learn(groups, 0), gradients(model)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"weights": "length_normalized", "normalize": "prompt", "objective": "sum"},
+        {"weights": "truncated", "normalize": "prompt", "positive_denominator": "prompt"},
+        {"use_outcome": False},
+    ],
+    ids=["paper", "prompt", "truncated", "prm-only"],
+)
+def test_prm_update_does_not_depend_on_micro_batches_or_order(make_policy, tokenizer, groups, settings):
+    metrics, whole = prm_update(make_policy, tokenizer, groups, **settings)
+    for micro_batch_tokens in (1, 90):
+        cut_metrics, cut = prm_update(make_policy, tokenizer, groups, micro_batch_tokens, **settings)
+        assert_same(whole, cut)
+        for name in ("loss", "grad_norm", "ess", "score_expert"):
+            assert cut_metrics[name] == pytest.approx(metrics[name], rel=1e-4, abs=1e-6)
+    order = np.random.default_rng(2).permutation(4).tolist()
+    shuffled = [
+        RolloutGroup(
+            g.problem, tuple(g.rollouts[i] for i in order), tuple(g.verdicts[i] for i in order), g.demonstrations[::-1]
+        )
+        for g in reversed(groups)
+    ]
+    permuted_metrics, permuted = prm_update(make_policy, tokenizer, shuffled, **settings)
+    assert_same(whole, permuted)
+    assert permuted_metrics == pytest.approx(metrics, rel=1e-3, abs=1e-5, nan_ok=True)
+
+
+# ------------------------------------------------------------------------------------------ supervision
+
+
+def test_supervised_step_does_not_depend_on_micro_batches_or_order(make_policy, tokenizer, rollouts):
+    rows = [TokenRow(r.prompt_ids, r.token_ids) for r in rollouts]
+
+    def step(rows, max_tokens):
+        model = make_policy(0)
+        metrics = supervised_step(
+            model,
+            torch.optim.SGD(model.parameters(), lr=0.0),
+            rows,
+            pad_id=tokenizer.pad_token_id,
+            max_grad_norm=1e9,
+            max_tokens=max_tokens,
+        )
+        return metrics, gradients(model)
+
+    metrics, whole = step(rows, 8192)
+    for cut_metrics, cut in (step(rows, 1), step(rows, 90), step(rows[::-1], 8192)):
+        assert_same(whole, cut)
+        assert cut_metrics == pytest.approx(metrics, rel=1e-4)
+
+
+# --------------------------------------------------------------------------------------------- padding
+
+
+def test_scores_do_not_depend_on_the_padding_side_or_the_company(make_policy, tokenizer, rollouts):
+    """Left-padded, right-padded, in a batch and alone, by the engine and by the trainer: the same log-probabilities."""
+    model = make_policy(0)
+    engine = TorchEngine(model, tokenizer)
+    prompts, completions = [r.prompt_ids for r in rollouts], [r.token_ids.tolist() for r in rollouts]
+    for temperature in (1.0, 0.7):
+        right = np.concatenate(engine.score(prompts, completions, temperature))
+        left = np.concatenate(engine.score(prompts, completions, temperature, padding_side="left"))
+        rows = [TokenRow(*pair) for pair in zip(prompts, completions, strict=True)]
+        with torch.no_grad():
+            together = token_logprobs(model, pad_batch(rows, tokenizer.pad_token_id), temperature, with_entropy=True)
+            alone = [token_logprobs(model, pad_batch([row], tokenizer.pad_token_id), temperature).logprobs_N for row in rows]
+        assert left == pytest.approx(right, abs=1e-5)
+        assert together.logprobs_N.numpy() == pytest.approx(right, abs=1e-5)
+        assert torch.cat(alone).numpy() == pytest.approx(right, abs=1e-5)
+        assert np.ptp(right) > 0.01
+        assert (together.entropy_N > 0).all()
+
+
+def test_rewards_do_not_depend_on_the_company(make_policy, tokenizer, rollouts):
+    model = energy_from_policy(make_policy(0))
+    with torch.no_grad():
+        model.score.weight.normal_(generator=torch.Generator().manual_seed(0))
+    rows = [TokenRow(r.prompt_ids, r.token_ids) for r in rollouts]
+    whole = score_rows(model, rows, tokenizer.pad_token_id)
+    for alternative in (
+        score_rows(model, rows, tokenizer.pad_token_id, max_tokens=1),
+        score_rows(model, rows[::-1], tokenizer.pad_token_id)[::-1],
+    ):
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, alternative, strict=True))
+
+
+def test_entropy_is_that_of_the_distribution_at_the_temperature(make_policy, tokenizer):
+    model = make_policy(0)
+    row = TokenRow([5, 6], [7, 8])
+    with torch.no_grad():
+        found = token_logprobs(model, pad_batch([row], tokenizer.pad_token_id), 0.5, with_entropy=True)
+        log_p = torch.log_softmax(model(input_ids=torch.tensor([[5, 6, 7]])).logits[0, 1:] / 0.5, -1)
+    assert torch.allclose(found.entropy_N, -(log_p.exp() * log_p).sum(-1), atol=1e-5)
+    assert torch.allclose(found.logprobs_N, log_p[[0, 1], [7, 8]], atol=1e-5)
+
+
+def test_chunks_hold_every_row_once_within_the_limit():
+    lengths = [5, 1, 9, 3, 3, 7, 20]
+    chunks = length_sorted_chunks(lengths, 15)
+    assert sorted(i for chunk in chunks for i in chunk) == list(range(7))
+    assert all(len(chunk) * max(lengths[i] for i in chunk) <= 15 or len(chunk) == 1 for chunk in chunks)
+    assert chunks[0] == [6]
+    assert length_sorted_chunks([], 15) == []

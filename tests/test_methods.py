@@ -1,0 +1,310 @@
+"""The contract that every registered method keeps; new files in `baselines/` are tested by being there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from repirl.config import Config, digest_of, parse_config, with_overrides
+from repirl.engines.loading import load_policy
+from repirl.errors import UserError
+from repirl.methods.base import FitContext, Fitted
+from repirl.registry import load_method, load_module, method_names, methods
+from repirl.rewards.energy import load_energy
+from repirl.tasks.training_sets import TrainingSetConfig, load_training_set, read_jsonl
+
+NAMES = method_names()
+SMALL = {
+    "steps": 2,
+    "prompts_per_step": 4,
+    "group_size": 2,
+    "max_new_tokens": 12,
+    "num_problems": 20,
+    "validation_problems": 4,
+    "samples": 1,
+    "levels": [1, 2],
+    "every": 1,
+    "lr": 0.01,
+}
+
+
+def paths_of(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted path -> value of all settings."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= paths_of(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def small_config(name: str, **more: Any) -> Config:
+    """The tiny recipe, made smaller still wherever it has one of the usual settings."""
+    recipe = load_method(name).recipe("tiny")
+    paths = paths_of(recipe.model_dump(mode="json"))
+    settings = {path: SMALL[leaf] for path in paths if (leaf := path.split(".")[-1]) in SMALL}
+    settings |= {path: value for path, value in more.items() if path in paths}
+    return with_overrides(recipe, [f"{path}={json.dumps(value)}" for path, value in settings.items()])
+
+
+def fit(name: str, policy_folder, folder, config: Config | None = None, seed: int = 0) -> Fitted:
+    return load_method(name).fit(FitContext(load_policy(policy_folder), folder, seed), config or small_config(name))
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in load_policy(folder).model.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+# ---------------------------------------------------------------------------------------- what one declares
+
+
+def test_the_first_opponents_are_there():
+    assert {"base", "bc", "constant", "length", "oracle", "random", "repirl", "rloo"} <= set(NAMES)
+    assert sorted(NAMES) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_says_what_it_is(name):
+    method = load_method(name)
+    assert method.name == name
+    for text in (method.title, method.source, method.status, type(method).__doc__, method.fit.__doc__):
+        assert isinstance(text, str)
+        assert text.strip()
+    assert method.kind in ("method", "null", "reference")
+    assert "tiny" in method.recipes
+    with pytest.raises(UserError, match="tiny"):
+        method.recipe("no-such-recipe")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipes_go_through_json_and_refuse_unknown_keys(name):
+    for recipe in load_method(name).recipes.values():
+        values = json.loads(json.dumps(recipe.model_dump(mode="json")))
+        again = parse_config(type(recipe), values)
+        assert again == recipe
+        assert again.digest() == recipe.digest() == digest_of(values)
+        with pytest.raises(UserError, match="nonsense"):
+            parse_config(type(recipe), {**values, "nonsense": 1})
+        with pytest.raises(UserError, match="nonsense"):
+            with_overrides(recipe, ["nonsense=1"])
+        with pytest.raises(UserError, match=r"non\.sense"):
+            with_overrides(recipe, ["non.sense=1"])
+        nested = [key for key, value in values.items() if isinstance(value, dict)]
+        for key in nested:
+            with pytest.raises(UserError, match=rf"{key}\.nonsense"):
+                with_overrides(recipe, [f"{key}.nonsense=1"])
+            with pytest.raises(UserError, match=f"{key}.nonsense"):
+                parse_config(type(recipe), {**values, key: {**values[key], "nonsense": 1}})
+        with pytest.raises(UserError, match=r"key\.path=value"):
+            with_overrides(recipe, ["nonsense"])
+
+
+def test_settings_are_checked_and_configurations_frozen():
+    recipe = load_method("rloo").recipe("tiny")
+    changed = with_overrides(recipe, ["loop.steps=7", "data.levels=[3]", "loop.mix.outcome=grpo"])
+    assert paths_of(changed.model_dump(mode="json")) == {
+        **paths_of(recipe.model_dump(mode="json")), "loop.steps": 7, "data.levels": [3], "loop.mix.outcome": "grpo"
+    }  # fmt: skip
+    assert changed.digest() != recipe.digest()
+    for bad in ("loop.steps=0", "loop.steps=many", "loop.mix.outcome=best", "loop.sampling.group_size=1", "loop.optim.lr=-1"):
+        with pytest.raises(UserError, match=bad.split("=")[0].replace(".", r"\.")):
+            with_overrides(recipe, [bad])
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.data = None  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_all_methods_of_the_suite_share_data_sampler_and_updates():
+    """Differences between rows must come from the method (DESIGN section 1)."""
+    shared = ("data", "sampling", "validation")
+    reference = load_method("rloo").recipe("tiny").model_dump(mode="json")
+    parts = {"data": reference["data"], **{key: reference["loop"][key] for key in shared[1:]}}
+    for name in NAMES:
+        values = load_method(name).recipe("tiny").model_dump(mode="json")
+        if name == "base":
+            continue
+        loop = values.get("loop", values)
+        assert {"data": values["data"], **{key: loop[key] for key in shared[1:]}} == parts, name
+        assert loop["steps"] == reference["loop"]["steps"], name
+
+
+# ----------------------------------------------------------------------------------------------- fitting
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fit_leaves_a_policy_and_is_deterministic_under_a_seed(name, policy_folder, tmp_path):
+    start = weights(policy_folder)
+    fitted = fit(name, policy_folder, tmp_path / "a")
+    assert fitted.policy_folder is not None
+    trained = weights(fitted.policy_folder)
+    assert same(trained, start) == (fitted.budget.policy_updates == 0 or fitted.diagnostics.get("best_step") == 0)
+    again = fit(name, policy_folder, tmp_path / "b")
+    assert again.policy_folder is not None
+    assert same(weights(again.policy_folder), trained)
+    assert (fitted.reward_folder is None) == (again.reward_folder is None)
+    if fitted.reward_folder is not None and again.reward_folder is not None:
+        first, second = load_energy(fitted.reward_folder), load_energy(again.reward_folder)
+        assert same(first[0].state_dict(), second[0].state_dict())
+        assert first[1] == second[1]
+    if fitted.budget.policy_updates:
+        assert fitted.budget.policy_updates == 2
+        metrics = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in metrics] == [1, 2]
+        assert fitted.budget.trained_tokens > 0
+        # Fitting again in the finished folder only reads the result.
+        assert fit(name, policy_folder, tmp_path / "a") == fitted
+        with pytest.raises(UserError, match="other settings"):
+            fit(name, policy_folder, tmp_path / "a", seed=1)
+        assert not (tmp_path / "a" / "checkpoint.pt").exists()
+
+
+def test_another_seed_draws_other_problems_and_rollouts(policy_folder, tmp_path):
+    for name in ("rloo", "bc"):
+        for seed in (0, 1):
+            fit(name, policy_folder, tmp_path / f"{name}{seed}", seed=seed)
+        lines = [(tmp_path / f"{name}{seed}" / "metrics.jsonl").read_text().splitlines()[0] for seed in (0, 1)]
+        key = "entropy" if name == "rloo" else "loss"
+        assert json.loads(lines[0])[key] != json.loads(lines[1])[key]
+
+
+def test_the_reward_of_repirl_carries_its_contract(policy_folder, tmp_path):
+    fitted = fit("repirl", policy_folder, tmp_path)
+    assert fitted.reward_folder is not None
+    _, contract = load_energy(fitted.reward_folder)
+    assert contract.method == "repirl"
+    assert contract.step_separator == "\n"
+    assert contract.base_digest == load_policy(policy_folder).digest
+    assert fitted.budget.demonstrations == 2 * 4 * 2  # steps, prompts, two of each prompt's four
+
+
+# ------------------------------------------------------------------------------------------------- empty data
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "base"])
+def test_empty_data_is_said_in_one_line(name, policy_folder, tmp_path):
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    config = small_config(name, **{"data.source": "file", "data.file": str(empty)})
+    with pytest.raises(UserError, match=r"empty\.jsonl has too few problems"):
+        fit(name, policy_folder, tmp_path / "run", config)
+    with pytest.raises(UserError, match="level"):
+        fit(name, policy_folder, tmp_path / "run2", small_config(name, **{"data.levels": []}))
+
+
+@pytest.mark.parametrize("name", ["bc", "repirl"])
+def test_learning_from_demonstrations_needs_some(name, policy_folder, tmp_path):
+    with pytest.raises(UserError, match="no demonstrations"):
+        fit(name, policy_folder, tmp_path, small_config(name, **{"data.demos_per_problem": 0}))
+
+
+def test_repirl_without_demonstrations_can_be_asked_for(policy_folder, tmp_path):
+    config = small_config("repirl", **{"data.demos_per_problem": 0, "irl.demos_per_prompt": 0})
+    assert fit("repirl", policy_folder, tmp_path, config).budget.demonstrations == 0
+
+
+def test_the_oracle_does_not_know_programs(policy_folder, tmp_path):
+    config = small_config("oracle", **{"data.source": "minicode"})
+    # Programs of a random policy are cut off by the token limit: nothing is run.
+    with pytest.raises(UserError, match="arith"):
+        fit("oracle", policy_folder, tmp_path, config)
+
+
+# ------------------------------------------------------------------------------------------- training sets
+
+
+def rows_file(folder, rows: list[Any]):
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_training_file(tmp_path):
+    rows = [{"problem": f"{i}+1?", "answer": str(i + 1), "demonstrations": [f"It is {i + 1}.", "x"]} for i in range(5)]
+    config = TrainingSetConfig(
+        source="file", file=str(rows_file(tmp_path, rows)), validation_problems=2, demos_per_problem=1, prompt_suffix=" !"
+    )
+    data = load_training_set(config)
+    assert [p.prompt for p in data.problems] == ["0+1? !", "1+1? !", "2+1? !"]
+    assert [p.answer for p in data.validation] == ["4", "5"]
+    assert [d.text for d in data.demonstrations[data.problems[0].id]] == ["It is 1."]
+    assert load_training_set(config, with_demonstrations=False).demonstrations == {}
+    assert load_training_set(config, with_demonstrations=False).digest == data.digest
+
+
+def test_the_digest_is_over_all_of_it(tmp_path):
+    row = {"id": "a", "problem": "1+1?", "answer": "2", "demonstrations": ["2"]}
+    other = {"id": "b", "problem": "2+1?", "answer": "3", "demonstrations": ["3"]}
+    digests = set()
+    for change in ({}, {"problem": "1+1 ?"}, {"answer": "3"}, {"demonstrations": ["two"]}, {"id": "c"}):
+        path = rows_file(tmp_path, [{**row, **change}, other])
+        digests.add(load_training_set(TrainingSetConfig(source="file", file=str(path), validation_problems=1)).digest)
+    assert len(digests) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ('{"problem": "a", "answer": "1"}\n{"problem"', "line 2"),
+        ('{"problem": "a", "answer": "1"}\n\n[1]\n', "line 3"),
+        ('{"problem": "a"}\n', "line 1.*answer"),
+        ('{"problem": "a", "answer": 1}\n', "line 1.*answer"),
+        ('{"problem": "a", "answer": "1", "demonstrations": "text"}\n', "line 1.*list of texts"),
+        ('{"problem": "a", "answer": "1", "demonstrations": [1]}\n', "line 1.*list of texts|list of texts"),
+    ],
+)
+def test_malformed_rows_are_named_by_line(tmp_path, text, match):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text)
+    with pytest.raises(UserError, match=match):
+        load_training_set(TrainingSetConfig(source="file", file=str(path), validation_problems=1))
+
+
+def test_other_mistakes_with_training_sets(tmp_path):
+    with pytest.raises(UserError, match="unknown training set"):
+        load_training_set(TrainingSetConfig(source="poems"))
+    with pytest.raises(UserError, match="no training file"):
+        load_training_set(TrainingSetConfig(source="file"))
+    with pytest.raises(UserError, match="no such file"):
+        list(read_jsonl(tmp_path / "nowhere.jsonl"))
+    with pytest.raises(UserError, match="newlines"):
+        load_training_set(TrainingSetConfig(step_separator="\n\n"))
+
+
+# ---------------------------------------------------------------------------------------------- registry
+
+
+METHOD_FILE = '''
+"""A method dropped into a folder."""
+from repirl.methods.base import Fitted, Method
+from baselines_helper_that_is_not_there import x
+'''
+
+
+def test_unknown_names_and_bad_folders(tmp_path):
+    with pytest.raises(UserError, match="rloo"):
+        load_method("rlooo")
+    with pytest.raises(UserError, match="no such folder"):
+        methods((str(tmp_path / "nowhere"),))
+    (tmp_path / "broken.py").write_text(METHOD_FILE)
+    with pytest.raises(UserError, match=r"broken\.py"):
+        methods((str(tmp_path),))
+    with pytest.raises(UserError, match=r"broken\.py"):
+        load_module(tmp_path / "broken.py")
+
+
+def test_a_dropped_file_is_a_method_and_a_name_belongs_to_one(tmp_path):
+    source = load_method("base")
+    text = open(__import__("sys").modules[type(source).__module__].__file__).read()  # noqa: SIM115
+    (tmp_path / "mine.py").write_text(text.replace('name = "base"', 'name = "mine"'))
+    found = methods((str(tmp_path),))
+    assert set(found) == {*NAMES, "mine"}
+    assert found["mine"].recipe("tiny") is not None
+    twice = tmp_path / "twice"
+    twice.mkdir()
+    (twice / "mine.py").write_text(text)
+    with pytest.raises(UserError, match=r"one name.*base"):
+        methods((str(twice),))

@@ -1,0 +1,368 @@
+"""Process rewards: energy model and its contract, learning by inverse RL, nulls and the oracle, aggregation."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+
+from repirl.errors import UserError
+from repirl.learn import energy_reward
+from repirl.learn.diagnostics import reward_diagnostics
+from repirl.learn.energy_reward import EnergyReward
+from repirl.learn.irl import IRLConfig
+from repirl.rewards.aggregate import aggregate
+from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract
+from repirl.rewards.base import steps_from_tokens, steps_to_tokens
+from repirl.rewards.energy import energy_from_policy, load_energy, save_energy, score_rows
+from repirl.rewards.nulls import ConstantReward, LengthReward, OracleReward, RandomReward
+from repirl.rollouts.batching import TokenRow
+from repirl.rollouts.steps import StepSegmentation
+from repirl.stats import auc
+from repirl.tasks import arith, minicode
+from repirl.types import RolloutGroup, StepRewards, Verdict
+
+LINES = StepSegmentation("\n")
+CONTRACT = RewardContract(
+    kind="energy",
+    method="test",
+    step_separator="\n",
+    template="plain",
+    step_aggregation="mean",
+    solution_aggregation="mean",
+    base_digest="a",
+    training_digest="b",
+)
+
+
+def wrong_version(text: str) -> str:
+    r"""A wrong solution that a tiny model can tell from a right one: the boxed number has `00` behind it."""
+    return text.replace("}", "00}") if "\\boxed{0}" not in text else text.replace("}", "100}")
+
+
+@pytest.fixture(scope="module")
+def make_groups(make_rollout):
+    """`make_groups(seed, n)`: n problems with two right and two wrong rollouts each, and two demonstrations."""
+
+    def make(seed: int, n: int = 8) -> list[RolloutGroup]:
+        groups = []
+        for problem in arith.problems("train", n, levels=(2, 3), seed=seed):
+            right = arith.solution(problem.source, "plain")
+            texts = [right, wrong_version(right), arith.solution(problem.source, "so"), wrong_version(right)]
+            rollouts = tuple(make_rollout(problem.prompt, text, problem_id=problem.id, index=i) for i, text in enumerate(texts))
+            verdicts = tuple(
+                Verdict("correct" if arith.first_error_index(problem.source, text) == -1 else "wrong") for text in texts
+            )
+            assert [verdict.outcome for verdict in verdicts] == ["correct", "wrong"] * 2
+            groups.append(RolloutGroup(problem, rollouts, verdicts, tuple(arith.demonstrations(problem, 2))))
+        return groups
+
+    return make
+
+
+def make_energy(make_policy, tokenizer, **settings) -> EnergyReward:
+    config = IRLConfig(**{"weights": "length_normalized", "normalize": "prompt", "lr": 1e-2, **settings})
+    return EnergyReward(energy_from_policy(make_policy()), tokenizer, config, LINES, CONTRACT)
+
+
+# --------------------------------------------------------------------------------------------- learning
+
+
+def held_out_auc(reward: EnergyReward, groups: list[RolloutGroup]) -> float:
+    found = auc(
+        [float(s.token_rewards.mean()) for group in reward.score(groups) for s in group],
+        [v.outcome == "correct" for group in groups for v in group.verdicts],
+    )
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("objective", ["mean", "sum"])
+def test_a_few_updates_separate_right_from_wrong_on_other_problems(make_policy, tokenizer, make_groups, objective):
+    reward = make_energy(make_policy, tokenizer, objective=objective)
+    test = make_groups(99)
+    assert held_out_auc(reward, test) == 0.5  # a zero head says nothing
+    for step in range(12):
+        metrics = reward.learn(make_groups(step), step)
+    assert held_out_auc(reward, test) > 0.8
+    assert metrics["auc"] > 0.8
+    assert metrics["score_correct"] > metrics["score_failed"]
+    assert metrics["negatives"] == 16
+    assert 1 <= metrics["ess"] <= 16
+
+
+def test_with_the_sign_flipped_wrong_solutions_score_higher(make_policy, tokenizer, make_groups, monkeypatch):
+    right = energy_reward.irl_loss
+    monkeypatch.setattr(energy_reward, "irl_loss", lambda scores_B, weights_B: -right(scores_B, weights_B))
+    reward = make_energy(make_policy, tokenizer)
+    for step in range(12):
+        reward.learn(make_groups(step), step)
+    assert held_out_auc(reward, make_groups(99)) < 0.2
+
+
+def test_ungraded_rollouts_do_not_teach(make_policy, tokenizer, make_groups):
+    """A batch with ungraded rollouts teaches what the batch without them teaches."""
+    whole = make_groups(0, 4)
+    with_holes = [
+        RolloutGroup(g.problem, g.rollouts, (*g.verdicts[:3], Verdict("ungraded", "timeout")), g.demonstrations) for g in whole
+    ]
+    without = [RolloutGroup(g.problem, g.rollouts[:3], g.verdicts[:3], g.demonstrations) for g in whole]
+    learned = []
+    for groups in (with_holes, without):
+        reward = make_energy(make_policy, tokenizer)
+        reward.learn(groups, 0)
+        learned.append(reward)
+    for a, b in zip(learned[0].model.parameters(), learned[1].model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_scores_before_or_after_the_update(make_policy, tokenizer, make_groups):
+    groups = make_groups(0, 3)
+    before = make_energy(make_policy, tokenizer, score="before")
+    before.learn(groups, 0)
+    assert all((s.token_rewards == 0).all() for group in before.score(groups) for s in group)
+    before.learn(groups, 1)
+    after = make_energy(make_policy, tokenizer, score="after")
+    after.learn(groups, 0)
+    # Before the second update is after the first.
+    for a, b in zip(chain(*before.score(groups)), chain(*after.score(groups)), strict=True):
+        assert a.token_rewards.any()
+        assert (a.token_rewards == b.token_rewards).all()
+
+
+def test_what_was_consumed_is_counted(make_policy, tokenizer, make_groups):
+    groups = make_groups(0, 3)
+    rollout_tokens = sum(len(r.prompt_ids) + len(r.token_ids) for g in groups for r in g.rollouts)
+    one = make_energy(make_policy, tokenizer, demos_per_prompt=1)
+    one.learn(groups, 0)
+    assert one.used_demonstrations == 3
+    assert one.scored_tokens == 2 * rollout_tokens  # once for the weights, once with the new parameters
+    demo_tokens = one.trained_tokens - rollout_tokens
+    assert demo_tokens > 0
+    two = make_energy(make_policy, tokenizer, demos_per_prompt=1, epochs=2)
+    two.learn(groups, 0)
+    assert two.scored_tokens == 3 * rollout_tokens
+    assert two.trained_tokens == 2 * (rollout_tokens + demo_tokens)
+
+
+def test_token_penalty_keeps_rewards_small(make_policy, tokenizer, make_groups):
+    sizes = []
+    for weight in (0.0, 10.0):
+        reward = make_energy(make_policy, tokenizer, reward_l2=weight)
+        for step in range(6):
+            reward.learn(make_groups(step, 4), step)
+        sizes.append(np.mean([np.square(s.token_rewards).mean() for group in reward.score(make_groups(9, 4)) for s in group]))
+    assert sizes[1] < sizes[0] / 4
+
+
+# ---------------------------------------------------------------------------------- energy on the disk
+
+
+@pytest.fixture
+def saved(make_policy, tokenizer, make_groups, tmp_path):
+    """A trained energy model, its folder, and rows to score."""
+    reward = make_energy(make_policy, tokenizer)
+    groups = make_groups(0, 3)
+    reward.learn(groups, 0)
+    reward.save(tmp_path / "reward")
+    rows = [TokenRow(r.prompt_ids, r.token_ids) for group in groups for r in group.rollouts]
+    return reward, tmp_path / "reward", rows
+
+
+def test_a_saved_energy_model_scores_the_same(saved, tokenizer):
+    reward, folder, rows = saved
+    model, contract = load_energy(folder)
+    assert contract == CONTRACT
+    expected = score_rows(reward.model, rows, tokenizer.pad_token_id)
+    found = score_rows(model, rows, tokenizer.pad_token_id)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    assert any(scores.any() for scores in found)
+
+
+def test_the_contract_refuses_another_segmentation():
+    CONTRACT.require(StepSegmentation("\n"))
+    with pytest.raises(UserError, match="separator"):
+        CONTRACT.require(StepSegmentation("\n\n"))
+
+
+def _cut_weights(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _no_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def _no_config(folder):
+    (folder / "config.json").unlink()
+
+
+def _other_width(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 64, "num_attention_heads": 8}))
+
+
+def _more_layers(folder):
+    config = json.loads((folder / "config.json").read_text())
+    layers = {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}
+    (folder / "config.json").write_text(json.dumps({**config, **layers}))
+
+
+def _broken_config(folder):
+    (folder / "config.json").write_text("{")
+
+
+def _no_contract(folder):
+    (folder / CONTRACT_FILE).unlink()
+
+
+def _broken_contract(folder):
+    (folder / CONTRACT_FILE).write_text('{"kind": "energy"')
+
+
+def _contract_with_extras(folder):
+    (folder / CONTRACT_FILE).write_text(json.dumps({**CONTRACT.model_dump(), "smell": 1}))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _cut_weights,
+        _no_weights,
+        _no_config,
+        _other_width,
+        _more_layers,
+        _broken_config,
+        _no_contract,
+        _broken_contract,
+        _contract_with_extras,
+    ],
+)
+def test_a_damaged_folder_is_the_users_one_line(saved, damage):
+    _, folder, _ = saved
+    damage(folder)
+    with pytest.raises(UserError) as error:
+        load_energy(folder)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
+
+
+def test_a_missing_folder_and_a_foreign_one(tmp_path, policy_folder):
+    with pytest.raises(UserError, match="no such reward folder"):
+        load_energy(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="contract"):
+        read_contract(policy_folder)
+
+
+def test_the_prm_starts_from_the_policys_backbone(make_policy, tokenizer):
+    policy = make_policy(3)
+    model = energy_from_policy(policy)
+    for name, value in policy.base_model.state_dict().items():
+        assert torch.equal(model.base_model.state_dict()[name], value)
+        assert model.base_model.state_dict()[name].data_ptr() != value.data_ptr()  # a copy: the policy trains on
+    rows = [TokenRow([5, 6], [7, 8, 9])]
+    assert score_rows(model, rows, tokenizer.pad_token_id)[0].tolist() == [0, 0, 0]
+    with pytest.raises(UserError, match="layers"):
+        energy_from_policy(policy, layers=2)
+
+
+def test_reward_of_a_token_is_read_at_that_token_and_looks_only_back(make_policy, tokenizer):
+    model = energy_from_policy(make_policy())
+    with torch.no_grad():
+        model.score.weight.normal_(generator=torch.Generator().manual_seed(0))
+    first, other = score_rows(model, [TokenRow([5, 6], [7, 8, 9, 10]), TokenRow([5, 6], [7, 8, 20, 10])], 0)
+    assert torch.allclose(first[:2], other[:2], atol=1e-6)
+    assert (first[2:] - other[2:]).abs().min() > 1e-4
+
+
+# ----------------------------------------------------------------------------------- nulls and the oracle
+
+
+def scored_one(reward, problem, rollout) -> StepRewards:
+    return reward.score([RolloutGroup(problem, (rollout,), (Verdict("wrong"),))])[0][0]
+
+
+def test_oracle_pays_right_steps_until_the_first_wrong_one(tokenizer, make_rollout):
+    problem = arith.problem_from("3+4*2-1", 3)
+    oracle = OracleReward(tokenizer, LINES)
+    good = scored_one(oracle, problem, make_rollout(problem.prompt, "3+8-1\n11-1\n\\boxed{10}"))
+    assert good.step_rewards.tolist() == [1, 1, 1]
+    assert good.step_mask.tolist() == [True, True, True]
+    bad = scored_one(oracle, problem, make_rollout(problem.prompt, "3+8-1\n\n12-1\n\\boxed{11}\n"))
+    assert bad.step_rewards.tolist() == [1, 0, 0]
+    assert bad.step_mask.tolist() == [True, True, False]
+    assert bad.token_rewards.sum() == 1
+    assert np.flatnonzero(bad.token_rewards).tolist() == [bad.step_ends[0]]
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "<unk>\n1", "1\n<pad>", "(((\n))"])
+def test_oracle_and_diagnostics_take_whatever_a_policy_samples(tokenizer, make_rollout, text):
+    problem = arith.problem_from("3+4", 1)
+    for stopped in (True, False):
+        if not text and not stopped:
+            continue
+        rollout = make_rollout(problem.prompt, text, stopped=stopped)
+        rewards = scored_one(OracleReward(tokenizer, LINES), problem, rollout)
+        assert not rewards.step_rewards.any()
+        group = RolloutGroup(problem, (rollout,), (Verdict("wrong"),))
+        assert np.isnan(reward_diagnostics([group], [[rewards]])["step_auc"])
+
+
+def test_oracle_knows_only_arith(tokenizer, make_rollout):
+    (problem,) = minicode.problems("train", 1)
+    with pytest.raises(UserError, match="arith"):
+        scored_one(OracleReward(tokenizer, LINES), problem, make_rollout(problem.prompt, "def f(x):\n    return x"))
+
+
+def test_nulls_know_nothing(tokenizer, make_rollout):
+    problem = arith.problem_from("3+4", 1)
+    short, long = (make_rollout(problem.prompt, text) for text in ("\\boxed{7}", "3+4=7 so \\boxed{7}\n7"))
+    assert set(scored_one(ConstantReward(tokenizer, LINES), problem, long).step_rewards.tolist()) == {1.0}
+    length = LengthReward(tokenizer, LINES)
+    for rollout in (short, long):
+        num_tokens = len(rollout.token_ids)
+        assert scored_one(length, problem, rollout).token_rewards == pytest.approx(np.full(num_tokens, num_tokens / 100))
+    noise = [scored_one(RandomReward(tokenizer, LINES, seed), problem, long).token_rewards for seed in (1, 1, 2)]
+    assert (noise[0] == noise[1]).all()
+    assert (noise[0] != noise[2]).all()
+
+
+def test_diagnostics_see_a_perfect_and_a_backward_reward(tokenizer, make_rollout):
+    problem = arith.problem_from("3+4*2", 2)
+    texts = ["3+8\n\\boxed{11}", "3+9\n\\boxed{12}", "3+8\n\\boxed{10}", "3+8\n\\boxed{11}"]
+    rollouts = tuple(make_rollout(problem.prompt, text, index=i) for i, text in enumerate(texts))
+    verdicts = (Verdict("correct"), Verdict("wrong"), Verdict("wrong"), Verdict("ungraded"))
+    group = RolloutGroup(problem, rollouts, verdicts)
+    (oracle,) = OracleReward(tokenizer, LINES).score([group])
+    found = reward_diagnostics([group], [oracle])
+    assert found["auc"] == found["auc_within"] == found["step_auc"] == found["step_auc_within"] == 1
+    backward = [StepRewards(-s.token_rewards, s.step_ends, -s.step_rewards, s.step_mask) for s in oracle]
+    found = reward_diagnostics([group], [backward])
+    assert found["auc"] == found["step_auc"] == found["step_auc_within"] == 0
+
+
+# ------------------------------------------------------------------------------------------- aggregation
+
+
+def test_aggregates():
+    scores = np.array([0.5, 0.25, 0.75])
+    wanted = {"mean": 0.5, "min": 0.25, "last": 0.75, "prod": 0.09375, "sum": 1.5}
+    assert {how: aggregate(scores, how) for how in wanted} == pytest.approx(wanted)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="no scores"):
+        aggregate(np.zeros(0), "mean")
+
+
+def test_steps_from_tokens_and_back():
+    steps = steps_from_tokens(np.array([1.0, 3.0, 5.0, -1.0]), np.array([1, 3]), "mean")
+    assert steps.step_rewards.tolist() == [2, 2]
+    assert steps_from_tokens(np.array([1.0, 3.0, 5.0, -1.0]), np.array([1, 3]), "last").step_rewards.tolist() == [3, -1]
+    assert steps_to_tokens(np.array([2.0, 7.0]), np.array([1, 3]), 4).tolist() == [0, 2, 0, 7]
+
+
+def test_save_energy_makes_its_folder(make_policy, tokenizer, tmp_path):
+    save_energy(tmp_path / "a" / "b", energy_from_policy(make_policy()), tokenizer, CONTRACT)
+    assert read_contract(tmp_path / "a" / "b") == CONTRACT
