@@ -85,7 +85,9 @@ def test_sequence_credit_is_mean_minus_mean_of_the_other_means(seed):
     group = random_group(seed)
     means = np.array([g.token_rewards.mean() for g in group])
     for i, advantage_T in enumerate(leave_one_out_sequence(group)):
-        assert advantage_T == pytest.approx(np.full(len(group[i].token_rewards), means[i] - np.delete(means, i).mean()), abs=1e-6)
+        assert advantage_T == pytest.approx(
+            np.full(len(group[i].token_rewards), means[i] - np.delete(means, i).mean()), abs=1e-6
+        )
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -48,6 +48,7 @@ class EnergyReward(ProcessReward):
 
     def learn(self, groups: Sequence[RolloutGroup], step: int) -> dict[str, float]:
         """One or more passes of the IRL loss over the batch (PAPER 4, steps 3-6); logs what PAPER section 10 asks for."""
+        self._scored = None  # what is kept of this very batch may be from before its last update
         before = self._raw(groups) if self.config.score == "before" else None
         taught = groups[: self.config.prompts_per_update]
         rows = _rows(taught)
