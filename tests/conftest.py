@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,24 @@ def policy_folder(make_policy, tokenizer, tmp_path_factory) -> Path:
     make_policy(0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_energy_model(make_policy):
+    """`make_energy_model(seed, **settings)`: a PRM on a random policy's backbone whose head is not zero."""
+    from torch.nn.init import normal_
+
+    from repirl.rewards.energy import energy_from_policy
+
+    def make(seed: int = 0, **settings):
+        import torch
+
+        model: Any = energy_from_policy(make_policy(seed), **settings)
+        with torch.no_grad():
+            normal_(model.score.weight, generator=torch.Generator().manual_seed(seed))
+        return model
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from repirl.learn.policy_losses import PolicyLossConfig
 from repirl.learn.supervised import supervised_step
 from repirl.learn.update import OptimConfig, PolicyUpdater
 from repirl.rewards.artifact import RewardContract
-from repirl.rewards.energy import energy_from_policy, score_rows
+from repirl.rewards.energy import score_rows
 from repirl.rollouts.batching import TokenRow, length_sorted_chunks, pad_batch, token_logprobs
 from repirl.rollouts.steps import StepSegmentation
 from repirl.tasks import arith
@@ -115,10 +115,8 @@ def test_two_mini_batches_are_two_updates_and_the_second_is_off_policy(make_poli
 # ------------------------------------------------------------------------------------------------- PRM
 
 
-def prm_update(make_policy, tokenizer, groups, micro_batch_tokens=8192, **settings):
-    model = energy_from_policy(make_policy(0))
-    with torch.no_grad():
-        model.score.weight.normal_(generator=torch.Generator().manual_seed(0))
+def prm_update(make_energy_model, tokenizer, groups, micro_batch_tokens=8192, **settings):
+    model = make_energy_model()
     contract = RewardContract(
         kind="energy",
         method="test",
@@ -144,10 +142,10 @@ def prm_update(make_policy, tokenizer, groups, micro_batch_tokens=8192, **settin
     ],
     ids=["paper", "prompt", "truncated", "prm-only"],
 )
-def test_prm_update_does_not_depend_on_micro_batches_or_order(make_policy, tokenizer, groups, settings):
-    metrics, whole = prm_update(make_policy, tokenizer, groups, **settings)
+def test_prm_update_does_not_depend_on_micro_batches_or_order(make_energy_model, tokenizer, groups, settings):
+    metrics, whole = prm_update(make_energy_model, tokenizer, groups, **settings)
     for micro_batch_tokens in (1, 90):
-        cut_metrics, cut = prm_update(make_policy, tokenizer, groups, micro_batch_tokens, **settings)
+        cut_metrics, cut = prm_update(make_energy_model, tokenizer, groups, micro_batch_tokens, **settings)
         assert_same(whole, cut)
         for name in ("loss", "grad_norm", "ess", "score_expert"):
             assert cut_metrics[name] == pytest.approx(metrics[name], rel=1e-4, abs=1e-6)
@@ -158,7 +156,7 @@ def test_prm_update_does_not_depend_on_micro_batches_or_order(make_policy, token
         )
         for g in reversed(groups)
     ]
-    permuted_metrics, permuted = prm_update(make_policy, tokenizer, shuffled, **settings)
+    permuted_metrics, permuted = prm_update(make_energy_model, tokenizer, shuffled, **settings)
     assert_same(whole, permuted)
     assert permuted_metrics == pytest.approx(metrics, rel=1e-3, abs=1e-5, nan_ok=True)
 
@@ -209,10 +207,8 @@ def test_scores_do_not_depend_on_the_padding_side_or_the_company(make_policy, to
         assert (together.entropy_N > 0).all()
 
 
-def test_rewards_do_not_depend_on_the_company(make_policy, tokenizer, rollouts):
-    model = energy_from_policy(make_policy(0))
-    with torch.no_grad():
-        model.score.weight.normal_(generator=torch.Generator().manual_seed(0))
+def test_rewards_do_not_depend_on_the_company(make_energy_model, tokenizer, rollouts):
+    model = make_energy_model()
     rows = [TokenRow(r.prompt_ids, r.token_ids) for r in rollouts]
     whole = score_rows(model, rows, tokenizer.pad_token_id)
     for alternative in (

@@ -20,6 +20,7 @@ def loss_and_grad(new: Tensor, old: Tensor | None, config: PolicyLossConfig, adv
     leaf = new.clone().requires_grad_()
     result = policy_loss(leaf, old, advantages, LENGTHS, COUNTS, config, **extra)
     result.loss.backward()
+    assert leaf.grad is not None
     return result, leaf.grad
 
 

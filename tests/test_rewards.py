@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
 from repirl.learn import energy_reward
 from repirl.learn.diagnostics import reward_diagnostics
@@ -18,7 +20,7 @@ from repirl.rewards.aggregate import aggregate
 from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract
 from repirl.rewards.base import steps_from_tokens, steps_to_tokens
 from repirl.rewards.energy import energy_from_policy, load_energy, save_energy, score_rows
-from repirl.rewards.nulls import ConstantReward, LengthReward, OracleReward, RandomReward
+from repirl.rewards.nulls import ConfidenceReward, ConstantReward, LengthReward, OracleReward, RandomReward
 from repirl.rollouts.batching import TokenRow
 from repirl.rollouts.steps import StepSegmentation
 from repirl.stats import auc
@@ -260,7 +262,7 @@ def test_a_missing_folder_and_a_foreign_one(tmp_path, policy_folder):
 
 def test_the_prm_starts_from_the_policys_backbone(make_policy, tokenizer):
     policy = make_policy(3)
-    model = energy_from_policy(policy)
+    model: Any = energy_from_policy(policy)
     for name, value in policy.base_model.state_dict().items():
         assert torch.equal(model.base_model.state_dict()[name], value)
         assert model.base_model.state_dict()[name].data_ptr() != value.data_ptr()  # a copy: the policy trains on
@@ -270,10 +272,45 @@ def test_the_prm_starts_from_the_policys_backbone(make_policy, tokenizer):
         energy_from_policy(policy, layers=2)
 
 
-def test_reward_of_a_token_is_read_at_that_token_and_looks_only_back(make_policy, tokenizer):
-    model = energy_from_policy(make_policy())
-    with torch.no_grad():
-        model.score.weight.normal_(generator=torch.Generator().manual_seed(0))
+def test_a_base_measure_starts_as_the_policys_own_logprobs(make_policy, make_energy_model, tokenizer, make_rollout, tmp_path):
+    """r = kappa log pi + head: with a zero head exactly the policy's log-probabilities, and saved with the model."""
+    policy = make_policy(0)
+    rollouts = [make_rollout("Compute 1+2\n", text) for text in ("3", "1+2\n\\boxed{3}")]
+    rows = [TokenRow(r.prompt_ids, r.token_ids) for r in rollouts]
+    logprobs = TorchEngine(policy, tokenizer).score([r.prompt_ids for r in rollouts], [r.token_ids.tolist() for r in rollouts])
+    start = score_rows(energy_from_policy(policy, base_measure=0.5), rows, tokenizer.pad_token_id)
+    for reward_T, logprob_T in zip(start, logprobs, strict=True):
+        assert reward_T.numpy() == pytest.approx(0.5 * logprob_T, abs=1e-5)
+    head, both = make_energy_model(), make_energy_model(base_measure=0.5)
+    save_energy(tmp_path, both, tokenizer, CONTRACT)
+    for model in (both, load_energy(tmp_path)[0]):
+        found = score_rows(model, rows, tokenizer.pad_token_id)
+        for reward_T, head_T, base_T in zip(found, score_rows(head, rows, 0), start, strict=True):
+            assert torch.allclose(reward_T, head_T + base_T, atol=1e-5)
+
+
+def test_the_head_can_learn_at_its_own_rate(make_policy, tokenizer, make_groups):
+    reward = make_energy(make_policy, tokenizer, lr=1e-4, head_lr=0.05)
+    before = {name: value.clone() for name, value in reward.model.state_dict().items()}
+    reward.learn(make_groups(0, 2), 0)
+    reward.learn(make_groups(1, 2), 1)  # a zero head gives the backbone no gradient in the first update
+    moved = {name: float((value - before[name]).abs().max()) for name, value in reward.model.state_dict().items()}
+    assert moved.pop("score.weight") > 0.05
+    assert 0 < moved.pop("score.bias") <= 0.11
+    assert 0 < max(moved.values()) <= 2.1e-4
+
+
+def test_counts_survive_a_checkpoint(tokenizer, make_policy, make_groups):
+    groups = make_groups(0, 2)
+    reward = ConfidenceReward(energy_from_policy(make_policy(), base_measure=1.0), tokenizer, LINES)
+    reward.score(groups)
+    again = ConfidenceReward(energy_from_policy(make_policy(), base_measure=1.0), tokenizer, LINES)
+    again.load_state(reward.state())
+    assert again.scored_tokens == reward.scored_tokens > 0
+
+
+def test_reward_of_a_token_is_read_at_that_token_and_looks_only_back(make_energy_model):
+    model = make_energy_model()
     first, other = score_rows(model, [TokenRow([5, 6], [7, 8, 9, 10]), TokenRow([5, 6], [7, 8, 20, 10])], 0)
     assert torch.allclose(first[:2], other[:2], atol=1e-6)
     assert (first[2:] - other[2:]).abs().min() > 1e-4

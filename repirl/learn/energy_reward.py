@@ -143,19 +143,12 @@ class EnergyReward(ProcessReward):
         return self.tokenizer.pad_token_id
 
     def state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scored_tokens": self.scored_tokens,
-            "trained_tokens": self.trained_tokens,
-            "used_demonstrations": self.used_demonstrations,
-        }
+        return {**super().state(), "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scored_tokens, self.trained_tokens = state["scored_tokens"], state["trained_tokens"]
-        self.used_demonstrations = state["used_demonstrations"]
         self._scored = None
 
     def save(self, folder: Path) -> None:

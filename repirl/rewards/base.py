@@ -34,11 +34,17 @@ class ProcessReward(ABC):
         return {}
 
     def state(self) -> dict[str, Any]:
-        """All that resuming needs, tensors and numbers only."""
-        return {}
+        """All that resuming needs, tensors and numbers only: here the counts, so that a resumed run's budget is whole."""
+        return {
+            "scored_tokens": self.scored_tokens,
+            "trained_tokens": self.trained_tokens,
+            "used_demonstrations": self.used_demonstrations,
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Inverse of `state`."""
+        self.scored_tokens, self.trained_tokens = state["scored_tokens"], state["trained_tokens"]
+        self.used_demonstrations = state["used_demonstrations"]
 
     def save(self, folder: Path) -> None:
         """Write the fitted reward as an artifact; rewards without parameters write nothing."""
