@@ -44,6 +44,7 @@ class Suite(Config):
     runs: tuple[SuiteRun, ...] = Field(min_length=1)
     evaluations: tuple[SuiteEvaluation, ...] = Field(min_length=1)
     eval_seed: int = 0
+    """Sampling seed of evaluations, to which a run's seed is added: runs of one seed are compared on the same streams."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from repirl.engines.loading import LoadedPolicy, load_policy
 from repirl.errors import GradingFault, UserError
 from repirl.evals.policy import EvalProtocol, evaluate_policy
 from repirl.methods.base import FitContext, Fitted, Method
-from repirl.records import provenance, store
-from repirl.records.schema import BasePolicy, RunRecord, digest_without_seed
+from repirl.records import store
+from repirl.records.build import new_record
+from repirl.records.schema import BasePolicy, RunRecord
 from repirl.registry import load_method
 from repirl.tasks.benchmarks import load_benchmark
 from repirl.types import Report
@@ -67,7 +68,7 @@ def _evaluate(
             temperature=evaluation.temperature,
             greedy=evaluation.greedy,
             limit=evaluation.limit,
-            seed=suite.eval_seed,
+            seed=suite.eval_seed + item.seed,
         )
         reports.append(
             evaluate_policy(
@@ -90,34 +91,22 @@ def _record(
     fitted: Fitted,
     command: str,
 ) -> RunRecord:
-    values = provenance.portable(config.model_dump(mode="json"))
-    commit = provenance.git_commit()
-    created = datetime.now(UTC).replace(microsecond=0)
-    identity = digest_of([item.key, values, policy.digest, commit.sha, created.isoformat()])[:8]
-    name = suite.policy if item.run.after is None else f"{suite.policy} trained with {item.run.method} on {item.run.after}"
-    return RunRecord(
-        schema_version=1,
-        run_id=f"{item.key}-{identity}",
+    values = config.model_dump(mode="json")
+    identity = digest_of([item.key, values, policy.digest, datetime.now(UTC).isoformat()])[:8]
+    name = suite.policy if item.run.after is None else f"{suite.policy}, trained with {item.run.method} on {item.run.after}"
+    return new_record(
         suite=item.suite,
+        run_id=f"{item.key}-{identity}",
         method=item.run.method,
         kind=method.kind,
         recipe=item.run.recipe,
         seed=item.seed,
         stage=item.run.stage,
-        created_utc=created,
-        command=command,
         config=values,
-        config_digest=digest_without_seed(values),
         base_policy=BasePolicy(name=name, digest=policy.digest),
-        commit=commit.sha,
-        commit_known=commit.sha is not None,
-        dirty=commit.dirty,
-        packages=provenance.package_versions(),
-        python=provenance.python_version(),
-        hardware=provenance.hardware(),
         budget=fitted.budget,
-        diagnostics=dict(fitted.diagnostics),
-        evaluations=(),
+        diagnostics=fitted.diagnostics,
+        command=command,
     )
 
 

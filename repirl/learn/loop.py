@@ -97,7 +97,8 @@ class Loop:
             )
         self.model, self.collector, self.data, self.process = model, collector, data, process
         self.config, self.folder, self.seed, self.on_step = config, folder, seed, on_step
-        self.updater = PolicyUpdater(model, collector.tokenizer.pad_token_id, config.optim, reference)
+        total = config.steps * config.optim.mini_batches * config.optim.epochs
+        self.updater = PolicyUpdater(model, collector.tokenizer.pad_token_id, config.optim, reference, total)
         self.validator = Validator(collector, data.validation, config.validation, folder, seed)
         self.budget = Budget()
         self.last_metrics: dict[str, Any] = {}

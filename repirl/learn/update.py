@@ -6,6 +6,7 @@ Shapes: B rollouts, N completion tokens of a micro-batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,10 +20,12 @@ from repirl.types import Rollout
 
 
 class OptimConfig(Config):
-    """Optimiser and batching of policy updates (AdamW, weight decay 0, constant rate after warm-up)."""
+    """Optimiser and batching of policy updates (AdamW, weight decay 0)."""
 
     lr: float = Field(5e-7, gt=0)
     warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["constant", "linear"] = "constant"
+    """After warm-up: `linear` decays to 0 at the end of training, which averages out the noise of small batches."""
     max_grad_norm: float = Field(1.0, gt=0)
     mini_batches: int = Field(1, ge=1)
     """Optimiser steps per batch of rollouts; later ones are off-policy and use the clipped ratio."""
@@ -32,14 +35,18 @@ class OptimConfig(Config):
 
 
 class PolicyUpdater:
-    """Owns the policy's optimiser. `reference` is a frozen copy for the KL term (needed only if its weight is > 0)."""
+    """Owns the policy's optimiser. `reference` is a frozen copy for the KL term (needed only if its weight is > 0).
 
-    def __init__(self, model, pad_id: int, config: OptimConfig, reference=None) -> None:
+    `total_updates` is the number of optimiser steps of the whole training, for the learning-rate schedule.
+    """
+
+    def __init__(self, model, pad_id: int, config: OptimConfig, reference=None, total_updates: int | None = None) -> None:
         self.model = model
         self.reference = reference
         self.pad_id = pad_id
         self.config = config
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0)
+        self.total_updates = total_updates
         self.updates = 0
         self.trained_tokens = 0
 
@@ -68,9 +75,8 @@ class PolicyUpdater:
         needs_all = loss_config.entropy_weight != 0 or loss_config.kl_weight > 0
         # A row whose advantages are all zero adds nothing to the gradient of a pure policy loss: it need not be run.
         used = [i for i in part if needs_all or np.any(advantages[i])]
-        warm = min(1.0, (self.updates + 1) / self.config.warmup_steps) if self.config.warmup_steps else 1.0
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * warm
+            group["lr"] = self.config.lr * self._rate_factor()
         device = next(self.model.parameters()).device
         total = {"loss": 0.0, "clipped": 0.0, "entropy": 0.0, "kl": 0.0, "gap": 0.0, "tokens": 0.0}
         self.model.train()
@@ -114,6 +120,14 @@ class PolicyUpdater:
             "engine_logprob_gap_max": total["gap"],
             "policy_grad_norm": float(norm),
         }
+
+    def _rate_factor(self) -> float:
+        """Share of the learning rate that the next optimiser step gets."""
+        config = self.config
+        factor = min(1.0, (self.updates + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+        if config.schedule == "linear" and self.total_updates is not None:
+            factor *= max(0.0, 1 - self.updates / self.total_updates)
+        return factor
 
     @torch.no_grad()
     def _logprobs(self, model, rows: Sequence[TokenRow], temperature: float) -> list[Tensor]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -31,9 +32,13 @@ PROVENANCE_FILE = "provenance.json"
 class PretrainConfig(Config):
     """How the shipped policy was made. Problems are of the training split, drawn with another seed than any recipe's."""
 
-    steps: int = Field(660, ge=1)
+    steps: int = Field(860, ge=1)
+    """Length of the learning-rate schedule; training stops before its end, while the rate is still high."""
+    target_accuracy: float = Field(0.33, gt=0, le=1)
+    """Stop once sampled accuracy on arith validation problems reaches this: room to learn, something to learn from."""
+    check_every: int = Field(20, ge=1)
     arith_rows: int = Field(112, ge=1)
-    minicode_rows: int = Field(12, ge=1)
+    minicode_rows: int = Field(16, ge=1)
     arith_levels: tuple[int, ...] = (1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8)
     """Shares of the levels: the low ones more often, since their facts serve all."""
     lr: float = Field(2e-3, gt=0)
@@ -51,7 +56,8 @@ def pretrain_tiny(
 ) -> dict[str, Any]:
     """Train (or continue) in `out`, leave a transformers folder with `provenance.json` there, and return the latter."""
     config = config or PretrainConfig()
-    run = RunFolder(out, {"pretrain": config.model_dump(mode="json")})
+    # The run's own files lie in a folder of their own: transformers writes a `config.json` too.
+    run = RunFolder(out / "run", {"pretrain": config.model_dump(mode="json")})
     if run.done is not None:
         return run.done
     torch.set_num_threads(config.threads)
@@ -60,6 +66,7 @@ def pretrain_tiny(
     model = build_model(tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0, betas=(0.9, 0.95))
     state = run.load_checkpoint()
+    step = 0
     if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -76,9 +83,14 @@ def pretrain_tiny(
             run.save_checkpoint({"step": step + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
         if on_step is not None:
             on_step(step + 1, config.steps, metrics)
+        if (step + 1) % config.check_every == 0 and metrics["loss"] < 0.2:
+            reached = accuracy(model, tokenizer, arith, 10, 2)["all"]
+            run.log({"step": step + 1, "sampled_accuracy": reached})
+            if reached >= config.target_accuracy:
+                break
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    provenance = _provenance(out, config)
+    provenance = _provenance(out, config, step + 1)
     write_json(out / PROVENANCE_FILE, provenance)
     run.finish(provenance)
     return provenance
@@ -93,18 +105,21 @@ class _Draw:
         self.arith: dict[int, list[Problem]] = {level: [] for level in arith.LEVELS}
         for problem in arith.problems("train", config.arith_problems, seed=seed):
             self.arith[problem.level or 0].append(problem)
-        self.minicode = minicode.problems("train", config.minicode_problems, seed=seed)
+        self.minicode: dict[int, list[Problem]] = {level: [] for level in minicode.LEVELS}
+        for problem in minicode.problems("train", config.minicode_problems, seed=seed):
+            self.minicode[problem.level or 0].append(problem)
 
     def rows(self, step: int) -> list[TokenRow]:
-        """Arith levels in their shares, then minicode problems at random, all in the policy's own style."""
+        """Arith levels in their shares, then minicode levels in equal ones, all in the policy's own style."""
         rng = stream(self.config.seed, "pretrain", step)
         rows = []
         for i in range(self.config.arith_rows):
             level = self.arith[self.config.arith_levels[i % len(self.config.arith_levels)]]
             problem = level[int(rng.integers(len(level)))]
             rows.append(self._encode(problem, arith.solution(problem.source, arith.OWN_STYLE)))
-        for _ in range(self.config.minicode_rows):
-            problem = self.minicode[int(rng.integers(len(self.minicode)))]
+        for i in range(self.config.minicode_rows):
+            level = self.minicode[minicode.LEVELS[i % len(minicode.LEVELS)]]
+            problem = level[int(rng.integers(len(level)))]
             rows.append(self._encode(problem, minicode.solution(problem.source, minicode.OWN_STYLE)))
         return rows
 
@@ -112,30 +127,27 @@ class _Draw:
         return encode_solution(self.tokenizer, self.tokenizer(problem.prompt)["input_ids"], text)
 
 
-def sampled_accuracy(folder: Path, *, problems_per_level: int = 30, samples: int = 4) -> dict[str, dict[str, float]]:
-    """Accuracy at temperature 1 by family and level (and `all`), on validation problems."""
-    policy = load_policy(str(folder))
-    sampling = SamplingConfig(max_new_tokens=192)
-    collector = Collector(policy.tokenizer, TorchEngine(policy.model, policy.tokenizer), grade_rollouts, sampling)
-    found: dict[str, dict[str, float]] = {}
-    for family in (arith, minicode):
-        problems = family.problems("validation", problems_per_level * len(family.LEVELS))
-        rewards: dict[str, list[float]] = {"all": []}
-        for group in collector.groups(problems, samples, 0):
-            for key in ("all", str(group.problem.level)):
-                rewards.setdefault(key, []).extend(v.reward for v in group.verdicts)
-        found[family.FAMILY] = {key: sum(values) / len(values) for key, values in sorted(rewards.items())}
-    return found
+def accuracy(model, tokenizer, family: ModuleType, problems_per_level: int, samples: int) -> dict[str, float]:
+    """Accuracy at temperature 1 by level (and `all`), on validation problems of an embedded family."""
+    collector = Collector(tokenizer, TorchEngine(model, tokenizer), grade_rollouts, SamplingConfig(max_new_tokens=192))
+    problems = family.problems("validation", problems_per_level * len(family.LEVELS))
+    rewards: dict[str, list[float]] = {"all": []}
+    for group in collector.groups(problems, samples, 0):
+        for key in ("all", str(group.problem.level)):
+            rewards.setdefault(key, []).extend(v.reward for v in group.verdicts)
+    return {key: sum(values) / len(values) for key, values in sorted(rewards.items())}
 
 
-def _provenance(out: Path, config: PretrainConfig) -> dict[str, Any]:
+def _provenance(out: Path, config: PretrainConfig, steps: int) -> dict[str, Any]:
     import transformers
 
+    policy = load_policy(str(out))
+    families = {family.FAMILY: accuracy(policy.model, policy.tokenizer, family, 30, 4) for family in (arith, minicode)}
     return {
         "command": "repirl pretrain",
         "config": config.model_dump(mode="json"),
+        "steps_taken": steps,
         "weights_sha256": folder_digest(out),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "sampled_accuracy": sampled_accuracy(out),
-        "budget": {"trained_rows": config.steps * (config.arith_rows + config.minicode_rows)},
+        "sampled_accuracy": families,
     }
