@@ -43,7 +43,7 @@ class BCConfig(Config):
     validation: ValidationConfig
     steps: int = Field(ge=1)
     lr: float = Field(gt=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
 
 
 def _recipe(data: TrainingSetConfig, loop, lr: float) -> BCConfig:

@@ -36,9 +36,7 @@ def parse_config(kind: type[C], values: dict[str, Any]) -> C:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"bad setting {key} ({first['msg']})", first.get("input"), "see the method's recipes"
-        ) from error
+        raise UserError(f"bad setting {key} ({first['msg']})", first.get("input"), "see the method's recipes") from error
 
 
 def with_overrides(config: C, overrides: list[str]) -> C:

@@ -19,7 +19,7 @@ class SuiteRun(Config):
 
     method: str
     recipe: str = "tiny"
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     stage: str = "arith"
     after: str | None = None
     """The stage whose policy of the same method and seed this run starts from; None starts from the suite's policy."""
@@ -30,10 +30,10 @@ class SuiteEvaluation(Config):
     """One benchmark and how it is sampled."""
 
     benchmark: str
-    samples: int = Field(8, ge=0)
-    temperature: float = Field(1.0, gt=0)
+    samples: int = Field(default=8, ge=0)
+    temperature: float = Field(default=1.0, gt=0)
     greedy: bool = True
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
 
 
 class Suite(Config):

@@ -89,8 +89,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, layers: int = 4, width: i
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.get_vocab()[EOS],
+        pad_token_id=tokenizer.get_vocab()[PAD],
     )
     model = Qwen3ForCausalLM(config)
     model.generation_config.update(do_sample=True, temperature=1.0, top_k=0, top_p=1.0)

@@ -21,14 +21,14 @@ from repirl.types import Budget, Demonstration, Problem, RolloutGroup, Verdict
 class SamplingConfig(Config):
     """Rollouts of a training step."""
 
-    prompts_per_step: int = Field(48, ge=1)
-    group_size: int = Field(8, ge=2)
-    temperature: float = Field(1.0, gt=0)
-    max_new_tokens: int = Field(144, ge=1)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
+    prompts_per_step: int = Field(default=48, ge=1)
+    group_size: int = Field(default=8, ge=2)
+    temperature: float = Field(default=1.0, gt=0)
+    max_new_tokens: int = Field(default=144, ge=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
     chat_template: bool = False
-    ungraded_limit: float = Field(0.02, ge=0, le=1)
+    ungraded_limit: float = Field(default=0.02, ge=0, le=1)
     """Above this share of completions that could not be graded the run stops."""
 
     @property
@@ -39,9 +39,9 @@ class SamplingConfig(Config):
 class ValidationConfig(Config):
     """Checkpoint selection: every `every` steps, `samples` completions of each validation problem."""
 
-    every: int = Field(10, ge=1)
-    num_problems: int = Field(64, ge=1)
-    samples: int = Field(4, ge=1)
+    every: int = Field(default=10, ge=1)
+    num_problems: int = Field(default=64, ge=1)
+    samples: int = Field(default=4, ge=1)
 
 
 class Grader(Protocol):

@@ -27,7 +27,7 @@ class EnergyReward(ProcessReward):
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: Any,
         tokenizer,
         config: IRLConfig,
         segmentation: StepSegmentation,

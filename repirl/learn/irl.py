@@ -43,29 +43,29 @@ class IRLConfig(Config):
     positive_denominator: Literal["count", "rollouts", "prompt"] = "count"
     """Positives are averaged over their number; or their sum is divided by |B| n as Algorithm 1 prints it; or they are
     averaged within each prompt that has negatives, prompts sharing equally (Eq 3 for each prompt: difficulty cancels)."""
-    expert_weight: float = Field(1.0, ge=0)
+    expert_weight: float = Field(default=1.0, ge=0)
     """Weight of a demonstration relative to a pseudo-expert among the positives."""
-    reward_l2: float = Field(0.0, ge=0)
+    reward_l2: float = Field(default=0.0, ge=0)
     """Weight of the mean squared token reward in the loss; bounds r_phi, which Eq 5 alone does not."""
     score: Literal["after", "before"] = "after"
     """Rollouts are scored with the PRM after this batch's update (Algorithm 1, step 6) or before it (one pass less)."""
-    demos_per_prompt: int = Field(4, ge=0)
-    prompts_per_update: int | None = Field(None, ge=1)
+    demos_per_prompt: int = Field(default=4, ge=0)
+    prompts_per_update: int | None = Field(default=None, ge=1)
     """The PRM learns from the groups of so many prompts of each batch (the batch's order is random); None: from all."""
-    layers: int | None = Field(None, ge=1)
+    layers: int | None = Field(default=None, ge=1)
     """Keep only the first layers of the base as the PRM's backbone; None keeps all."""
-    base_measure: float = Field(0.0, ge=0)
+    base_measure: float = Field(default=0.0, ge=0)
     """kappa of a residual energy: the reward starts as kappa times the base policy's log-probability (rewards/energy.py);
     0 is the paper's scalar head alone."""
-    lr: float = Field(3e-8, gt=0)
-    head_lr: float | None = Field(None, gt=0)
+    lr: float = Field(default=3e-8, gt=0)
+    head_lr: float | None = Field(default=None, gt=0)
     """Learning rate of the new head; None: that of the backbone."""
-    max_grad_norm: float = Field(10.0, gt=0)
-    epochs: int = Field(1, ge=1)
+    max_grad_norm: float = Field(default=10.0, gt=0)
+    epochs: int = Field(default=1, ge=1)
     """Passes over each batch."""
     step_aggregation: Aggregation = "mean"
     """How the rewards of a step's tokens become the step's reward."""
-    micro_batch_tokens: int = Field(8192, ge=1)
+    micro_batch_tokens: int = Field(default=8192, ge=1)
 
 
 def log_weights(

@@ -32,14 +32,14 @@ OnStep = Callable[[int, int, dict[str, Any]], None]
 class LoopConfig(Config):
     """All that the loop needs beside data and a process reward."""
 
-    steps: int = Field(40, ge=1)
+    steps: int = Field(default=40, ge=1)
     sampling: SamplingConfig = SamplingConfig()
     mix: MixConfig = MixConfig()
-    process_warmup_steps: int = Field(0, ge=0)
+    process_warmup_steps: int = Field(default=0, ge=0)
     """For so many first steps the process part is left out of the advantages (the process reward learns already)."""
     optim: OptimConfig = OptimConfig()
     validation: ValidationConfig = ValidationConfig()
-    checkpoint_every: int = Field(1, ge=1)
+    checkpoint_every: int = Field(default=1, ge=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,8 @@ class MixConfig(Config):
     """How rewards become advantages."""
 
     outcome: OutcomeAdvantage = "rloo"
-    outcome_weight: float = Field(1.0, ge=0)
-    process_weight: float = Field(0.0, ge=0)
+    outcome_weight: float = Field(default=1.0, ge=0)
+    process_weight: float = Field(default=0.0, ge=0)
     process_credit: ProcessCredit = "sequence"
     """`sequence`: mean token reward of the rollout; `return_to_go`: per token; `step`: leave-one-out at the same step."""
     step_signal: Literal["score", "progress"] = "score"

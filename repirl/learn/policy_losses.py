@@ -23,14 +23,14 @@ class PolicyLossConfig(Config):
 
     ratio: Literal["token", "sequence"] = "token"
     """Importance ratio per token, or one per completion: exp of the summed log-ratios (TRL's RLOO)."""
-    clip_low: float = Field(0.2, ge=0)
-    clip_high: float = Field(0.2, ge=0)
+    clip_low: float = Field(default=0.2, ge=0)
+    clip_high: float = Field(default=0.2, ge=0)
     reduction: Reduction = "token_mean"
     """`token_mean`: over all tokens of the batch; `sequence_mean`: token mean per completion, then mean over completions;
     `sequence_sum`: token sum per completion, then mean over completions."""
     entropy_weight: float = 0.0
     """Weight of the entropy *bonus* (PAPER section 10: it is subtracted from the loss)."""
-    kl_weight: float = Field(0.0, ge=0)
+    kl_weight: float = Field(default=0.0, ge=0)
     kl: Literal["k1", "k3"] = "k3"
     """Estimator of KL(policy || reference) in the loss, summed by the same `reduction`. Neither has that KL's gradient: on
     policy k3's expected gradient is that of KL(reference || policy), and k1's is zero (it only adds noise)."""

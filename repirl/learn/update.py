@@ -22,15 +22,15 @@ from repirl.types import Rollout
 class OptimConfig(Config):
     """Optimiser and batching of policy updates (AdamW, weight decay 0)."""
 
-    lr: float = Field(5e-7, gt=0)
-    warmup_steps: int = Field(0, ge=0)
+    lr: float = Field(default=5e-7, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
     schedule: Literal["constant", "linear"] = "constant"
     """After warm-up: `linear` decays to 0 at the end of training, which averages out the noise of small batches."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    mini_batches: int = Field(1, ge=1)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    mini_batches: int = Field(default=1, ge=1)
     """Optimiser steps per batch of rollouts; later ones are off-policy and use the clipped ratio."""
-    epochs: int = Field(1, ge=1)
-    micro_batch_tokens: int = Field(8192, ge=1)
+    epochs: int = Field(default=1, ge=1)
+    micro_batch_tokens: int = Field(default=8192, ge=1)
     loss: PolicyLossConfig = PolicyLossConfig()
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from repirl.config import Config
 from repirl.engines.loading import folder_digest, load_policy
-from repirl.engines.tiny_model import build_model, build_tokenizer
+from repirl.engines.tiny_model import PAD, build_model, build_tokenizer
 from repirl.engines.torch_engine import TorchEngine
 from repirl.grading.dispatch import grade_rollouts
 from repirl.learn.checkpoint import RunFolder, write_json
@@ -32,22 +32,22 @@ PROVENANCE_FILE = "provenance.json"
 class PretrainConfig(Config):
     """How the shipped policy was made. Problems are of the training split, drawn with another seed than any recipe's."""
 
-    steps: int = Field(860, ge=1)
+    steps: int = Field(default=860, ge=1)
     """Length of the learning-rate schedule; training stops before its end, while the rate is still high."""
-    target_accuracy: float = Field(0.33, gt=0, le=1)
+    target_accuracy: float = Field(default=0.33, gt=0, le=1)
     """Stop once sampled accuracy on arith validation problems reaches this: room to learn, something to learn from."""
-    check_every: int = Field(20, ge=1)
-    arith_rows: int = Field(112, ge=1)
-    minicode_rows: int = Field(16, ge=1)
+    check_every: int = Field(default=20, ge=1)
+    arith_rows: int = Field(default=112, ge=1)
+    minicode_rows: int = Field(default=16, ge=1)
     arith_levels: tuple[int, ...] = (1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8)
     """Shares of the levels: the low ones more often, since their facts serve all."""
-    lr: float = Field(2e-3, gt=0)
-    warmup: int = Field(50, ge=0)
+    lr: float = Field(default=2e-3, gt=0)
+    warmup: int = Field(default=50, ge=0)
     seed: int = 0
     problem_seed: int = 77
     arith_problems: int = 40000
     minicode_problems: int = 6000
-    threads: int = Field(1, ge=1)
+    threads: int = Field(default=1, ge=1)
     """Number of torch threads: sums are ordered by it, so the bytes of the weights depend on it."""
 
 
@@ -77,7 +77,7 @@ def pretrain_tiny(
         cosine = 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / config.steps))))
         for group in optimizer.param_groups:
             group["lr"] = config.lr * warm * cosine
-        metrics = supervised_step(model, optimizer, draw.rows(step), pad_id=tokenizer.pad_token_id, max_grad_norm=1.0)
+        metrics = supervised_step(model, optimizer, draw.rows(step), pad_id=tokenizer.get_vocab()[PAD], max_grad_norm=1.0)
         run.log({"step": step + 1, **metrics})
         if (step + 1) % 50 == 0:
             run.save_checkpoint({"step": step + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()})

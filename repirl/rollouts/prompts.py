@@ -11,7 +11,5 @@ def encode_prompt(tokenizer, prompt: str, *, chat: bool = False) -> tuple[int, .
         return tuple(tokenizer(prompt)["input_ids"])
     if not getattr(tokenizer, "chat_template", None):
         raise UserError("the tokenizer has no chat template", tokenizer.name_or_path, "leave chat_template off")
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-    )
+    text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])

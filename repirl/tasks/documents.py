@@ -43,7 +43,7 @@ class FileData(Config):
     file: str
     folder: str
     hub: str | None = None
-    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$")
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     """Full commit of the hub's repository: a branch name would let the data change under the same card."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Our column -> the file's; those left out are called the same."""

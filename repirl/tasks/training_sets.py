@@ -31,9 +31,9 @@ class TrainingSetConfig(Config):
     source: str = "arith"
     file: str | None = None
     levels: tuple[int, ...] = tuple(range(1, 9))
-    num_problems: int = Field(2000, ge=1)
-    validation_problems: int = Field(128, ge=1)
-    demos_per_problem: int = Field(4, ge=0)
+    num_problems: int = Field(default=2000, ge=1)
+    validation_problems: int = Field(default=128, ge=1)
+    demos_per_problem: int = Field(default=4, ge=0)
     problem_seed: int = 0
     prompt_suffix: str = ""
     """Appended to each problem of a file, for instance the request to put the answer in a box."""
