@@ -5,20 +5,14 @@ mixing rule or from length, not from knowledge about steps (DESIGN rule 5). `con
 log-probabilities: what it gains is sharpening, which needs neither demonstrations nor outcomes.
 """
 
-from repirl.learn.mixing import MixConfig
 from repirl.methods.base import FitContext, Fitted, Method
-from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_loop
+from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_loop, tiny_process_mix
 from repirl.rewards.energy import energy_from_policy
 from repirl.rewards.nulls import ConfidenceReward, ConstantReward, LengthReward, RandomReward
 from repirl.rollouts.steps import StepSegmentation
 from repirl.tasks.training_sets import TrainingSet
 
-_RECIPES = {
-    "tiny": RLConfig(
-        data=tiny_data(),
-        loop=tiny_loop(MixConfig(process_weight=0.3, process_credit="step", process_scale="batch_std")),
-    ),
-}
+_RECIPES = {"tiny": RLConfig(data=tiny_data(), loop=tiny_loop(tiny_process_mix()))}
 
 
 class RandomNull(Method[RLConfig]):

@@ -21,7 +21,9 @@ class Oracle(Method[RLConfig]):
     status = "exact"
     kind = "reference"
     recipes = {
-        "tiny": RLConfig(data=tiny_data(), loop=tiny_loop(MixConfig(process_weight=1.0, process_credit="step"))),
+        "tiny": RLConfig(
+            data=tiny_data(), loop=tiny_loop(MixConfig(outcome_weight=0.5, process_weight=2.0, process_credit="step"))
+        ),
     }
 
     def fit(self, context: FitContext, config: RLConfig) -> Fitted:

@@ -12,7 +12,7 @@ from repirl.learn.energy_reward import EnergyReward
 from repirl.learn.irl import IRLConfig
 from repirl.learn.mixing import MixConfig
 from repirl.methods.base import FitContext, Fitted, Method
-from repirl.methods.rl import RLConfig, fit_policy, paper_data, paper_loop, tiny_data, tiny_loop
+from repirl.methods.rl import RLConfig, fit_policy, paper_data, paper_loop, tiny_data, tiny_loop, tiny_process_mix
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.energy import energy_from_policy
 from repirl.rollouts.steps import StepSegmentation
@@ -52,14 +52,18 @@ class RePIRL(Method[RePIRLConfig]):
     recipes = {
         "tiny": RePIRLConfig(
             data=tiny_data(),
-            loop=tiny_loop(MixConfig(process_weight=0.3, process_credit="step", process_scale="batch_std")),
+            loop=tiny_loop(tiny_process_mix()),
             irl=IRLConfig(
                 weights="length_normalized",
-                normalize="prompt",
-                lr=3e-4,
+                base_measure=1.0,
+                expert_weight=0.25,
+                demos_per_prompt=1,
+                prompts_per_update=12,
+                score="before",
+                lr=1e-5,
+                head_lr=1e-3,
                 max_grad_norm=1.0,
-                demos_per_prompt=2,
-                reward_l2=0.1,
+                micro_batch_tokens=4096,
             ),
         ),
         "paper-qwen2.5-3b": _paper(0.05, chat=True),

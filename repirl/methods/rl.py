@@ -41,9 +41,20 @@ def tiny_loop(mix: MixConfig) -> LoopConfig:
         steps=40,
         sampling=SamplingConfig(prompts_per_step=48, group_size=8, max_new_tokens=144),
         mix=mix,
-        optim=OptimConfig(lr=1e-4, micro_batch_tokens=4096, loss=PolicyLossConfig(entropy_weight=0.001)),
+        optim=OptimConfig(
+            lr=1e-4,
+            warmup_steps=4,
+            schedule="linear",
+            micro_batch_tokens=4096,
+            loss=PolicyLossConfig(entropy_weight=0.001),
+        ),
         validation=ValidationConfig(every=10, num_problems=96, samples=4),
     )
+
+
+def tiny_process_mix() -> MixConfig:
+    """How a process reward of unknown scale is paid in the `tiny` recipes: the same for learned rewards and nulls."""
+    return MixConfig(process_weight=0.5, process_credit="step", process_scale="batch_std")
 
 
 def paper_loop(mix: MixConfig, *, chat: bool) -> LoopConfig:
