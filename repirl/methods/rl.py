@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from repirl.config import Config
+from repirl.engines.loading import quiet_transformers
 from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
@@ -117,8 +118,9 @@ def run_identity(context: FitContext, config: Config) -> dict:
 
 def save_policy(folder: Path, model, tokenizer) -> None:
     """An ordinary transformers folder."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def summary(result: LoopResult) -> dict:

@@ -90,8 +90,9 @@ def score_rows(model: nn.Module, rows: Sequence[TokenRow], pad_id: int, max_toke
 def save_energy(folder: Path, model, tokenizer, contract: RewardContract) -> None:
     """Write weights, tokenizer and contract as one transformers folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     write_contract(folder, contract)
 
 
