@@ -5,80 +5,70 @@ mixing rule or from length, not from knowledge about steps (DESIGN rule 5). `con
 log-probabilities: what it gains is sharpening, which needs neither demonstrations nor outcomes.
 """
 
+from abc import abstractmethod
+
 from repirl.methods.base import FitContext, Fitted, Method
 from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_loop, tiny_process_mix
+from repirl.rewards.base import ProcessReward
 from repirl.rewards.energy import energy_from_policy
 from repirl.rewards.nulls import ConfidenceReward, ConstantReward, LengthReward, RandomReward
 from repirl.rollouts.steps import StepSegmentation
-from repirl.tasks.training_sets import TrainingSet
-
-_RECIPES = {"tiny": RLConfig(data=tiny_data(), loop=tiny_loop(tiny_process_mix()))}
 
 
-class RandomNull(Method[RLConfig]):
+class _Null(Method[RLConfig]):
+    """Runs the loop with a process reward that learned nothing."""
+
+    source = "null"
+    status = "exact"
+    kind = "null"
+    recipes = {"tiny": RLConfig(data=tiny_data(), loop=tiny_loop(tiny_process_mix()))}
+
+    @abstractmethod
+    def reward(self, context: FitContext, segmentation: StepSegmentation) -> ProcessReward:
+        """The reward that is paid."""
+
+    def fit(self, context: FitContext, config: RLConfig) -> Fitted:
+        """Outcome and null reward, mixed as a learned reward would be."""
+        segmentation = StepSegmentation(config.data.step_separator)
+        return fit_policy(context, config, lambda data: self.reward(context, segmentation))
+
+
+class RandomNull(_Null):
     """Independent noise for every token."""
 
     name = "random"
     title = "random reward"
-    source = "null"
-    status = "exact"
-    kind = "null"
-    recipes = _RECIPES
 
-    def fit(self, context: FitContext, config: RLConfig) -> Fitted:
-        """Run the loop with noise as process reward."""
-        tokenizer, segmentation = context.policy.tokenizer, StepSegmentation(config.data.step_separator)
-        return fit_policy(context, config, lambda data: RandomReward(tokenizer, segmentation, context.seed))
+    def reward(self, context: FitContext, segmentation: StepSegmentation) -> RandomReward:
+        return RandomReward(context.policy.tokenizer, segmentation, context.seed)
 
 
-class ConstantNull(Method[RLConfig]):
+class ConstantNull(_Null):
     """The same for every token."""
 
     name = "constant"
     title = "constant reward"
-    source = "null"
-    status = "exact"
-    kind = "null"
-    recipes = _RECIPES
 
-    def fit(self, context: FitContext, config: RLConfig) -> Fitted:
-        """Run the loop with a constant process reward."""
-        tokenizer, segmentation = context.policy.tokenizer, StepSegmentation(config.data.step_separator)
-        return fit_policy(context, config, lambda data: ConstantReward(tokenizer, segmentation))
+    def reward(self, context: FitContext, segmentation: StepSegmentation) -> ConstantReward:
+        return ConstantReward(context.policy.tokenizer, segmentation)
 
 
-class LengthNull(Method[RLConfig]):
+class LengthNull(_Null):
     """Longer completions earn more."""
 
     name = "length"
     title = "length reward"
-    source = "null"
-    status = "exact"
-    kind = "null"
-    recipes = _RECIPES
 
-    def fit(self, context: FitContext, config: RLConfig) -> Fitted:
-        """Run the loop with the completion's length as process reward."""
-        tokenizer, segmentation = context.policy.tokenizer, StepSegmentation(config.data.step_separator)
-        return fit_policy(context, config, lambda data: LengthReward(tokenizer, segmentation))
+    def reward(self, context: FitContext, segmentation: StepSegmentation) -> LengthReward:
+        return LengthReward(context.policy.tokenizer, segmentation)
 
 
-class ConfidenceNull(Method[RLConfig]):
+class ConfidenceNull(_Null):
     """Tokens that the starting policy found likely earn more."""
 
     name = "confidence"
     title = "confidence reward"
-    source = "null"
-    status = "exact"
-    kind = "null"
-    recipes = _RECIPES
 
-    def fit(self, context: FitContext, config: RLConfig) -> Fitted:
-        """Run the loop with the frozen starting policy's log-probabilities as process reward."""
-        tokenizer, segmentation = context.policy.tokenizer, StepSegmentation(config.data.step_separator)
-
-        def make_reward(data: TrainingSet) -> ConfidenceReward:
-            model = energy_from_policy(context.policy.model, base_measure=1.0).requires_grad_(False)
-            return ConfidenceReward(model, tokenizer, segmentation)
-
-        return fit_policy(context, config, make_reward)
+    def reward(self, context: FitContext, segmentation: StepSegmentation) -> ConfidenceReward:
+        model = energy_from_policy(context.policy.model, base_measure=1.0).requires_grad_(False)
+        return ConfidenceReward(model, context.policy.tokenizer, segmentation)
