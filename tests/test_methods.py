@@ -178,7 +178,8 @@ def test_the_reward_of_repirl_carries_its_contract(policy_folder, tmp_path):
     assert contract.method == "repirl"
     assert contract.step_separator == "\n"
     assert contract.base_digest == load_policy(policy_folder).digest
-    assert fitted.budget.demonstrations == 2 * 4 * 2  # steps, prompts, two of each prompt's four
+    per_prompt = load_method("repirl").recipe("tiny").irl.demos_per_prompt
+    assert fitted.budget.demonstrations == 2 * 4 * per_prompt  # steps, prompts, the demonstrations used of each
 
 
 # ------------------------------------------------------------------------------------------------- empty data
