@@ -225,6 +225,7 @@ class TestExtraction:
 
     def test_gold_answer(self) -> None:
         assert gold_answer("2+2=4\n#### 4") == "4"
+        assert gold_answer("She has 2+2=<<2+2=4>>4 eggs.\nA: 4") == "4"
         assert gold_answer(r"thus $\boxed{\frac{1}{2}}$.") == r"\frac{1}{2}"
         assert gold_answer(r"\frac{1}{2}") == r"\frac{1}{2}"
 

@@ -88,9 +88,12 @@ def final_answer(text: str) -> str | None:
 
 
 def gold_answer(gold: str) -> str:
-    r"""The answer within a gold field: what follows `####` (GSM8K), the last box of a solution, else the field."""
+    r"""The answer within a gold field: what follows `####` (GSM8K), the last box, the phrase that ends a solution of
+    several lines, else the field."""
     if "####" in gold:
         return gold.rpartition("####")[2].strip()
     if "\\boxed" in gold:
         return last_box(gold) or gold
+    if "\n" in gold.strip():
+        return phrase_answer(gold) or gold
     return gold
