@@ -117,5 +117,12 @@ def _tables(found: dict[str, Any]) -> Group:
     machine.add_column()
     machine.add_column()
     for name, value in found["environment"].items():
-        machine.add_row(name, {True: "yes", False: "no", None: "none"}.get(value, str(value)))
+        machine.add_row(name, _said(value))
     return Group(cards, machine)
+
+
+def _said(value: object) -> str:
+    """Yes, no, none, or the value (1 is a number here, not True)."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
