@@ -9,6 +9,7 @@ import pytest
 
 from repirl.bench.run import SuiteOptions, run_suite
 from repirl.bench.suites import Suite, SuiteEvaluation, SuiteRun, load_suite, plan, suite_names
+from repirl.engines.loading import folder_digest
 from repirl.errors import UserError
 from repirl.records import store
 from repirl.reporting.leaderboard import build_board
@@ -86,7 +87,8 @@ def test_a_suite_runs_resumes_and_is_reported(tmp_path: Path) -> None:
     assert outcome.failed == {}
     assert sorted(outcome.done) == ["base-arith-s0", "rloo-again-s0", "rloo-arith-s0"]
     runs = {f"{run.record.method}-{run.record.stage}": run.record for run in store.find("small", root=options.results)}
-    assert runs["rloo-again"].base_policy.digest != runs["rloo-arith"].base_policy.digest
+    assert runs["rloo-again"].base_policy.name == "tiny, trained with rloo on arith"
+    assert runs["rloo-again"].base_policy.digest == folder_digest(options.work / "rloo-arith-s0" / "policy")
     assert runs["rloo-arith"].budget.rollouts == 4 * 2 + 2 * 4  # one step, and validation before and after it
     counts = runs["base-arith"].evaluations[0].counts
     assert counts["sampled"].total == 16
