@@ -16,6 +16,7 @@ import copy
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -82,14 +83,25 @@ def score_rows(model: nn.Module, rows: Sequence[TokenRow], pad_id: int, max_toke
     device = next(model.parameters()).device
     if max_tokens is None:
         max_tokens = 2048 if device.type == "cpu" else 16384
+    # Groups of short completions hold many that are the same: each is scored once.
+    place: dict[bytes, int] = {}
+    same_as = [place.setdefault(_key(row), i) for i, row in enumerate(rows)]
+    unique = sorted(place.values())
     scored: list[Tensor] = [torch.empty(0)] * len(rows)
-    for chunk in length_sorted_chunks([len(row) for row in rows], max_tokens):
-        rewards_N = token_rewards(model, pad_batch([rows[i] for i in chunk], pad_id, device)).cpu()
-        pieces = rewards_N.split([len(rows[i].response_ids) for i in chunk])
-        for i, piece in zip(chunk, pieces, strict=True):
+    for chunk in length_sorted_chunks([len(rows[i]) for i in unique], max_tokens):
+        indices = [unique[j] for j in chunk]
+        rewards_N = token_rewards(model, pad_batch([rows[i] for i in indices], pad_id, device)).cpu()
+        pieces = rewards_N.split([len(rows[i].response_ids) for i in indices])
+        for i, piece in zip(indices, pieces, strict=True):
             scored[i] = piece
     model.train(was_training)
-    return scored
+    return [scored[i] for i in same_as]
+
+
+def _key(row: TokenRow) -> bytes:
+    """What tells one row from another."""
+    prompt, response = (np.asarray(ids, dtype=np.int64).tobytes() for ids in (row.prompt_ids, row.response_ids))
+    return len(prompt).to_bytes(4, "little") + prompt + response
 
 
 def save_energy(folder: Path, model, tokenizer, contract: RewardContract) -> None:
