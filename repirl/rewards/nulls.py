@@ -5,6 +5,7 @@ The nulls are rows in every table: a method that does not beat them has learned 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,8 +28,9 @@ class _PerRollout(ProcessReward):
         self.segmentation = segmentation
         self.seed = seed
 
+    @abstractmethod
     def _steps(self, problem: Problem, rollout: Rollout, step_ends_S: np.ndarray) -> StepRewards:
-        raise NotImplementedError
+        """Step rewards of one rollout whose steps end at these tokens."""
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[list[StepRewards]]:
         return [
