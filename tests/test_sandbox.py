@@ -262,7 +262,7 @@ def test_attacks_give_the_right_reasons(verdicts: dict[str, Verdict]) -> None:
     assert verdicts["endless loop"].reason.startswith("timeout")
     assert verdicts["endless sleep"].reason == "timeout (wall clock)"
     assert verdicts["memory bomb"].reason == "memory"
-    assert verdicts["huge result"].reason in ("too much output", "memory", "timeout (wall clock)")  # the last on a busy machine
+    assert verdicts["huge result"].reason in ("too much output", "memory")
     assert verdicts["endless frames"].reason == "too much output"
     assert verdicts["fork bomb"].reason == "exception: PermissionError"
     assert verdicts["reading /etc/passwd"].reason == "exception: FileNotFoundError"
