@@ -38,7 +38,7 @@ def pool() -> Iterator[WorkerPool]:
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[MathGrader]:
-    grader = MathGrader(PoolOptions(workers=2, deadline_s=60))  # generous: the machine may be busy
+    grader = MathGrader(PoolOptions(workers=2, deadline_s=20))
     yield grader
     grader.close()
 
