@@ -37,9 +37,18 @@ class LoopConfig(Config):
     mix: MixConfig = MixConfig()
     process_warmup_steps: int = Field(default=0, ge=0)
     """For so many first steps the process part is left out of the advantages (the process reward learns already)."""
+    process_decay_steps: int = Field(default=0, ge=0)
+    """After the warm-up the process weight falls linearly, to 0 after so many steps; 0: it stays as it is."""
     optim: OptimConfig = OptimConfig()
     validation: ValidationConfig = ValidationConfig()
     checkpoint_every: int = Field(default=1, ge=1)
+
+    def process_share(self, step: int) -> float:
+        """The part of `mix.process_weight` that step number `step` (from 0) pays."""
+        paid_steps = step - self.process_warmup_steps
+        if paid_steps < 0:
+            return 0.0
+        return max(0.0, 1 - paid_steps / self.process_decay_steps) if self.process_decay_steps else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +148,8 @@ class Loop:
         scored = None
         if self.process is not None:
             metrics |= {f"prm/{name}": value for name, value in self.process.learn(groups, step).items()}
-            scored = self.process.score(groups) if step >= config.process_warmup_steps else None
-        advantages = mixed_advantages(groups, scored, config.mix)
+            scored = self.process.score(groups) if config.process_share(step) > 0 else None
+        advantages = mixed_advantages(groups, scored, config.mix, config.process_share(step))
         marks.append(("update", time.monotonic()))
         rollouts = [rollout for group in groups for rollout in group.rollouts]
         flat = [advantage for group in advantages for advantage in group]

@@ -6,6 +6,7 @@ Leave-one-out is taken per source, then the sources are weighted and added (RECI
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -38,8 +39,12 @@ class MixConfig(Config):
     process_weight: float = Field(default=0.0, ge=0)
     process_credit: ProcessCredit = "sequence"
     """`sequence`: mean token reward of the rollout; `return_to_go`: per token; `step`: leave-one-out at the same step."""
-    step_signal: Literal["score", "progress"] = "score"
-    """What a step is paid: its score, or the change of the score since the step before (a potential difference)."""
+    step_signal: Literal["score", "progress", "rank"] = "score"
+    """What a step is paid: its score; the change of the score since the step before (a potential difference); or the
+    score's rank among all steps of the batch, in 0..1, which has no scale and no heavy tail."""
+    doubtful_share: float = Field(default=0.0, ge=0, lt=1)
+    """Steps whose score is among this lowest share of the batch count as doubtful, and a rollout earns process credit only
+    up to its first doubtful step: what follows a mistake continues from a wrong state. 0: every step earns."""
     process_scale: Literal["none", "batch_std"] = "none"
     """`batch_std` divides the process advantages by their root mean square over all tokens of the batch."""
     whiten: bool = False
@@ -62,16 +67,55 @@ def progress(rewards: StepRewards) -> StepRewards:
     )
 
 
+def _credited(process: Sequence[Sequence[StepRewards]], config: MixConfig) -> list[list[StepRewards]]:
+    """The step rewards as `step_signal` and `doubtful_share` say."""
+    signal = [[progress(rewards) if config.step_signal == "progress" else rewards for rewards in group] for group in process]
+    if config.step_signal != "rank" and config.doubtful_share == 0:
+        return signal
+    scores_N = np.concatenate([rewards.step_rewards[rewards.step_mask] for group in process for rewards in group])
+    if len(scores_N) == 0:
+        return signal
+    scores_N = np.sort(scores_N)
+    limit = np.quantile(scores_N, config.doubtful_share) if config.doubtful_share else -np.inf
+    return [
+        [
+            _ranked(_until_doubtful(paid, rewards.step_rewards < limit), scores_N)
+            if config.step_signal == "rank"
+            else _until_doubtful(paid, rewards.step_rewards < limit)
+            for paid, rewards in zip(paid_group, group, strict=True)
+        ]
+        for paid_group, group in zip(signal, process, strict=True)
+    ]
+
+
+def _until_doubtful(rewards: StepRewards, doubtful_S: np.ndarray) -> StepRewards:
+    """The steps after the first doubtful one lose their reward (the mask)."""
+    before_S = np.cumsum(doubtful_S & rewards.step_mask) - (doubtful_S & rewards.step_mask)
+    return replace(rewards, step_mask=rewards.step_mask & (before_S == 0))
+
+
+def _ranked(rewards: StepRewards, scores_N: np.ndarray) -> StepRewards:
+    """Step rewards as mid-ranks among the sorted scores [N], in 0..1."""
+    below_S = np.searchsorted(scores_N, rewards.step_rewards, side="left")
+    not_above_S = np.searchsorted(scores_N, rewards.step_rewards, side="right")
+    return replace(rewards, step_rewards=((below_S + not_above_S) / (2 * len(scores_N))).astype(np.float32))
+
+
 def mixed_advantages(
-    groups: Sequence[RolloutGroup], process: Sequence[Sequence[StepRewards]] | None, config: MixConfig
+    groups: Sequence[RolloutGroup],
+    process: Sequence[Sequence[StepRewards]] | None,
+    config: MixConfig,
+    process_share: float = 1.0,
 ) -> list[list[np.ndarray]]:
-    """float32 [T] advantages of every rollout, group by group. Ungraded rollouts get zeros if outcomes are used."""
+    """float32 [T] advantages of every rollout, group by group. Ungraded rollouts get zeros if outcomes are used.
+
+    `process_share` in 0..1 multiplies `process_weight` (a schedule's value at this step).
+    """
+    process_weight = config.process_weight * process_share
     outcome = [outcome_advantages(np.array([v.reward for v in group.verdicts]), config.outcome) for group in groups]
     credit = None
-    if process is not None and config.process_weight > 0:
-        if config.step_signal == "progress":
-            process = [[progress(rewards) for rewards in group] for group in process]
-        credit = [_CREDIT[config.process_credit](group) for group in process]
+    if process is not None and process_weight > 0:
+        credit = [_CREDIT[config.process_credit](group) for group in _credited(process, config)]
         if config.process_scale == "batch_std":
             flat = np.concatenate([tokens for group in credit for tokens in group])
             scale = float(np.sqrt(np.mean(flat**2))) + 1e-8
@@ -84,7 +128,7 @@ def mixed_advantages(
         for i, rollout in enumerate(group.rollouts):
             tokens_T = np.full(len(rollout.token_ids), config.outcome_weight * outcome[g][i])
             if credit is not None:
-                tokens_T = tokens_T + config.process_weight * credit[g][i]
+                tokens_T = tokens_T + process_weight * credit[g][i]
             if masked[g][i]:
                 tokens_T = np.zeros_like(tokens_T)
             row.append(tokens_T.astype(np.float32))
