@@ -195,6 +195,52 @@ def test_batch_std_makes_the_process_part_of_unit_size():
         assert math.sqrt(np.mean(np.concatenate(mixed) ** 2)) == pytest.approx(0.3, rel=1e-5)
 
 
+def _steps(*scores: float):
+    return rewards_of(np.zeros(len(scores)), ends=range(len(scores)), steps=list(scores))
+
+
+def _process_only(process, **mix) -> list[list[float]]:
+    groups = [group_of([len(r.step_rewards) for r in group], ["wrong"] * len(group)) for group in process]
+    config = MixConfig(outcome_weight=0, process_weight=1, process_credit="step", **mix)
+    return [a.tolist() for group in mixed_advantages(groups, process, config) for a in group]
+
+
+def test_nothing_is_paid_after_the_first_doubtful_step():
+    """Of eight scores the two below the quarter quantile (0.1 and 0.2) are doubtful: each is still paid, later steps not."""
+    process = [[_steps(0.9, 0.1, 0.8, 0.95), _steps(0.7, 0.6, 0.2, 0.85)]]
+    paid = _process_only(process, doubtful_share=0.25)
+    assert paid[0] == pytest.approx([0.9 - 0.7, 0.1 - 0.6, 0, 0])
+    # The other rollout's third step is not in the baseline any more: it is the mean of what the other still earns.
+    assert paid[1] == pytest.approx([0.7 - 0.9, 0.6 - 0.1, 0.2 - 0.5, 0])
+    everything = _process_only(process)
+    assert everything[0] == pytest.approx([0.2, -0.5, 0.6, 0.1])
+
+
+def test_equal_scores_are_not_doubtful():
+    process = [[_steps(0.5, 0.5), _steps(0.5)], [_steps(0.5, 0.5, 0.5), _steps(0.5)]]
+    assert all(value == 0 for a in _process_only(process, doubtful_share=0.4) for value in a)
+
+
+def test_ranks_have_no_scale_and_keep_the_order():
+    """Mid-ranks over the batch: any increasing map of the scores gives the same advantages, a decreasing one the opposite."""
+    scores = [[[0.9, 0.1], [0.4, 0.4]], [[-2.0, 5.0], [0.0]]]
+    paid = [_process_only([[_steps(*map(f, r)) for r in g] for g in scores], step_signal="rank") for f in (float, math.exp)]
+    assert paid[0] == paid[1]
+    # 0.9 has six of seven below or half of itself: (5 + 0.5) / 7; 0.4 twice: (3 + 1) / 7.
+    assert paid[0][0][0] == pytest.approx(5.5 / 7 - 4 / 7)
+    flipped = _process_only([[_steps(*(-x for x in r)) for r in g] for g in scores], step_signal="rank")
+    assert np.concatenate(flipped) == pytest.approx(-np.concatenate(paid[0]))
+
+
+def test_a_schedule_multiplies_the_process_weight():
+    groups = [group_of([2, 1], ["correct", "wrong"])]
+    process = [[rewards_of([0.5, 0.5]), rewards_of([0.1])]]
+    half = mixed_advantages(groups, process, MixConfig(process_weight=1.0), 0.5)[0]
+    assert np.concatenate(half) == pytest.approx([1 + 0.2, 1 + 0.2, -1 - 0.2])
+    none = mixed_advantages(groups, process, MixConfig(process_weight=1.0), 0.0)[0]
+    assert np.concatenate(none) == pytest.approx([1, 1, -1])
+
+
 @pytest.mark.parametrize("whiten", [False, True])
 def test_an_ungraded_rollout_is_not_moved(whiten):
     """Not by its process reward, and not by the shift of whitening."""

@@ -272,6 +272,22 @@ def test_warm_up_keeps_the_process_reward_out_of_the_policy(make_policy, tokeniz
     assert any(not torch.equal(changed[name], value) for name, value in plain[1]["policy"]["model"].items())
 
 
+def test_the_process_weight_falls_linearly_after_the_warm_up():
+    config = CONFIG.model_copy(update={"process_warmup_steps": 2, "process_decay_steps": 4})
+    assert [config.process_share(step) for step in range(8)] == [0, 0, 1, 0.75, 0.5, 0.25, 0, 0]
+    assert [CONFIG.process_share(step) for step in (0, 100)] == [1, 1]
+
+
+def test_a_process_weight_that_has_decayed_is_outcome_only(make_policy, tokenizer, tmp_path):
+    """From the same state the step after the decay is that of outcome-only training."""
+    config = CONFIG.model_copy(update={"process_decay_steps": 1, "steps": 2})
+    decayed = make_loop(make_policy, tokenizer, tmp_path / "decayed", "repirl", config)
+    plain = make_loop(make_policy, tokenizer, tmp_path / "plain", "rloo", config)
+    for loop in (decayed, plain):
+        loop._step(1)
+    assert_equal(decayed.updater.state()["model"], plain.updater.state()["model"])
+
+
 def test_the_engine_agrees_with_the_trainer(make_policy, tokenizer, tmp_path):
     lines = outcome(make_loop(make_policy, tokenizer, tmp_path, "rloo"))[2]
     assert all(line["engine_logprob_gap_max"] < 1e-4 for line in lines)
