@@ -153,6 +153,19 @@ def test_positives_within_prompts_balance_each_prompts_negatives():
     assert solved.demonstrations_E.tolist() == pytest.approx([0, -1 / 2])
 
 
+def test_a_prompt_counts_by_the_weight_of_its_positives():
+    """Prompt 0 has a pseudo-expert and counts 1; prompt 1 only a demonstration of weight 0.25 and counts that."""
+    config = IRLConfig(normalize="prompt", positive_denominator="prompt", weights="none", expert_weight=0.25)
+    both = signed(config, [0, 1, 0, 0], demos=(0, 1))
+    assert both.rollouts_B.tolist() == pytest.approx([0.8, -0.8 / 1.25, 0.1, 0.1])
+    assert both.demonstrations_E.tolist() == pytest.approx([-0.8 * 0.2, -0.2])
+    alone = signed(config, [0, 1, 0, 0], demos=())
+    assert alone.rollouts_B.tolist() == pytest.approx([1, -1, 0, 0])
+    nothing = signed(config, [0, 0, 0, 0], demos=())
+    assert nothing.rollouts_B.tolist() == [0, 0, 0, 0]
+    assert nothing.effective_sample_size == 0
+
+
 def test_expert_weight_moves_mass_between_demonstrations_and_pseudo_experts():
     weights = signed(IRLConfig(expert_weight=3.0), [1, 1, 0, 0])
     assert weights.demonstrations_E.tolist() == pytest.approx([-3 / 8] * 2)

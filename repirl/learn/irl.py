@@ -13,6 +13,7 @@ Shapes: B rollouts, K negatives.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,7 +43,9 @@ class IRLConfig(Config):
     """False is PRM-only: no outcome is looked at and every policy rollout is a negative."""
     positive_denominator: Literal["count", "rollouts", "prompt"] = "count"
     """Positives are averaged over their number; or their sum is divided by |B| n as Algorithm 1 prints it; or they are
-    averaged within each prompt that has negatives, prompts sharing equally (Eq 3 for each prompt: difficulty cancels)."""
+    averaged within each prompt that has negatives (Eq 3 for each prompt: difficulty cancels). A prompt then counts by the
+    summed weight of its positives, at most 1, also among the negatives of `normalize=prompt`: one without positives not
+    at all, one with a demonstration alone by `expert_weight`."""
     expert_weight: float = Field(default=1.0, ge=0)
     """Weight of a demonstration relative to a pseudo-expert among the positives."""
     reward_l2: float = Field(default=0.0, ge=0)
@@ -93,23 +96,30 @@ def log_weights(
     return log_w_K
 
 
-def normalized_weights(log_w_K: Tensor, prompt_K: Tensor, normalize: Literal["batch", "prompt"]) -> Tensor:
-    """Float64 weights [K] that sum to 1: over the batch, or within each prompt with prompts sharing equally."""
+def normalized_weights(
+    log_w_K: Tensor,
+    prompt_K: Tensor,
+    normalize: Literal["batch", "prompt"],
+    prompt_shares: Mapping[int, float] | None = None,
+) -> Tensor:
+    """Float64 weights [K] that sum to 1: over the batch, or within each prompt, prompts sharing as said (None: equally)."""
     if len(log_w_K) == 0:
         return log_w_K
     if normalize == "batch":
         return torch.softmax(log_w_K, 0)
     weights_K = torch.empty_like(log_w_K)
-    prompts = prompt_K.unique()
+    prompts = prompt_K.unique().tolist()
     for prompt in prompts:
         mine = prompt_K == prompt
-        weights_K[mine] = torch.softmax(log_w_K[mine], 0) / len(prompts)
+        share = 1 / len(prompts) if prompt_shares is None else prompt_shares[prompt]
+        weights_K[mine] = torch.softmax(log_w_K[mine], 0) * share
     return weights_K
 
 
 def effective_sample_size(weights_K: Tensor) -> float:
-    """1 / sum of squared normalised weights: from 1 (one sample has all the weight) to K; 0 for none."""
-    return float(1 / weights_K.square().sum()) if len(weights_K) else 0.0
+    """1 / sum of squared normalised weights: from 1 (one sample has all the weight) to K; 0 if none has any."""
+    squares = float(weights_K.square().sum())
+    return 1 / squares if squares else 0.0
 
 
 def irl_loss(scores_B: Tensor, weights_B: Tensor) -> Tensor:
@@ -156,29 +166,37 @@ def signed_weights(
         lengths_B[negative_B],
         prompt_B[negative_B] if config.normalize == "prompt" else None,
     )
-    weights_K = normalized_weights(log_w_K, prompt_B[negative_B], config.normalize)
     positives_R = torch.cat([positive_B.double(), torch.full((len(demonstration_prompt_E),), config.expert_weight)])
-    shares_R = _positive_shares(
-        config.positive_denominator, positives_R, torch.cat([prompt_B, demonstration_prompt_E]), prompt_B, negative_B
-    )
+    prompt_R = torch.cat([prompt_B, demonstration_prompt_E])
+    prompt_shares = None
+    if config.positive_denominator == "prompt":
+        prompt_shares = _prompt_shares(positives_R, prompt_R, prompt_B[negative_B])
+    shares_R = _positive_shares(config.positive_denominator, positives_R, prompt_R, len(prompt_B), prompt_shares)
+    weights_K = normalized_weights(log_w_K, prompt_B[negative_B], config.normalize, prompt_shares)
     rollouts_B = -shares_R[: len(prompt_B)]
     rollouts_B[negative_B] = weights_K
     return SignedWeights(rollouts_B, -shares_R[len(prompt_B) :], effective_sample_size(weights_K), int(negative_B.sum()))
 
 
-def _positive_shares(denominator: str, positives_R: Tensor, prompt_R: Tensor, prompt_B: Tensor, negative_B: Tensor) -> Tensor:
+def _prompt_shares(positives_R: Tensor, prompt_R: Tensor, prompt_K: Tensor) -> dict[int, float]:
+    """Share of every prompt with negatives: in proportion to the weight of its positives, at most 1; all 0 without any."""
+    sizes = {prompt: min(1.0, float(positives_R[prompt_R == prompt].sum())) for prompt in prompt_K.unique().tolist()}
+    total = sum(sizes.values())
+    return {prompt: size / total if total else 0.0 for prompt, size in sizes.items()}
+
+
+def _positive_shares(
+    denominator: str, positives_R: Tensor, prompt_R: Tensor, num_rollouts: int, prompt_shares: Mapping[int, float] | None
+) -> Tensor:
     """Float64 [R] shares of all rows among the positives, from their relative weights (0 for what is no positive)."""
-    if denominator == "rollouts":
-        return positives_R.double() / max(1, len(prompt_B))
-    if denominator == "count":
-        return positives_R.double() / max(float(positives_R.sum()), 1e-12)
+    if prompt_shares is None:
+        total = max(1, num_rollouts) if denominator == "rollouts" else max(float(positives_R.sum()), 1e-12)
+        return positives_R.double() / total
     shares_R = torch.zeros(len(positives_R), dtype=torch.float64)
-    contested = prompt_B[negative_B].unique()
-    for prompt in contested:
+    for prompt, share in prompt_shares.items():
         mine = prompt_R == prompt
-        total = float(positives_R[mine].sum())
-        if total > 0:
-            shares_R[mine] = positives_R[mine].double() / total / len(contested)
+        if share > 0:
+            shares_R[mine] = positives_R[mine].double() / float(positives_R[mine].sum()) * share
     return shares_R
 
 
