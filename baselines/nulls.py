@@ -8,7 +8,7 @@ log-probabilities: what it gains is sharpening, which needs neither demonstratio
 from abc import abstractmethod
 
 from repirl.methods.base import FitContext, Fitted, Method
-from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_loop, tiny_process_mix
+from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_process_loop
 from repirl.rewards.base import ProcessReward
 from repirl.rewards.energy import energy_from_policy
 from repirl.rewards.nulls import ConfidenceReward, ConstantReward, LengthReward, RandomReward
@@ -21,7 +21,7 @@ class _Null(Method[RLConfig]):
     source = "null"
     status = "exact"
     kind = "null"
-    recipes = {"tiny": RLConfig(data=tiny_data(), loop=tiny_loop(tiny_process_mix()))}
+    recipes = {"tiny": RLConfig(data=tiny_data(), loop=tiny_process_loop())}
 
     @abstractmethod
     def reward(self, context: FitContext, segmentation: StepSegmentation) -> ProcessReward:

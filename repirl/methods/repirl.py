@@ -12,7 +12,7 @@ from repirl.learn.energy_reward import EnergyReward
 from repirl.learn.irl import IRLConfig
 from repirl.learn.mixing import MixConfig
 from repirl.methods.base import FitContext, Fitted, Method
-from repirl.methods.rl import RLConfig, fit_policy, paper_data, paper_loop, tiny_data, tiny_loop, tiny_process_mix
+from repirl.methods.rl import RLConfig, fit_policy, paper_data, paper_loop, tiny_data, tiny_process_loop
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.energy import energy_from_policy
 from repirl.rollouts.steps import StepSegmentation
@@ -52,18 +52,21 @@ class RePIRL(Method[RePIRLConfig]):
     recipes = {
         "tiny": RePIRLConfig(
             data=tiny_data(),
-            loop=tiny_loop(tiny_process_mix()),
+            loop=tiny_process_loop(),
             irl=IRLConfig(
                 weights="length_normalized",
+                normalize="prompt",
+                positive_denominator="prompt",
                 base_measure=1.0,
-                expert_weight=0.25,
+                expert_weight=0.05,
                 demos_per_prompt=1,
-                prompts_per_update=12,
+                prompts_per_update=24,
+                step_aggregation="min",
                 score="before",
                 lr=1e-5,
                 head_lr=1e-3,
                 max_grad_norm=1.0,
-                micro_batch_tokens=4096,
+                micro_batch_tokens=2048,
             ),
         ),
         "paper-qwen2.5-3b": _paper(0.05, chat=True),

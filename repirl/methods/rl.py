@@ -46,16 +46,25 @@ def tiny_loop(mix: MixConfig) -> LoopConfig:
             lr=1e-4,
             warmup_steps=4,
             schedule="linear",
-            micro_batch_tokens=4096,
+            micro_batch_tokens=2048,
             loss=PolicyLossConfig(entropy_weight=0.001),
         ),
-        validation=ValidationConfig(every=10, num_problems=96, samples=4),
+        validation=ValidationConfig(every=20, num_problems=96, samples=8),
     )
 
 
-def tiny_process_mix() -> MixConfig:
-    """How a process reward of unknown scale is paid in the `tiny` recipes: the same for learned rewards and nulls."""
-    return MixConfig(process_weight=0.5, process_credit="step", process_scale="batch_std")
+def tiny_process_loop() -> LoopConfig:
+    """How a process reward of unknown scale is paid in the `tiny` recipes: the same for learned rewards and nulls.
+
+    Ranks instead of scores, nothing after the first doubtful step, and less and less weight: on other seeds than those
+    reported this agreed most with exact step labels (cosine of the advantages with the oracle's: 0.64, against 0.32 for
+    plain step means of the same scores) and did least harm late in training, when the scores tell mostly confidence.
+    """
+    mix = MixConfig(
+        process_weight=0.5, process_credit="step", process_scale="batch_std", step_signal="rank", doubtful_share=0.4
+    )
+    loop = tiny_loop(mix)
+    return loop.model_copy(update={"process_decay_steps": loop.steps})
 
 
 def paper_loop(mix: MixConfig, *, chat: bool) -> LoopConfig:

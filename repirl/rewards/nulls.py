@@ -74,7 +74,7 @@ class LengthReward(_PerRollout):
 class ConfidenceReward(ProcessReward):
     """The starting policy's log-probability of each token, frozen: what a residual energy pays before it learned anything.
 
-    `model` is `energy_from_policy(policy, base_measure=1.0)`.
+    A step is worth its least likely token. `model` is `energy_from_policy(policy, base_measure=1.0)`.
     """
 
     name = "confidence"
@@ -89,7 +89,7 @@ class ConfidenceReward(ProcessReward):
         return [
             [
                 steps_from_tokens(
-                    next(raw).numpy(), step_end_tokens(self.tokenizer, r.token_ids, self.segmentation, r.text), "mean"
+                    next(raw).numpy(), step_end_tokens(self.tokenizer, r.token_ids, self.segmentation, r.text), "min"
                 )
                 for r in group.rollouts
             ]
