@@ -29,12 +29,21 @@ class CodeTests:
     `functional`: call `entry_point(*case.args)` and compare with `case.expected`.
     `stdio`: feed `case.stdin`, compare what is printed with `case.stdout`.
     `asserts`: run `code` (assert statements) after the program.
+    `prelude` is put before every program: imports that its harness gives, or the text that it continues.
+    `time_limit_s` of CPU for each case (`asserts`: for all of them) and `memory_limit_mib` are those of the source
+    benchmark; None: the sandbox's.
+    `float_tolerance` is relative (0.0: equal exactly). None: 1e-6 for an expected float of `functional`; `stdio`
+    compares text, and numbers by their exact decimal value.
     """
 
     kind: Literal["functional", "stdio", "asserts"]
     entry_point: str = ""
     cases: tuple[Case, ...] = ()
     code: str = ""
+    prelude: str = ""
+    time_limit_s: int | None = None
+    memory_limit_mib: int | None = None
+    float_tolerance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +52,13 @@ class Problem:
 
     `id` is unique within `family`. `prompt` is the text given to the policy, before any chat template.
     `source` is what the problem is about in its own terms (the bare expression, the description).
+    `grader` "task" is that of the benchmark itself (a task of lm-eval), which holds it.
     """
 
     id: str
     family: str
     prompt: str
-    grader: Literal["math", "integer", "code"]
+    grader: Literal["math", "integer", "code", "task"]
     answer: str | None = None
     tests: CodeTests | None = None
     level: int | None = None
@@ -75,6 +85,7 @@ class Verdict:
 
     `reason` is set for `ungraded` (timeout, crash, ...) and may explain a `wrong`.
     `extracted` is the answer found in the completion, if any; `score` the fraction of tests passed (code).
+    `seconds` is what running a program took, by the clock; it says nothing of the verdict, so it is not compared.
     """
 
     outcome: Outcome
@@ -83,6 +94,7 @@ class Verdict:
     score: float | None = None
     tests_passed: int | None = None
     tests_total: int | None = None
+    seconds: float | None = field(default=None, compare=False)
 
     @property
     def reward(self) -> float:
@@ -158,7 +170,8 @@ class Report:
     """One policy on one benchmark under one protocol.
 
     `metrics` maps a name (`greedy`, `avg@8`) to its interval; `counts` has correct, wrong, truncated,
-    ungraded and total for each protocol part and adds up; `by_level` maps metric -> level -> value.
+    ungraded and total for each protocol part and adds up; `by_level` and `by_subject` map metric -> level or subject
+    -> value. `problems_measured` maps a metric to the number of problems behind it (fewer where some are ungraded).
     """
 
     benchmark: str
@@ -170,6 +183,8 @@ class Report:
     samples: Mapping[str, tuple[SampleRow, ...]]
     by_level: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
+    by_subject: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    problems_measured: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

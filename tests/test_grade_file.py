@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from repirl.cli.main import app
 from repirl.errors import UserError
+from repirl.grading import sandbox
+from repirl.grading.code import clear_cache
+from repirl.grading.code_file import grade_code_file
 from repirl.grading.grade_file import FileGrades, grade_file, write_verdicts
+from repirl.grading.sandbox import sandbox_level
 from repirl.types import Problem
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -171,3 +177,92 @@ def test_real_math500_samples(tmp_path: Path) -> None:
     assert grades.counts["total"] == 500
     assert grades.counts["ungraded"] == 0
     assert 0.38 < (grades.accuracy or 0) < 0.44
+
+
+FUNCTIONAL = {"kind": "functional", "entry_point": "f", "cases": [{"args": [1], "expected": 2}, {"args": [2], "expected": 4}]}
+STDIO = {"kind": "stdio", "cases": [{"stdin": "3\n", "stdout": "6\n"}]}
+ASSERTS = {"kind": "asserts", "code": "assert f(1) == 2\nassert f(2) == 4"}
+FENCED = "First:\n```python\nprint('no')\n```\nBetter:\n```python\nprint(2 * int(input()))\n```\nDone."
+strong = pytest.mark.skipif(sandbox_level().level != "strong", reason=f"this machine gives: {sandbox_level().describe()}")
+
+
+@strong
+def test_code_with_own_tests(tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "completion": "def f(x): return 2 * x", "tests": FUNCTIONAL},
+        {"id": "a", "completion": "def f(x): return x + 1", "tests": FUNCTIONAL},
+        {"id": 7, "completion": FENCED, "tests": STDIO},
+        {"id": "c", "completion": "def f(x): return 2 * x", "tests": ASSERTS},
+        {"id": "d", "completion": "exit(0)", "tests": ASSERTS},
+        {"id": "e", "completion": "", "tests": ASSERTS},
+        {"id": "f", "completion": "```python\ndef f(", "tests": ASSERTS, "finish_reason": "length"},
+        {"id": "g", "completion": "print('passed')", "tests": STDIO},
+        {"id": "h", "completion": "class E:\n    __eq__ = lambda *a: True\ndef f(x): return E()", "tests": ASSERTS},
+    ]
+    path, out = write(tmp_path / "code.jsonl", rows), tmp_path / "verdicts.jsonl"
+    done = CliRunner().invoke(app, ["grade", "code", str(path), "--verdicts", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["counts"] == {"correct": 3, "wrong": 5, "truncated": 1, "ungraded": 0, "total": 9}
+    written = [json.loads(line) for line in out.read_text().splitlines()]
+    assert all(set(row) == {"id", "verdict", "reason", "tests_passed", "tests_total", "seconds"} for row in written)
+    assert all(row.pop("seconds") >= 0 for row in written)
+    assert [tuple(row.values()) for row in written] == [
+        ("a", "correct", "", 2, 2),
+        ("a", "wrong", "wrong answer", 1, 2),
+        (7, "correct", "", 1, 1),
+        ("c", "correct", "", 2, 2),
+        ("d", "wrong", "exception: SystemExit", 0, 2),
+        ("e", "wrong", "no code", 0, 2),
+        ("f", "truncated", "no answer", None, None),
+        ("g", "wrong", "wrong answer", 0, 1),
+        ("h", "wrong", "wrong answer", 0, 2),
+    ]
+
+
+CODE_ROW = {"id": "a", "completion": "x = 1", "tests": STDIO}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{", "line 2: not valid JSON"),
+        ({**CODE_ROW, "id": None}, "line 2: needs `id`"),
+        ({**CODE_ROW, "id": True}, "line 2: needs `id`"),
+        ({**CODE_ROW, "completion": 5}, "line 2: needs `completion`, which must be text: '5'"),
+        ({"id": "a", "tests": STDIO}, "line 2: needs `completion`"),
+        ({"id": "a", "completion": "x"}, "line 2: needs `tests`, an object"),
+        ({**CODE_ROW, "tests": "assert True"}, "line 2: needs `tests`, an object"),
+        ({**CODE_ROW, "tests": {"kind": "unit"}}, "line 2: unknown kind of tests: 'unit'; use functional, stdio, asserts"),
+        ({**CODE_ROW, "tests": {"kind": "stdio"}}, "line 2: tests of kind stdio need `cases`"),
+        ({**CODE_ROW, "tests": {"kind": "stdio", "cases": []}}, "line 2: tests of kind stdio need `cases`"),
+        ({**CODE_ROW, "tests": {"kind": "stdio", "cases": [{"stdin": ""}]}}, "case 1: needs `stdin` and `stdout`"),
+        ({**CODE_ROW, "tests": {"kind": "stdio", "cases": [{"stdin": 1, "stdout": ""}]}}, "case 1: `stdin` and `stdout` must"),
+        ({**CODE_ROW, "tests": {**FUNCTIONAL, "entry_point": ""}}, "line 2: tests of kind functional need `entry_point`"),
+        ({**CODE_ROW, "tests": {**FUNCTIONAL, "cases": [{"args": 1, "expected": 1}]}}, "case 1: `args` must be an array"),
+        ({**CODE_ROW, "tests": {**FUNCTIONAL, "cases": [{"args": [1]}]}}, "case 1: needs `args` and `expected`"),
+        ({**CODE_ROW, "tests": {"kind": "asserts", "code": "assert f( =="}}, "line 2: the tests are not Python"),
+        ({**CODE_ROW, "tests": {**STDIO, "time_limit_s": -1}}, "line 2: time_limit_s of the tests must be"),
+        ({**CODE_ROW, "finish_reason": "eos"}, "line 2: unknown finish_reason: 'eos'"),
+    ],
+)
+def test_wrong_code_rows_name_their_line(tmp_path: Path, row: Any, message: str) -> None:
+    path = write(tmp_path / "bad.jsonl", [CODE_ROW, row])
+    with pytest.raises(UserError) as error:
+        grade_code_file(path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_code_in_a_weak_sandbox_must_be_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = sandbox.SandboxPool(workers=1, modes=("plain",))
+    monkeypatch.setattr(sandbox, "_pool", pool)
+    try:
+        if pool.level().level == "none":
+            pytest.skip("no system-call filter on this machine")
+        clear_cache()  # what is known already is not run
+        path = write(tmp_path / "code.jsonl", [{**CODE_ROW, "completion": FENCED}])
+        with pytest.raises(UserError, match="--allow-weak-sandbox"):
+            grade_code_file(path)
+        assert outcomes(grade_code_file(path, allow_weak_sandbox=True)) == ["correct"]
+    finally:
+        pool.close()

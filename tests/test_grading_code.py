@@ -7,15 +7,17 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from repirl.errors import UserError
 from repirl.grading import code
-from repirl.grading.claims import matches
-from repirl.grading.code import clear_cache, extract_code, grade_programs, same_text
+from repirl.grading.claims import matches, same_output, same_text
+from repirl.grading.code import clear_cache, extract_code, grade_programs
+from repirl.grading.dispatch import grade_rollouts, outcome_rewards
 from repirl.grading.sandbox import Job, SandboxLimits, sandbox_level
-from repirl.types import Case, CodeTests, Verdict
+from repirl.types import Case, CodeTests, Problem, Verdict
 
 sys.path.insert(0, str(Path(code.__file__).parent / "_child"))
 import sbx_codec  # type: ignore[import-not-found]
@@ -217,6 +219,62 @@ def test_printed_text_is_compared_by_line() -> None:
     assert not same_text(" a", "a")
 
 
+@pytest.mark.parametrize(
+    ("expected", "printed", "tolerance", "same"),
+    [
+        ("7.50", "7.5", None, True), ("1 2.0\n3", "1  2\n3.00", None, True), ("100", "1e2", None, True),
+        ("-0", "0", None, True), ("0.333333", "0.3333334", None, False),
+        ("0.333333", "0.3333334", 1e-6, True), ("1000", "1001", 1e-3, True),
+        ("1000", "1002", 1e-3, False), ("1 2", "1\n2", None, False), ("1 2", "1 2 3", 1e-3, False),
+        ("x 1.0", "x 1", None, False), ("nan", "NaN", 1e-3, False),
+        ("9" * 300, "9" * 299 + "8", None, False), ("1", "1" * 5000, 1e-3, False),
+        ("1", "1_0", None, False),
+    ],
+)  # fmt: skip
+def test_printed_numbers_are_compared_by_value(expected: str, printed: str, tolerance: float | None, same: bool) -> None:
+    assert same_output(expected, printed, tolerance) is same
+
+
+def test_the_tests_say_how_close_floats_must_be() -> None:
+    program = "def f(): return {'a': [1.0000001, 2]}"
+    verdicts = [
+        grade(CodeTests("functional", "f", (Case(expected={"a": [1.0, 2]}),), float_tolerance=tolerance), program)[0].outcome
+        for tolerance in (None, 1e-3, 1e-9, 0.0)
+    ]
+    assert verdicts == ["correct", "correct", "wrong", "wrong"]
+    stdio = [CodeTests("stdio", cases=(Case(stdout="0.5\n"),), float_tolerance=t) for t in (None, 1e-2)]
+    assert [grade(tests, "print(0.5001)")[0].outcome for tests in stdio] == ["wrong", "correct"]
+    with pytest.raises(UserError, match="float_tolerance"):
+        grade(CodeTests("functional", "f", (Case(),), float_tolerance=-1.0), program)
+
+
+def test_fraction_of_tests_as_reward() -> None:
+    half, full, none = grade(cases(((1,), 1), ((2,), 4)), "def f(x): return x", "def f(x): return x * x", "def f(x): return 0")
+    verdicts = [half, full, none, Verdict("ungraded", "sandbox: x"), Verdict("truncated"), Verdict("wrong")]
+    fractions, plain = outcome_rewards(verdicts, fraction_of_tests=True), outcome_rewards(verdicts)
+    assert math.isnan(fractions.pop(3))
+    assert math.isnan(plain.pop(3))
+    assert fractions == [0.5, 1.0, 0.0, 0.0, 0.0]
+    assert plain == [0.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_truncated_code_is_not_run_and_counted_with_and_without_an_answer() -> None:
+    problem = Problem("a", "own", "", "code", tests=cases(((), 1)))
+    fence = "```"
+    texts = [f"{fence}python\ndef f(): return 1\n{fence}\nThis", f"{fence}python\ndef f(): ret", "First we"]
+    verdicts = grade_rollouts([problem] * 3, texts, ["length"] * 3)
+    assert [(v.outcome, v.reason) for v in verdicts] == [
+        ("truncated", ""), ("truncated", "no answer"), ("truncated", "no answer"),
+    ]  # fmt: skip
+
+
+def test_an_empty_program_fails_every_assertion() -> None:
+    tests = CodeTests("asserts", code="x = 1\nassert f(1) == 1\nassert f(2) == 2\ndef check():\n    assert f(3)\ncheck()")
+    empty, wrong = grade(tests, "", "f = 1")
+    assert (empty.reason, empty.tests_passed, empty.tests_total) == ("no code", 0, 3)
+    assert (wrong.tests_passed, wrong.tests_total) == (0, 3)
+
+
 def test_same_program_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[int] = []
     original = code.run_jobs
@@ -259,7 +317,7 @@ def test_randomness_and_set_order_repeat() -> None:
     assert [v.outcome for v in grade(tests, program % 1, program % 2, program % 3)] == ["correct"] * 3
 
 
-def _lines(path: Path) -> list[dict[str, str]]:
+def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         pytest.skip(f"{path.name} is not beside this checkout")
     raw = path.read_bytes()
@@ -282,8 +340,9 @@ def test_humaneval_reference_solutions_are_correct_and_stubs_wrong() -> None:
 
 def test_mbpp_reference_solutions_are_correct() -> None:
     rows = _lines(DATA / "mbpp" / "mbpp.jsonl")
-    chosen = rows[::8] + [r for r in rows if r["test_setup_code"] or r["task_id"] in (126, 533)]
-    suites = [CodeTests("asserts", code="\n".join([r["test_setup_code"], *r["test_list"]])) for r in chosen]
-    found = grade_programs([(t, r["code"]) for t, r in zip(suites, chosen, strict=True)], SandboxLimits(cpu_s=10))
-    wrong = [(r["task_id"], v.reason) for r, v in zip(chosen, found, strict=True) if v.outcome != "correct"]
+    assert len(rows) == 974
+    suites = [CodeTests("asserts", code="\n".join([r["test_setup_code"], *r["test_list"]])) for r in rows]
+    limits = SandboxLimits(cpu_s=10, wall_s=15)
+    found = grade_programs([(t, r["code"]) for t, r in zip(suites, rows, strict=True)], limits)
+    wrong = [(r["task_id"], v.reason) for r, v in zip(rows, found, strict=True) if v.outcome != "correct"]
     assert wrong == []

@@ -245,6 +245,18 @@ EQUAL = [
     ("\\sqrt{51}", "sqrt(51)"), ("15x - 80", "5(3x-16)"), ("(0,9) \\cup (9,36)", "(9,36)\\cup(0,9)"), ("52_8", "52_{8}"),
     ("\\{x, y \\% z \\&\\}", "\\{ y \\% z \\&, x\\}"),
     ("\\begin{pmatrix} 1/5 \\\\ -2 \\end{pmatrix}", "\\begin{pmatrix} 0.2 \\\\ -2 \\end{pmatrix}"),
+    ("17/50", "17⁄50"), ("3\\sqrt{13}", "3√13"), ("\\sqrt{117}", "117^{0.5}"), ("3<x\\le4", "4 \\ge x > 3"),
+    ("x \\le 2", "x <= 2"),
+    ("\\emptyset", "\\{\\}"), ("\\pm 3", "\\mp 3"), ("15\\text{ cm}^2", "15\\ \\mathrm{cm^2}"), ("41", "41 apples"),
+    ("5", "€5"),
+    ("90^\\circ", "90{}^\\circ"), ("\\text{Eve}", "\\textbf{\\text{Eve}}"), ("\\text{(C)}", "\\text{Option C}"),
+    ("1,450,000", "1.45 \\text{ million}"), ("x^3-2x", "x**3 - 2*x"), ("\\cot x", "cot x"), ("\\frac{1}{2}", "\\sin 30^\\circ"),
+    ("\\frac{3\\pi}{4}", "135^\\circ"), ("\\frac{3\\pi}{4}", "3pi/4"), ("\\binom{10}{3}", "{10 \\choose 3}"),
+    ("e^2", "\\mathrm{e}^2"),
+    ("\\ln 2", "\\log_e 2"), ("-i", "\\frac{1}{i}"), ("-i", "i^3"), ("3(2+3i)", "6+9i"), ("52_8", "(52)_8"), ("52_8", "{52}_8"),
+    ("2*np.pi/3", "\\frac{2\\pi}{3}"), ("math.sqrt(2)", "\\sqrt2"), ("4.5e33", "4.5×10³³"), ("4.5e33", "4.5\\times{10}^{33}"),
+    ("204", "\\underline{204}"), ("204", "\\approx 204"), ("204", "= 204"), ("204", "**204**"), ("1,-2", "1\\text{, }-2"),
+    ("f(x)=2x", "f(x)=2x \\text{ for all } x"), ("\\frac{e^x-e^{-x}}{2}", "\\sinh x"),
 ]  # fmt: skip
 UNEQUAL = [
     ("\\frac43", "\\frac34"), ("1\\frac{4}{5}", "4/5"), ("\\frac{1}{3}", "0.333333"), ("204", "-204"), ("204", "205"),
@@ -252,6 +264,9 @@ UNEQUAL = [
     ("62.5%", "62%"), ("\\text{odd}", "\\text{even}"), ("\\text{(C)}", "(B)"), ("1,-2", "1"), ("1,-2", "-1,2"),
     ("-3,0", "b=0,\\ c=-3"), ("(3,4]", "[3,4]"), ("(3,4]", "3 < x < 4"), ("(8,-2)", "(-2,8)"), ("y=2x", "y=-2x"),
     ("15x - 80", "80 - 15x"), ("288\\pi", "288"), ("52_8", "52_9"), ("3, 5, 7", "357"), ("x", "y"), ("6-5i", "6+5i"),
+    ("(3,4]", "3,4"), ("[-2,7]", "\\{-2,7\\}"), ("1,450,000", "1.45"), ("1.45 \\text{ million}", "1.45"),
+    ("41", "41 dozen"), ("€5", "£5"),
+    ("135", "\\frac{3\\pi}{4}"), ("-i", "i"), ("\\cos 30^\\circ", "\\sin 30^\\circ"), ("204", "\\approx 205"),
     ("204", "9^{9^{9^{9}}}"), ("204", "nan"), ("204", "\\frac{1}{0}"), ("204", "(" * 900), ("204", "2^" * 900 + "1"),
 ]  # fmt: skip
 
@@ -287,6 +302,8 @@ class TestEquivalence:
         equal = [verdict.outcome == "correct" for verdict in verdicts]
         assert [c["id"] for c, same in zip(cases, equal, strict=True) if same and c["category"] in never_equal] == []
         assert [c["id"] for c, v in zip(cases, verdicts, strict=True) if v.outcome == "ungraded"] == []
+        # Plain math-verify accepts some wrong ones (contradicting units, order of ordered lists, number bases).
+        assert [c["id"] for c, same in zip(cases, equal, strict=True) if same and not c["expected_equal"]] == []
         right = sum(same == case["expected_equal"] for case, same in zip(cases, equal, strict=True))
         assert right >= 0.97 * len(cases)
 

@@ -10,9 +10,12 @@ import typer
 from repirl.cli.output import JsonFlag, emit, note, working
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from repirl.grading.grade_file import FileGrades
+
+# Of the disagreements that an audit finds; --json has all.
+MAX_SHOWN = 50
 
 
 def register(app: typer.Typer) -> None:
@@ -20,32 +23,54 @@ def register(app: typer.Typer) -> None:
 
 
 def grade_command(
-    benchmark: Annotated[str, typer.Argument(help="A benchmark, or `math` for rows with their own gold `answer`.")],
+    benchmark: Annotated[
+        str,
+        typer.Argument(help="A benchmark, `math` for rows with their own `answer`, `code` for rows with their own `tests`."),
+    ],
     file: Annotated[Path, typer.Argument(help="JSONL (or .jsonl.gz) of completions.")],
     verdicts: Annotated[Path | None, typer.Option(help="Write each verdict to this JSONL file.")] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Check the verdicts a second way; list where the two disagree.")
+    ] = False,
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of benchmark cards.")] = None,
     limit_ungraded: Annotated[float, typer.Option(min=0, max=1, help="Stop above this share of ungraded.")] = 0.02,
+    allow_weak_sandbox: Annotated[
+        bool, typer.Option("--allow-weak-sandbox", help="Run code where this machine cannot isolate it fully.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Grade completions in FILE: rows {"id" or "problem", "completion" or "completions"}."""
     from repirl.errors import UserError
+    from repirl.grading.audit_file import audit_grades
+    from repirl.grading.code_file import OWN_TESTS, code_verdict_rows, grade_code_file
     from repirl.grading.dispatch import check_ungraded
-    from repirl.grading.grade_file import OWN_GOLD, grade_file, write_verdicts
+    from repirl.grading.grade_file import OWN_GOLD, grade_file, write_lines, write_verdicts
 
     if not file.is_file():
         raise UserError("no such file", str(file))
+    if audit and benchmark == OWN_TESTS:
+        raise UserError("--audit is for mathematical answers", benchmark, "leave it out: tests are run, not compared")
+    if verdicts is not None and not verdicts.parent.is_dir():
+        raise UserError("no such folder for the verdicts", str(verdicts.parent))
     problems = None
     with working("grading") as on_progress:
-        if benchmark != OWN_GOLD:
-            from repirl.tasks.benchmarks import load_benchmark
+        if benchmark == OWN_TESTS:
+            grades = grade_code_file(file, allow_weak_sandbox=allow_weak_sandbox)
+        else:
+            if benchmark != OWN_GOLD:
+                from repirl.tasks.benchmarks import load_benchmark
 
-            problems = load_benchmark(benchmark, data_dir=data_dir, include=include or ()).problems
-        grades = grade_file(benchmark, file, problems, on_progress=on_progress)
-    if verdicts is not None:
+                problems = load_benchmark(benchmark, data_dir=data_dir, include=include or ()).problems
+            grades = grade_file(benchmark, file, problems, allow_weak_sandbox=allow_weak_sandbox, on_progress=on_progress)
+        payload = summary(grades)
+        if audit:
+            payload["audit"] = audit_grades(grades, on_progress=on_progress).payload()
+    if verdicts is not None and benchmark == OWN_TESTS:
+        write_lines(code_verdict_rows(grades), verdicts)
+    elif verdicts is not None:
         write_verdicts(grades, verdicts)
-    payload = summary(grades)
-    emit(as_json, payload, lambda: _table(payload))
+    emit(as_json, payload, lambda: _tables(payload))
     for reason, count in grades.ungraded_reasons.items():
         note(f"ungraded, {count} x: {reason}")
     check_ungraded(grades.verdicts, limit_ungraded)
@@ -71,7 +96,8 @@ def summary(grades: FileGrades) -> dict[str, Any]:
     }
 
 
-def _table(payload: dict[str, Any]) -> Table:
+def _tables(payload: dict[str, Any]) -> Group:
+    from rich.console import Group
     from rich.table import Table
 
     table = Table(title=f"{payload['benchmark']}: {payload['file']}", title_justify="left", show_header=False)
@@ -79,6 +105,8 @@ def _table(payload: dict[str, Any]) -> Table:
     table.add_column(justify="right")
     for name, count in payload["counts"].items():
         table.add_row(name, str(count))
+        if payload["without_answer"].get(name):
+            table.add_row("  without an answer", str(payload["without_answer"][name]))
     table.add_row("problems graded", f"{payload['problems_graded']} of {payload['problems']}")
     accuracy = payload["accuracy"]
     if accuracy is not None:
@@ -86,4 +114,18 @@ def _table(payload: dict[str, Any]) -> Table:
             "accuracy over graded problems",
             f"{accuracy['value']:.3f} [{accuracy['ci_low']:.3f}, {accuracy['ci_high']:.3f}]",
         )
-    return table
+    found = payload.get("audit")
+    if found is None:
+        return Group(table)
+    for name in ("plain_match", "agree", "disagree", "no_opinion", "unchecked"):
+        table.add_row(f"audit: {name.replace('_', ' ')}", str(found[name]))
+    if not found["disagreements"]:
+        return Group(table)
+    shown = found["disagreements"][:MAX_SHOWN]
+    title = f"disagreements ({len(shown)} of {found['disagree']}; verdicts stand)"
+    listing = Table(title=title, title_justify="left")
+    for column in ("id", "line", "gold", "answer", "verdict", "second check", "by"):
+        listing.add_column(column, overflow="fold")
+    for row in shown:
+        listing.add_row(row["id"], str(row["line"]), row["gold"], row["answer"], row["verdict"], row["second"], row["how"])
+    return Group(table, listing)

@@ -6,6 +6,7 @@ does to itself (exit, prints, monkeypatches, writes to descriptors, redefines `=
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import marshal
@@ -19,13 +20,13 @@ from dataclasses import replace
 from typing import Any
 
 from repirl.errors import UserError
-from repirl.grading.claims import matches
+from repirl.grading.claims import matches, same_output
 from repirl.grading.sandbox import Job, Run, SandboxLimits, run_jobs
 from repirl.types import CodeTests, Verdict
 
 DEFAULT_LIMITS = SandboxLimits()
 CACHE_SIZE = 1 << 16
-_FENCE = re.compile(r"^[ \t]*(```+|~~~+)[^\n`]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^[ \t]*(```+|~~~+)[^\n`]*\n(.*?)(^[ \t]*\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def extract_code(completion: str) -> str | None:
@@ -33,6 +34,11 @@ def extract_code(completion: str) -> str | None:
     blocks = _FENCE.findall(completion)
     code = blocks[-1][1] if blocks else completion
     return code if code.strip() else None
+
+
+def has_closed_block(completion: str) -> bool:
+    """Whether a fenced block is complete: then a completion that the token limit cut still holds an answer."""
+    return any(match.group(3) and match.group(2).strip() for match in _FENCE.finditer(completion))
 
 
 class _VerdictCache:
@@ -85,7 +91,7 @@ def grade_programs(
     digests: dict[int, bytes] = {}
     for tests, completion in items:
         if id(tests) not in digests:
-            _check_tests(tests)
+            check_tests(tests)
             digests[id(tests)] = _digest(tests, limits)
         code = extract_code(completion)
         key = hashlib.sha256(digests[id(tests)] + (code or "").encode("utf-8", "surrogatepass")).digest()
@@ -93,20 +99,36 @@ def grade_programs(
         if key in verdicts or key in to_run:
             continue
         if code is None:
-            verdicts[key] = _verdict(tests, 0, "no code")
+            verdicts[key] = _verdict(tests, 0, "no code", _count_asserts(tests.code) if tests.kind == "asserts" else None)
         elif (known := _cache.get(key)) is not None:
             verdicts[key] = known
         else:
             to_run[key] = (tests, code)
-    plans = [(key, tests, code, _jobs(tests, code)) for key, (tests, code) in to_run.items()]
-    runs = iter(run_jobs([job for *_, jobs in plans for job in jobs], limits, allow_weak_sandbox))
-    for key, tests, code, jobs in plans:
-        verdict = _judge(tests, [next(runs) for _ in jobs], limits)
-        verdicts[key] = verdict = replace(verdict, extracted=code)
-        # A timeout by the clock says as much about the machine's load as about the program.
-        if verdict.outcome != "ungraded" and verdict.reason != "timeout (wall clock)":
-            _cache.put(key, verdict)
+    by_limits: dict[SandboxLimits, list[tuple[bytes, CodeTests, str, list[Job]]]] = {}
+    for key, (tests, code) in to_run.items():
+        plan = (key, tests, code, _jobs(tests, tests.prelude + code))
+        by_limits.setdefault(_own_limits(tests, limits), []).append(plan)
+    for own, plans in by_limits.items():
+        runs = iter(run_jobs([job for *_, jobs in plans for job in jobs], own, allow_weak_sandbox))
+        for key, tests, code, jobs in plans:
+            own_runs = [next(runs) for _ in jobs]
+            verdict = _judge(tests, own_runs, own)
+            seconds = sum(run.wall_s for run in own_runs)
+            verdicts[key] = verdict = replace(verdict, extracted=code, seconds=seconds)
+            # A timeout by the clock says as much about the machine's load as about the program.
+            if verdict.outcome != "ungraded" and verdict.reason != "timeout (wall clock)":
+                _cache.put(key, verdict)
     return [verdicts[key] for key in keys]
+
+
+def _own_limits(tests: CodeTests, limits: SandboxLimits) -> SandboxLimits:
+    """`limits` with those that the tests bring. All cases of `functional` run in one process and share its time."""
+    if tests.time_limit_s is not None:
+        cpu_s = tests.time_limit_s * (len(tests.cases) if tests.kind == "functional" else 1)
+        limits = replace(limits, cpu_s=cpu_s, wall_s=max(limits.wall_s, cpu_s + 2.0))
+    if tests.memory_limit_mib is not None:
+        limits = replace(limits, memory_mib=tests.memory_limit_mib)
+    return limits
 
 
 def _digest(tests: CodeTests, limits: SandboxLimits) -> bytes:
@@ -117,13 +139,20 @@ def _digest(tests: CodeTests, limits: SandboxLimits) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def _check_tests(tests: CodeTests) -> None:
+def check_tests(tests: CodeTests) -> None:
+    """Raises UserError if these tests cannot be run at all."""
     if tests.kind == "asserts":
         try:
             compile(tests.code, "<tests>", "exec", dont_inherit=True)
         except (SyntaxError, ValueError) as error:
             raise UserError("the tests are not Python", str(error), "fix the field `code` of the tests") from error
         return
+    for name in ("time_limit_s", "memory_limit_mib"):
+        if (limit := getattr(tests, name)) is not None and (type(limit) is not int or limit <= 0):
+            raise UserError(f"{name} of the tests must be a positive integer", limit)
+    tolerance = tests.float_tolerance
+    if tolerance is not None and not (type(tolerance) in (int, float) and 0 <= tolerance < 1):
+        raise UserError("float_tolerance of the tests must be at least 0 and below 1", tolerance)
     if not tests.cases:
         raise UserError(f"tests of kind {tests.kind} without cases")
     if tests.kind == "functional" and not tests.entry_point:
@@ -141,6 +170,15 @@ def _jobs(tests: CodeTests, code: str) -> list[Job]:
         return [Job("functional", marshal.dumps((code, tests.entry_point, [case.args for case in tests.cases])))]
     except ValueError as error:
         raise UserError("test arguments are not plain data", tests.entry_point, "use numbers, text, lists") from error
+
+
+def _count_asserts(code: str) -> int:
+    """How many tests `_child/sbx_asserts.py` would count."""
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    statements = [s for s in ast.parse(code).body if not isinstance(s, definitions)]
+    calls = [isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) for s in statements]
+    asserts = [any(isinstance(node, ast.Assert) for node in ast.walk(s)) for s in statements]
+    return max(1, sum(map(max, calls, asserts)))
 
 
 def _verdict(tests: CodeTests, passed: int, reason: str, total: int | None = None) -> Verdict:
@@ -202,14 +240,14 @@ def _judge_functional(tests: CodeTests, run: Run, limits: SandboxLimits) -> Verd
         return _verdict(tests, 0, _exception(frames[0][1] if len(frames[0]) > 1 else ""))
     passed, reason = 0, "too much output" if run.too_much_output else ""
     for case, frame in zip(tests.cases, frames, strict=False):
-        ok = frame[0] == "value" and len(frame) == 2 and matches(case.expected, frame[1])
+        ok = frame[0] == "value" and len(frame) == 2 and matches(case.expected, frame[1], tests.float_tolerance)
         passed += ok
         if not ok and not reason:
             reason = _exception(frame[1]) if frame[0] == "raise" and len(frame) > 1 else "wrong answer"
     if len(frames) < len(tests.cases):
         reason = reason or _how_it_died(run, limits)
     elif len(frames) > len(tests.cases):
-        reason = reason or "wrong answer"  # somebody else wrote frames
+        passed, reason = 0, reason or "wrong answer"  # somebody else wrote frames: none can be believed
     return _verdict(tests, passed, reason)
 
 
@@ -222,20 +260,11 @@ def _judge_stdio(tests: CodeTests, runs: list[Run], limits: SandboxLimits) -> Ve
             failure = _how_it_died(run, limits)
         elif frames and frames[0][0] == "raise" and len(frames[0]) > 1:
             failure = _exception(frames[0][1])
-        elif not same_text(case.stdout, run.stdout.decode("utf-8", "surrogateescape")):
+        elif not same_output(case.stdout, run.stdout.decode("utf-8", "surrogateescape"), tests.float_tolerance):
             failure = "wrong answer"
         passed += not failure
         reason = reason or failure
     return _verdict(tests, passed, reason)
-
-
-def same_text(expected: str, printed: str) -> bool:
-    """Equal but for white space at the ends of lines and blank lines at the end."""
-    return _lines(expected) == _lines(printed)
-
-
-def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().split("\n")]
 
 
 def _judge_asserts(tests: CodeTests, run: Run, limits: SandboxLimits) -> Verdict:

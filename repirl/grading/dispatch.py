@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from repirl.errors import GradingFault, UserError
-from repirl.grading.math import IntegerGrader, MathItem, shared_grader
+from repirl.grading.math import NO_ANSWER, IntegerGrader, MathItem, shared_grader
 from repirl.grading.pool import PoolOptions
 from repirl.types import Problem, Verdict
 
@@ -35,6 +35,8 @@ def grade_rollouts(
     for i, problem in enumerate(problems):
         if (problem.tests if problem.grader == "code" else problem.answer) is None:
             raise UserError("a problem without answer or tests cannot be graded", f"{problem.family}/{problem.id}")
+        if problem.grader == "task":
+            raise UserError("a task of lm-eval grades its problems itself", problem.family, "use `repirl eval`")
         by_grader.setdefault(problem.grader, []).append(i)
     for grader, indices in by_grader.items():
         if grader == "code":
@@ -58,9 +60,9 @@ def grade_rollouts(
 def _grade_code(
     problems: Sequence[Problem], completions: Sequence[str], reasons: Sequence[str], allow_weak_sandbox: bool
 ) -> list[Verdict]:
-    from repirl.grading.code import grade_programs
+    from repirl.grading.code import grade_programs, has_closed_block
 
-    verdicts = [Verdict("truncated") for _ in problems]
+    verdicts = [Verdict("truncated", reason="" if has_closed_block(text) else NO_ANSWER) for text in completions]
     complete = [i for i, reason in enumerate(reasons) if reason != "length"]
     programs = [(tests, completions[i]) for i in complete if (tests := problems[i].tests) is not None]
     graded = grade_programs(programs, allow_weak_sandbox=allow_weak_sandbox)
@@ -77,3 +79,17 @@ def check_ungraded(verdicts: Sequence[Verdict], limit: float = 0.02) -> None:
         raise GradingFault(
             f"{reasons.total()} of {len(verdicts)} completions could not be graded (limit {limit:.0%}): {listed}"
         )
+
+
+def outcome_rewards(verdicts: Sequence[Verdict], fraction_of_tests: bool = False) -> list[float]:
+    """One outcome reward for each verdict: 1.0 correct, 0.0 wrong or truncated, NaN ungraded (to be masked).
+
+    With `fraction_of_tests` a wrong program earns the fraction of its tests that passed (the outcome of PRIME); where
+    all passed and it is still wrong (it died afterwards, say), it earns nothing.
+    """
+
+    def reward(verdict: Verdict) -> float:
+        partial = verdict.score if fraction_of_tests and verdict.outcome == "wrong" else None
+        return partial if partial is not None and partial < 1.0 else verdict.reward
+
+    return [reward(verdict) for verdict in verdicts]

@@ -9,6 +9,8 @@ rounded decimal is not an exact answer.
 from __future__ import annotations
 
 import logging
+import math
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,7 +23,7 @@ from repirl.grading.normalize import (
     number,
     numbers_equal,
     strip_unit,
-    without_text_commands,
+    without_choice_word,
     words,
 )
 from repirl.grading.shapes import (
@@ -32,6 +34,7 @@ from repirl.grading.shapes import (
     builder_key,
     elements,
     labels,
+    rising,
     split_list,
     split_union,
 )
@@ -42,6 +45,10 @@ _FLOAT_ROUNDING = 12  # decimal places: a decimal counts only if it is the exact
 _MAX_LIST = 64
 _MAX_NESTING = 40
 _MAX_POWERS = 200
+_MAX_CHARS = 500  # of an answer to be parsed, beyond four times the gold's
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\\circ")
+_DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ def compare(pair: tuple[str, str]) -> Comparison:
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     gold, answer = pair
     try:
-        return Comparison(_equal(clean(gold), clean(answer), depth=0))
+        return Comparison(_equal(rising(clean(gold)), rising(clean(answer)), depth=0))
     except _Undecided as reason:
         return Comparison(reason.equal, reason.note)
 
@@ -87,7 +94,7 @@ def _equal(gold: str, answer: str, depth: int) -> bool:
     gold_words = words(gold)
     if gold_words is not None and gold_words == words(answer):
         return True
-    if (letter := choice(gold)) is not None and len(without_text_commands(gold).strip("() ")) == 1:
+    if (letter := choice(gold)) is not None and len(without_choice_word(gold).strip("() ")) == 1:
         given = choice(answer)
         if given is not None and (letter == given or gold_words is not None):
             return letter == given
@@ -134,6 +141,9 @@ def _structured(gold: str, answer: str, depth: int) -> bool | None:
     if gold_tuple or answer_tuple:
         parts = (gold_tuple.parts if gold_tuple else gold_list, answer_tuple.parts if answer_tuple else answer_list)
         if len(parts[0]) == len(parts[1]) and "\\{" not in gold + answer:
+            brackets = (gold_tuple or answer_tuple).brackets  # type: ignore[union-attr]
+            if len(parts[0]) == 2 and brackets != "()":
+                return False  # an interval is not the list of its ends
             return all(_equal(g, a, depth + 1) for g, a in zip(*parts, strict=True))
         return None
     if len(gold_list) == 1 and len(answer_list) == 1:
@@ -178,7 +188,9 @@ def _matches(gold: str, answer: str, depth: int) -> bool:
 
 def _symbolic(gold: str, answer: str) -> bool:
     """What math-verify says of two single expressions."""
-    gold, answer = strip_unit(gold)[0] or gold, strip_unit(answer)[0] or answer
+    if len(answer) > _MAX_CHARS + 4 * len(gold):
+        raise _Undecided(False, "answer not parsed")
+    gold, answer = _without_units(gold, answer)
     gold_tree, answer_tree = (_parse(text) if _is_parseable(text) else () for text in (gold, answer))
     if not gold_tree or not answer_tree:
         raise _Undecided(False, "gold not parsed" if not gold_tree else "answer not parsed")
@@ -187,13 +199,65 @@ def _symbolic(gold: str, answer: str) -> bool:
         raise _Undecided(None if all(too_large) else False, "too large to evaluate")
     from math_verify import verify
 
+    gold_forms, answer_forms = [_uniform(tree) for tree in gold_tree], [_uniform(tree) for tree in answer_tree]
+    if _differ_at_a_point(gold_forms[0], answer_forms[0]):
+        return False
     return verify(
-        list(gold_tree),
-        list(answer_tree),
+        gold_forms,
+        answer_forms,
         float_rounding=_FLOAT_ROUNDING,
         allow_set_relation_comp=True,
         timeout_seconds=None,
     )
+
+
+def _without_units(gold: str, answer: str) -> tuple[str, str]:
+    """Units dropped; degrees count as radians inside a trigonometric function and against a multiple of pi."""
+    sides = [strip_unit(gold), strip_unit(answer)]
+    in_degrees = [_TRIGONOMETRIC.search(text) is not None for text in (gold, answer)]
+    for here, there in ((0, 1), (1, 0)):
+        if sides[here][1] == "degree" and sides[there][1] != "degree" and "\\pi" in sides[there][0]:
+            in_degrees[here] = True
+    texts = [
+        _DEGREES.sub(r"\\frac{\1\\pi}{180}", text) if use_radians else rest or text
+        for text, (rest, _), use_radians in zip((gold, answer), sides, in_degrees, strict=True)
+    ]
+    return texts[0], texts[1]
+
+
+def _uniform(tree: Any) -> Any:
+    """`i` as sqrt(-1), all other symbols real (the parser's assumptions vary), hyperbolic functions by exponentials."""
+    from sympy import Expr, I, Symbol, exp
+    from sympy.functions.elementary.hyperbolic import HyperbolicFunction
+
+    if not isinstance(tree, Expr):
+        return tree
+    symbols = [symbol for symbol in tree.free_symbols if isinstance(symbol, Symbol)]
+    found = {symbol: I if symbol.name == "i" else Symbol(symbol.name, real=True) for symbol in symbols}
+    tree = tree.xreplace({old: new for old, new in found.items() if old != new})
+    return tree.rewrite(exp) if tree.has(HyperbolicFunction) else tree
+
+
+def _differ_at_a_point(gold: Any, answer: Any) -> bool:
+    """Whether two expressions clearly differ where all variables have some positive values.
+
+    Then no rewriting makes them equal, and the search for one, which is what takes time, is spared. False where nothing
+    is known. math-verify has rules of its own for single symbols and percentages, and for what is not an expression.
+    """
+    from sympy import Expr, Integral, Limit, Product, Rational, Sum, Symbol, UnevaluatedExpr
+
+    if not all(isinstance(side, Expr) and not isinstance(side, Symbol) for side in (gold, answer)):
+        return False
+    if any(side.has(UnevaluatedExpr, Sum, Product, Integral, Limit) for side in (gold, answer)):
+        return False
+    names = sorted({symbol.name for side in (gold, answer) for symbol in side.free_symbols})
+    point = {Symbol(name, real=True): Rational(10 + 7 * k, 9 + 2 * k) for k, name in enumerate(names)}
+    try:
+        values = [complex(side.evalf(20, subs=point)) for side in (gold, answer)]
+    except (TypeError, ValueError, ArithmeticError, AttributeError):
+        return False
+    size = max(map(abs, values))
+    return math.isfinite(size) and abs(values[0] - values[1]) > 1e-6 * max(size, 1.0)
 
 
 def _is_parseable(text: str) -> bool:
@@ -214,9 +278,10 @@ def _parse(text: str) -> tuple[Any, ...]:
     spelling = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
     )
+    exact = _DECIMAL.sub(lambda d: rf"\frac{{{d.group(1)}{d.group(2)}}}{{1{'0' * len(d.group(2))}}}", text)
     return tuple(
         parse(
-            f"${text}$",
+            f"${exact}$",
             extraction_config=[LatexExtractionConfig(boxed_match_priority=-1, normalization_config=spelling)],
             fallback_mode="no_fallback",
             parsing_timeout=None,  # type: ignore[arg-type]

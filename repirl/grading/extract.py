@@ -13,7 +13,7 @@ _MAX_ANSWER_CHARS = 4000
 # `answer is 5`, `answers are 3 and 4`, `Final Answer: 5`, `**Answer:** 5`, `the answer to this is: 5`, `#### 5`
 _PHRASE = re.compile(
     r"(?:####[ \t]*(?=[-+$\\\d.(])(?!\d+[.)]\s)"  # not a Markdown heading
-    r"|\b(?i:answers?)\b\**[^\n.:=$\\]{0,60}?(?:\b(?i:is|are|be)\b|:)[\s:*]*"
+    r"|\b(?i:answers?)\b\**[^\n.:=$\\]{0,60}?(?:\b(?i:is|are|be)\b|[:=])[\s:*]*"
     r"|\*\*(?i:(?:the )?final answer)\*\*\s*"
     r")(?=\S)"
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ class GradedRow:
     problem_id: str
     sample_index: int
     verdict: Verdict
+    gold: str | None = None
+    given_id: str | int | None = None  # as the file spells it
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ def grade_file(
     problems: Sequence[Problem] | None = None,
     *,
     options: PoolOptions | None = None,
+    allow_weak_sandbox: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> FileGrades:
     """Grade every completion of a .jsonl or .jsonl.gz file.
@@ -105,7 +108,7 @@ def grade_file(
     if benchmark != OWN_GOLD and problems is None:
         raise ValueError(f"grading against {benchmark!r} needs its problems")
     find = _by_own_gold() if problems is None or benchmark == OWN_GOLD else _by_benchmark(benchmark, problems)
-    samples = [sample for line, row in _read_rows(path) for sample in _samples(path, line, row, find)]
+    samples = [sample for line, row in read_rows(path) for sample in _samples(path, line, row, find)]
     if not samples:
         raise UserError("the file has no rows", str(path), 'each line is an object such as {"id": ..., "completion": ...}')
     verdicts = grade_rollouts(
@@ -113,12 +116,13 @@ def grade_file(
         [sample.completion for sample in samples],
         [sample.finish_reason for sample in samples],
         options=options,
+        allow_weak_sandbox=allow_weak_sandbox,
         on_progress=on_progress,
     )
     seen: Counter[str] = Counter()
     rows = []
     for sample, verdict in zip(samples, verdicts, strict=True):
-        rows.append(GradedRow(sample.line, sample.problem.id, seen[sample.problem.id], verdict))
+        rows.append(GradedRow(sample.line, sample.problem.id, seen[sample.problem.id], verdict, sample.problem.answer))
         seen[sample.problem.id] += 1
     num_problems = len(seen) if problems is None or benchmark == OWN_GOLD else len(problems)
     return FileGrades(benchmark, str(path), num_problems, tuple(rows))
@@ -126,18 +130,26 @@ def grade_file(
 
 def write_verdicts(grades: FileGrades, path: Path) -> None:
     """One JSON line for each completion: id, sample, line, verdict, reason, extracted, and test counts of code."""
+    write_lines(map(_verdict_row, grades.rows), path)
+
+
+def _verdict_row(row: GradedRow) -> dict[str, Any]:
+    verdict = {name: value for name, value in asdict(row.verdict).items() if value is not None}
+    line = {"id": row.problem_id, "sample": row.sample_index, "line": row.line}
+    return line | {"verdict": verdict.pop("outcome")} | verdict
+
+
+def write_lines(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """A JSONL file. Raises UserError if it cannot be written."""
     try:
-        with path.open("w", encoding="utf-8") as file:
-            for row in grades.rows:
-                verdict = {name: value for name, value in asdict(row.verdict).items() if value is not None}
-                line = {"id": row.problem_id, "sample": row.sample_index, "line": row.line}
-                line |= {"verdict": verdict.pop("outcome")} | verdict
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        with path.open("w", encoding="utf-8", errors="surrogatepass") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
     except OSError as error:
         raise UserError("cannot write the verdicts", str(path), error.strerror or "") from None
 
 
-def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers (from 1) and objects of a JSONL file; blank lines are skipped."""
     line = 0
     try:
@@ -220,9 +232,14 @@ def _samples(path: Path, line: int, row: dict[str, Any], find: _Find) -> Iterato
     if len(reasons) != len(completions):
         raise UserError(f"{where}: {len(completions)} completions but {len(reasons)} finish reasons")
     for completion, reason in zip(completions, reasons, strict=True):
-        if reason is not None and reason not in _FINISH_REASONS:
-            raise UserError(f"{where}: unknown finish_reason", reason, f"use one of {', '.join(_FINISH_REASONS)}")
-        yield _Sample(line, problem, completion, reason or "stop")
+        yield _Sample(line, problem, completion, finish_reason_of(where, reason))
+
+
+def finish_reason_of(where: str, given: Any) -> str:
+    """`stop` where a row says nothing. Raises UserError on an unknown one."""
+    if given is not None and given not in _FINISH_REASONS:
+        raise UserError(f"{where}: unknown finish_reason", given, f"use one of {', '.join(_FINISH_REASONS)}")
+    return given or "stop"
 
 
 def _completions(where: str, row: Mapping[str, Any]) -> list[str]:

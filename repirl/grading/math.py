@@ -81,6 +81,11 @@ class MathGrader:
                 self._cache.popitem(last=False)
         return known
 
+    def forget(self) -> None:
+        """Drop all cached comparisons (for measurements)."""
+        with self._lock:
+            self._cache.clear()
+
     def close(self) -> None:
         """End the workers. A closed grader cannot compare any more."""
         self._pool.close()

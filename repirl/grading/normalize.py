@@ -15,18 +15,46 @@ from functools import lru_cache
 MAX_DIGITS = 1000
 
 _UNICODE = {
+    "⁄": "/", "º": r"^\circ ", "¢": r"\text{ cents}", "≈": r"\approx ", "∅": r"\emptyset ",
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "°": r"^\circ ", "π": r"\pi ",
     "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
-    "±": r"\pm ", "²": "^2", "³": "^3", "½": r"\frac{1}{2}", "θ": r"\theta ", "λ": r"\lambda ", "√": r"\sqrt ",
+    "±": r"\pm ", "½": r"\frac{1}{2}", "θ": r"\theta ", "λ": r"\lambda ",
     "\u00a0": " ", "\u2009": " ", "\u202f": " ", "’": "'", "\n": " ", "\t": " ",
 }  # fmt: skip
 _UNICODE_TABLE = str.maketrans(_UNICODE)
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻"
+_SUPERSCRIPT_TABLE = str.maketrans(_SUPERSCRIPTS, "0123456789+-")
+_SUPERSCRIPT_RUN = re.compile(f"[{_SUPERSCRIPTS}]+")
+_ROOT_SIGN = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[A-Za-z])|\(([^()]*)\)|(?=\{))")
+
+_GREEK = r"\\(?:pi|alpha|beta|gamma|theta|lambda|mu|phi|omega)(?![A-Za-z])"
+_TEXT_COMMAND = r"\\(?:text|mbox|mathrm|textbf|textit|textrm|mathbf|mathit|texttt|operatorname)"
+
+
+def _binomial(match: re.Match[str]) -> str:
+    top, bottom = (part.strip() for part in match.groups() if part is not None)
+    return rf"\binom{{{top}}}{{{bottom}}}"
+
+
+def _magnitude_in_text(match: re.Match[str]) -> str:
+    rest = match.group(2).strip()
+    return f" {match.group(1)} " + (rf"\text{{ {rest}}}" if rest else "")
+
 
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp"
 _REWRITES = [
     (re.compile(pattern), to)
     for pattern, to in [
+        (r"\\text\s*\{\s*\\?\$\s*\}", r"\\$"),
         (r"(?<!\\)\$", ""),
+        (r"^\s*\*\*(.*?)\*\*\s*$", r"\1"),  # bold in Markdown
+        (r"\*\*\s*\(?\s*([+-]?\d+)\s*\)?", r"^{\1}"),
+        (r"\*\*", "^"),
+        (r"<=", r"\\le "),
+        (r">=", r"\\ge "),
+        (r"\\lt(?![A-Za-z])", "<"),
+        (r"\\gt(?![A-Za-z])", ">"),
+        (r"(?<![A-Za-z])(?:np|numpy|math|sympy)\.(?=[a-z])", ""),
         (r"(?<!\\)\\[()\[\]]", ""),
         (r"(?<=\d),\\!\s*(?=\d)", ""),  # 10,\!080
         (r"(?<=\d)\{,\}\s*(?=\d)", ""),  # 10{,}080
@@ -36,12 +64,24 @@ _REWRITES = [
         (r"\\(?:left|right)\s*\.", ""),
         (r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\s*", ""),
         (r"\\[dtc]frac", r"\\frac"),
-        (r"\\frac\s*([0-9A-Za-z])", r"\\frac{\1}"),
-        (r"\\frac\s*(\{[^{}]*\})\s*([0-9A-Za-z])", r"\\frac\1{\2}"),
+        (rf"\\frac\s*([0-9A-Za-z]|{_GREEK})", r"\\frac{\1}"),
+        (rf"\\frac\s*(\{{[^{{}}]*\}})\s*([0-9A-Za-z]|{_GREEK})", r"\\frac\1{\2}"),
+        (r"^\{([^{}]*)\\choose\s*([^{}]*)\}$|\{([^{}]*)\\choose\s*([^{}]*)\}|^([^{}]*)\\choose\s*([^{}]*)$", _binomial),
+        (r"\{\s*\}(?=\s*[\^_])", ""),
+        (r"(?<![A-Za-z}_^])\{\s*(\d+)\s*\}(?=\s*[\^_])", r"\1"),  # {10}^{33}, {52}_8
+        (r"(\\times|\\cdot)\s*\{\s*(\d+)\s*\}", r"\1 \2"),
+        (r"\\(?:mathrm|mathbf|mathit|text|rm)\s*\{\s*([ei])\s*\}", r"\1"),
+        (r"\\log\s*_\s*\{?\s*e\s*\}?(?![A-Za-z])", r"\\ln "),
+        (r"\\varnothing\b|^\\\{\s*\\\}$", r"\\emptyset "),
+        (r"\\(?:text|mbox|mathrm)\s*\{\s*(hundred|thousand|million|billion|trillion)\b\s*([^{}]*)\}", _magnitude_in_text),
+        (rf"{_TEXT_COMMAND}\s*\{{\s*({_TEXT_COMMAND}\s*\{{[^{{}}]*\}})\s*\}}", r"\1"),
+        (r"^\\(?:underline|boldsymbol|bm|boxed|fbox)\s*\{([^{}]*)\}$", r"\1"),
+        (r"^\s*(?:=|\\approx\b|\\simeq\b)", ""),
+        (r",?\s*(?:\\text\s*\{\s*,?\s*)?\bfor (?:all|any|every)\b.*$", ""),
         (r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}"),
         (r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-        (r"\b(?:np|math)\.(?=[a-z])", ""),
-        (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?=\s*[({{])", r"\\\1"),
+        (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?=\s*[({{]|\s+(?:\\[a-z]|[0-9]|[a-z](?![a-z])))", r"\\\1"),
+        (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
         (r"\\(sin|cos|tan)\s*\^\s*\{\s*-\s*1\s*\}", r"\\arc\1"),
         (r"\\exp\s*\{([^{}]*)\}", r"e^{\1}"),
         (r"\\exp\s*\(([^()]*)\)", r"e^{\1}"),
@@ -52,7 +92,7 @@ _REWRITES = [
         (r"\s+", " "),
     ]
 ]
-_TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|textrm|mathbf|mathit|texttt|operatorname)\s*\{([^{}]*)\}")
+_TEXT = re.compile(rf"{_TEXT_COMMAND}\s*\{{([^{{}}]*)\}}")
 
 _UNIT_WORDS = {
     "dollar": "dollar|dollars|usd|bucks", "cent": "cent|cents", "degree": "degree|degrees|deg",
@@ -63,18 +103,29 @@ _UNIT_WORDS = {
     "month": "month|months", "year": "year|years", "gram": "gram|grams", "kg": "kg|kilogram|kilograms",
     "pound": "pound|pounds|lb|lbs", "ounce": "ounce|ounces|oz", "liter": "liter|liters|litre|litres",
     "gallon": "gallon|gallons", "unit": "unit|units", "percent": "percent|percentage|pct",
+    "euro": "euro|euros|eur",
 }  # fmt: skip
 _UNITS = {word: unit for unit, spellings in _UNIT_WORDS.items() for word in spellings.split("|")}
 _UNIT_SYMBOLS_IN_TEXT = {"in": "inch", "m": "m", "g": "gram", "s": "second", "h": "hour", "l": "liter"}
+_CURRENCIES = {"€": "euro", "EUR": "euro", "£": "pound sterling", r"\pounds": "pound sterling"}
+_CURRENCY = re.compile(r"(\\\$|€|£|\\pounds\b|(?:USD|EUR)(?![A-Za-z]))\s*")
 _POWER = r"(?:\s*\^\s*(?:\{\s*([23])\s*\}|([23])))?"
-_TEXT_TAIL = re.compile(rf"(?<=[^\s=+\-*/^_(,])\s*\\(?:text|mbox|mathrm|textrm)\s*\{{([A-Za-z ./]*)\}}{_POWER}\s*$")
+_TEXT_TAIL = re.compile(
+    r"(?<=[^\s=+\-*/^_(,])\s*\\(?:text|mbox|mathrm|textrm)\s*"
+    rf"\{{([A-Za-z ./]*)(?:\^\s*\{{?([23])\}}?)?\}}{_POWER}\s*$"
+)
 _WORD_TAIL = re.compile(rf"(?<=[\d}})\]!i])\s*((?:[A-Za-z]+ )?[A-Za-z]+)\.?{_POWER}\s*$")
+# What is counted (`41 apples`): any plain word, unless it is a number itself.
+_COUNTED = re.compile(
+    r"(?<=[\d}])\s+(?!(?:dozen|score|hal|third|quarter|four|fif|six|seven|eigh|nin|ten|squared|cubed|factorial|choose|times|plus"
+    r"|minus|over|mod|hundred|thousand|million|billion|trillion|and\b|or\b|percent|base))[a-z]{4,}(?: [a-z]{3,}){0,2}$"
+)
 _ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:\\(?:text|mathrm|textrm)\s*\{)?\s*(?:st|nd|rd|th)\s*\}{0,2}(?![A-Za-z])")
 _MAGNITUDES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _MAGNITUDE = re.compile(r"(?<=[\d} ])\s*(hundred|thousand|million|billion|trillion)\s*$", re.I)
 
 _DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
-_THOUSANDS = re.compile(r"\d{1,3}(?:,\s?\d{3})+(?:\.\d*)?")
+_THOUSANDS = re.compile(r"\d{1,3}(?:(?:,\s?\d{3})+|(?: \d{3})+)(?:\.\d*)?")
 _EXPONENT = re.compile(rf"({_DECIMAL})[eE]([+-]?\d{{1,4}})")
 _POWER_OF_TEN = re.compile(
     rf"(?:({_DECIMAL})\s*(?:\\times|\\cdot|\\ast|\\\*|\*|x)\s*)?10\s*\^\s*(?:\{{\s*([+-]?\d{{1,4}})\s*\}}|([+-]?\d{{1,4}}))"
@@ -83,7 +134,7 @@ _FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _SLASH = re.compile(rf"\(?\s*([+-]?{_DECIMAL})\s*/\s*([+-]?{_DECIMAL})\s*\)?")
 _MIXED = re.compile(r"(\d+)\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d+)\s+(\d+)\s*/\s*(\d+)")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\s*\{\s*(\d+)\s*\}")
-_BASED = re.compile(r"(\d+)\s*_\s*\{?\s*(\d{1,2})\s*\}?")
+_BASED = re.compile(r"\(?(\d+)\)?\s*_\s*\{?\s*\(?(\d{1,2})\)?\s*\}?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +149,13 @@ class Number:
 @lru_cache(maxsize=4096)
 def clean(text: str) -> str:
     """LaTeX in one spelling: no math delimiters, no spacing commands, braces on fractions, ASCII operators."""
+    text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{run.group().translate(_SUPERSCRIPT_TABLE)}}}", text)
+    text = _ROOT_SIGN.sub(lambda root: rf"\sqrt{{{root.group(1) or root.group(2)}}}" if root.lastindex else r"\sqrt", text)
     text = text.translate(_UNICODE_TABLE)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = text.strip()
+    text = text.removesuffix("\\").rstrip()
     while text and text[-1] in ".,;:" and not text.endswith("\\,"):
         text = text[:-1].rstrip()
     while text.startswith("{") and matching_close(text, 0) == len(text) - 1:
@@ -149,9 +203,14 @@ def words(text: str) -> str | None:
     return " ".join(part for part in lowered if part not in {"a", "an", "the"}) or " ".join(lowered)
 
 
+def without_choice_word(text: str) -> str:
+    """`Option C` and `\\text{C}` as `C`."""
+    return re.sub(r"^(?:option|choice|answer)\s+", "", without_text_commands(text), flags=re.I)
+
+
 def choice(text: str) -> str | None:
     r"""The letter of a multiple-choice answer: `C`, `(C)`, `\text{(C)}`, `(C) 12`, `C. twelve`."""
-    plain = without_text_commands(text)
+    plain = without_choice_word(text)
     match = re.fullmatch(r"\(?\s*([A-Za-z])\s*\)?", plain) or re.match(r"\(\s*([A-Z])\s*\)\s*\S|([A-Z])[.:)]\s", plain)
     return (match.group(1) or match.group(2)).upper() if match else None
 
@@ -164,8 +223,8 @@ def based(text: str) -> tuple[str, str] | None:
 
 def strip_unit(text: str) -> tuple[str, str | None]:
     r"""A cleaned answer without its unit, and the unit in one spelling (None if there is none or it is unknown)."""
-    if text.startswith((r"\$", "€", "£")):
-        return strip_unit(text.removeprefix("\\")[1:].strip())[0], "dollar"
+    if (sign := _CURRENCY.match(text)) is not None:
+        return strip_unit(text[sign.end() :])[0], _CURRENCIES.get(sign.group(1), "dollar")
     if text.endswith(r"^\circ"):
         return text.removesuffix(r"^\circ").rstrip(), "degree"
     if text.endswith("%"):
@@ -175,13 +234,13 @@ def strip_unit(text: str) -> tuple[str, str | None]:
         return strip_unit(rest)[0], _unit(match, _UNITS | _UNIT_SYMBOLS_IN_TEXT)
     if (match := _WORD_TAIL.search(text)) is not None and _unit(match, _UNITS) is not None:
         return strip_unit(text[: match.start()].rstrip())[0], _unit(match, _UNITS)
-    return text, None
+    return _COUNTED.sub("", text), None
 
 
 def _unit(match: re.Match[str], table: dict[str, str]) -> str | None:
     """The unit with its power (`inch^2`): a known word, alone or after `square` or `cubic`."""
     parts = match.group(1).lower().replace(".", " ").split()
-    power = match.group(2) or match.group(3) or ""
+    power = next((part for part in match.groups()[1:] if part), "")
     if len(parts) == 2 and parts[0] in {"square", "sq", "cubic"}:
         power, parts = ("3" if parts[0] == "cubic" else "2"), parts[1:]
     if len(parts) != 1 or parts[0] not in table:
@@ -214,7 +273,7 @@ def _rational(text: str) -> Fraction | None:
     if text.startswith((r"\$", "$")):
         return _rational(text.lstrip("\\$"))
     if _THOUSANDS.fullmatch(text):
-        text = re.sub(r",\s?", "", text)
+        text = re.sub(r"[,\s]", "", text)
     if re.fullmatch(_DECIMAL, text):
         return Fraction(text)
     if match := _EXPONENT.fullmatch(text):

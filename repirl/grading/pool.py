@@ -35,6 +35,10 @@ _BOOTSTRAP = (
 _WORKER_ENV = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
+# Items of one call that wait in the queue, for each worker.
+QUEUED_PER_WORKER = 16
+
+
 class PoolFault(RuntimeError):
     """A worker could not be started at all, or the pool was closed: a fault of ours, never an item's."""
 
@@ -101,29 +105,43 @@ class WorkerPool:
         """
         if os.getpid() != self._pid:  # a forked child has neither our threads nor the right to our workers
             self._reset()
-        futures: list[Future[TaskResult]] = [Future() for _ in items]
+        # Backpressure: a call of a million items queues a few at a time, so other threads' items come in between.
+        free = threading.Semaphore(QUEUED_PER_WORKER * self.options.num_workers)
+        futures: list[Future[TaskResult]] = []
+        results: list[TaskResult] = []
+
+        def collect(future: Future[TaskResult]) -> None:
+            results.append(future.result())
+            if on_progress is not None:
+                on_progress(len(results), len(items))
+
+        try:
+            for item in items:
+                free.acquire()
+                while len(results) < len(futures) and futures[len(results)].done():
+                    collect(futures[len(results)])
+                futures.append(self._submit(item))
+                futures[-1].add_done_callback(lambda _: free.release())
+            for future in futures[len(results) :]:
+                collect(future)
+        finally:
+            for future in futures[len(results) :]:  # interrupted, or a fault: leave nothing behind for others to wait on
+                future.cancel()
+        return results
+
+    def _submit(self, item: Any) -> Future[TaskResult]:
+        future: Future[TaskResult] = Future()
         with self._lock:
             if self._closed:
                 raise PoolFault("the worker pool is closed")
-            for item, future in zip(items, futures, strict=True):
-                self._jobs.put((item, future))
-            missing = min(self.options.num_workers, len(items) + len(self._threads)) - len(self._threads)
-            for _ in range(missing):
+            self._jobs.put((item, future))
+            if len(self._threads) < self.options.num_workers:
                 if not self._threads:
                     atexit.register(self.close)
                 thread = threading.Thread(target=self._serve, name=f"pool-{self.function}", daemon=True)
                 self._threads.append(thread)
                 thread.start()
-        results: list[TaskResult] = []
-        try:
-            for future in futures:
-                results.append(future.result())
-                if on_progress is not None:
-                    on_progress(len(results), len(futures))
-        finally:
-            for future in futures[len(results) :]:  # interrupted, or a fault: leave nothing behind for others to wait on
-                future.cancel()
-        return results
+        return future
 
     def worker_pids(self) -> list[int]:
         """Process ids of the workers that are alive now."""

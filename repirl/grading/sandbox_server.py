@@ -68,6 +68,7 @@ class Run:
     exit_code: int = 0
     signal: int = 0
     cpu_s: float = 0.0
+    wall_s: float = 0.0
     timed_out: bool = False
     too_much_output: bool = False
     fault: str | None = None
@@ -205,6 +206,7 @@ class Server:
             exit_code=answer["exit"],
             signal=answer["signal"],
             cpu_s=answer["cpu_s"],
+            wall_s=time.monotonic() - self.started,
             timed_out=answer["timed_out"] and not too_much,
             too_much_output=too_much,
         )

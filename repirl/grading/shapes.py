@@ -14,6 +14,7 @@ _SEPARATOR = re.compile(r"\s*(?:,\s*(?:and|or)(?![A-Za-z])|[,;]|(?<![A-Za-z\\])(
 # `x \in` before a set or interval.
 MEMBER = re.compile(r"[A-Za-z]\w?\s*\\in\s*(?=[\[({\\])")
 _BETWEEN = re.compile(r"(.+?)\s*(<|\\le)\s*(\\?[A-Za-z]+)\s*(<|\\le)\s*(.+)")
+_FALLING = re.compile(r"(.+?)\s*(>|\\ge)\s*(\\?[A-Za-z]+)\s*(>|\\ge)\s*(.+)")
 _ONE_SIDED = re.compile(r"(\\?[A-Za-z]+)\s*(<|>|\\le|\\ge)\s*(.+)")
 _BUILDER = re.compile(r"\\\{\s*(.+?)\s*(?:\\mid\b|\\vert\b|\\?\||:)\s*(.+?)\s*\\\}")
 
@@ -53,6 +54,8 @@ def elements(text: str) -> list[str]:
         names = {key(match.group(1)) for match in named if match}
         if named[0] and len(names) == 1:
             parts = [match.group(2) if match else part for match, part in zip(named, parts, strict=True)]
+    elif "\\mp" in text and "\\pm" not in text:
+        parts = [text.replace("\\mp", "\\pm")]
     elif "\\pm" in text and (label := LABEL.fullmatch(text)):
         parts = [label.group(2)]
     expanded = []
@@ -68,7 +71,7 @@ def split_list(text: str) -> list[str]:
     """Parts of a list at the top level: separated by commas, semicolons, `and`, `or`."""
     if "\\begin" in text:
         return [text]
-    flat = re.sub(r"\\(?:text|mbox|mathrm|textrm)\s*\{\s*(,?\s*(?:and|or)\s*,?)\s*\}", r" \1 ", text)
+    flat = re.sub(r"\\(?:text|mbox|mathrm|textrm)\s*\{\s*(,|,?\s*(?:and|or)\s*,?)\s*\}", r" \1 ", text)
     parts, depth, start, i = [], 0, 0, 0
     while i < len(flat):
         char = flat[i]
@@ -83,6 +86,16 @@ def split_list(text: str) -> list[str]:
         i += 1
     parts.append(flat[start:])
     return [part.strip() for part in parts if part.strip()] or [text]
+
+
+def rising(text: str) -> str:
+    """A chain such as `4 \\ge x > 3` written from small to large; any other text as it is."""
+    match = _FALLING.fullmatch(text)
+    if match is None or _RELATIONS.search(match.group(1) + match.group(5)):
+        return text
+    high, left, name, right, low = match.groups()
+    turned = {">": "<", "\\ge": "\\le"}
+    return f"{low} {turned[right]} {name} {turned[left]} {high}"
 
 
 def split_union(text: str) -> list[str]:
