@@ -13,7 +13,7 @@ from repirl.cli.output import JsonFlag, emit, working
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from repirl.tasks.benchmarks import BenchmarkCard
+    from repirl.tasks.benchmarks import Benchmark, BenchmarkCard
     from repirl.types import Problem
 
 # Statuses of a card whose problems can be had without a network.
@@ -49,29 +49,45 @@ def check_command(
 def _check_card(
     card: BenchmarkCard, data_dir: Path | None, include: Sequence[Path], on_progress: Callable[[int, int], None]
 ) -> dict[str, Any]:
-    """Grades the gold and one wrong completion of every problem. Problem ids in `gold_refused`, `wrong_accepted`."""
+    """Grades the gold of every problem that has one, and one wrong completion of every problem.
+
+    `gold_refused` maps problem ids to reasons, without those that the card lists as mistakes of the source
+    (`gold_exceptions`); `wrong_accepted` are ids. `checked` counts golds.
+    """
     from repirl.grading.dispatch import grade_rollouts
     from repirl.tasks.benchmarks import load_benchmark
 
     entry: dict[str, Any] = {"name": card.name, "status": card.status, "problems": card.num_problems, "checked": 0}
-    entry |= {"gold_refused": [], "wrong_accepted": []}
+    entry |= {"gold_refused": {}, "gold_exceptions": {}, "wrong_accepted": []}
     if card.status not in _AT_HAND:
         return entry
-    problems = load_benchmark(card.name, data_dir=data_dir, include=include).problems
-    golds = [(problem, gold) for problem in problems if (gold := gold_completion(problem)) is not None]
-    graded = [problem for problem, _ in golds] * 2
-    texts = [gold for _, gold in golds] + [_WRONG[problem.grader] for problem, _ in golds]
-    outcomes = [verdict.outcome for verdict in grade_rollouts(graded, texts, on_progress=on_progress)]
-    half = len(golds)
-    refused = [graded[i].id for i in range(half) if outcomes[i] != "correct"]
-    accepted = [graded[i].id for i in range(half, 2 * half) if outcomes[i] == "correct"]
-    return entry | {"checked": half, "gold_refused": refused, "wrong_accepted": accepted}
+    benchmark = load_benchmark(card.name, data_dir=data_dir, include=include)
+    golds = [(problem, gold) for problem in benchmark.problems if (gold := gold_completion(problem, benchmark)) is not None]
+    graded = [problem for problem, _ in golds] + list(benchmark.problems)
+    texts = [gold for _, gold in golds] + [_WRONG[problem.grader] for problem in benchmark.problems]
+    verdicts = grade_rollouts(graded, texts, on_progress=on_progress)
+    refused = {
+        problem.id: f"{verdict.outcome}{f': {verdict.reason}' if verdict.reason else ''}"
+        for (problem, _), verdict in zip(golds, verdicts, strict=False)
+        if verdict.outcome != "correct"
+    }
+    accepted = [p.id for p, v in zip(benchmark.problems, verdicts[len(golds) :], strict=True) if v.outcome == "correct"]
+    known = {key: f"{why} ({refused.pop(key)})" for key, why in card.gold_exceptions.items() if key in refused}
+    return entry | {
+        "checked": len(golds),
+        "gold_refused": refused,
+        "gold_exceptions": known,
+        "wrong_accepted": accepted,
+    }
 
 
-def gold_completion(problem: Problem) -> str | None:
+def gold_completion(problem: Problem, benchmark: Benchmark) -> str | None:
     """A completion that must grade as correct; None where no gold program is known."""
     from repirl.tasks.training_sets import FAMILIES
 
+    if problem.grader == "code":
+        solution = benchmark.solutions.get(problem.id)
+        return None if solution is None else f"```python\n{solution}\n```"
     if (family := FAMILIES.get(problem.family)) is not None:
         return family.solution(problem.source, family.OWN_STYLE)
     return f"\\boxed{{{problem.answer}}}" if problem.answer is not None else None
@@ -105,20 +121,25 @@ def _tables(found: dict[str, Any]) -> Group:
     from rich.table import Table
 
     cards = Table(title="benchmarks", title_justify="left")
-    for column in ("name", "status", "problems", "checked", "gold refused", "wrong accepted"):
+    for column in ("name", "status", "problems", "golds checked", "gold refused", "wrong accepted"):
         cards.add_column(column)
+    listed = Table(title="golds refused, and why", title_justify="left")
+    for column in ("benchmark", "problem", "reason"):
+        listed.add_column(column)
     for entry in found["benchmarks"]:
+        refused, known, accepted = (entry[name] for name in ("gold_refused", "gold_exceptions", "wrong_accepted"))
         checked = str(entry["checked"]) if entry["status"] in _AT_HAND else "no: give --data-dir"
-        lists = [
-            f"{len(ids)}: {', '.join(ids[:3])}" if ids else "0" for ids in (entry["gold_refused"], entry["wrong_accepted"])
-        ]
-        cards.add_row(entry["name"], entry["status"], str(entry["problems"]), checked, *lists)
+        counts = f"{len(refused)}{f' and {len(known)} listed' if known else ''}"
+        said = f"{len(accepted)}: {', '.join(accepted[:3])}" if accepted else "0"
+        cards.add_row(entry["name"], entry["status"], str(entry["problems"]), checked, counts, said)
+        for key, why in {**refused, **known}.items():
+            listed.add_row(entry["name"], key, why)
     machine = Table(title="environment", title_justify="left", show_header=False)
     machine.add_column()
     machine.add_column()
     for name, value in found["environment"].items():
         machine.add_row(name, _said(value))
-    return Group(cards, machine)
+    return Group(cards, *([listed] if listed.rows else []), machine)
 
 
 def _said(value: object) -> str:

@@ -76,6 +76,7 @@ def _suites(include: tuple[Path, ...]) -> list[Entry]:
     from repirl.bench.suites import load_suite, plan, suite_names
     from repirl.paths import results_dir
     from repirl.records.store import RECORD_FILE
+    from repirl.tasks.benchmarks import benchmark_suites
 
     entries = []
     for name in suite_names(include):
@@ -83,6 +84,8 @@ def _suites(include: tuple[Path, ...]) -> list[Entry]:
         recorded = len(list((results_dir() / name).glob(f"*/{RECORD_FILE}")))
         status = f"{len(plan(name, suite))} runs; {recorded} records here"
         entries.append({"name": name, "source": suite.title, "status": status})
+    for name, members in benchmark_suites(include).items():
+        entries.append({"name": name, "source": ", ".join(members), "status": "benchmarks, for `repirl eval`"})
     return entries
 
 

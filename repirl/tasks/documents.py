@@ -1,8 +1,8 @@
 """Benchmark rows as lm-eval documents with one set of columns, and documents as problems.
 
-Columns: `id`, `problem` (the bare statement), `answer`, `tests` (JSON, see `encode_tests`), `solution`, `level`, `subject`.
-A benchmark card says in its metadata block `repirl: data:` where the rows come from: an embedded family, or a file
-that lies in a local data folder or at a pinned revision of the hub.
+Columns: `id`, `problem` (the bare statement), `answer`, `tests` (JSON, see `hidden_tests.py`), `solution`, `level`, `subject`.
+A benchmark card says in its metadata block `repirl: data:` where the rows come from: an embedded family, or files
+that lie in a local data folder or at a pinned revision of the hub.
 """
 
 from __future__ import annotations
@@ -11,138 +11,89 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, get_args
 
-from pydantic import Discriminator, Field, Tag, ValidationError
-
-from repirl.config import Config
 from repirl.errors import UserError
-from repirl.tasks.training_sets import FAMILIES, read_jsonl
-from repirl.types import Case, CodeTests, Problem
+from repirl.tasks.cards import CardMetadata, EmbeddedData, FileData, Grader, Selection, parse_metadata
+from repirl.tasks.files import DATA_DIR_VARIABLE, hub_file, read_rows
+from repirl.tasks.formats import FORMATS
+from repirl.tasks.hidden_tests import decode_tests, encode_tests
+from repirl.tasks.training_sets import FAMILIES
+from repirl.types import Problem
 
-DATA_DIR_VARIABLE = "REPIRL_DATA_DIR"
-GRADERS = ("integer", "math", "code")
+__all__ = ["check_number", "decode_tests", "encode_tests", "load_documents", "local_files", "problem_of"]
+
 COLUMNS = ("id", "problem", "answer", "tests", "solution", "level", "subject")
-
-Grader = Literal["math", "integer", "code"]
-
-
-class EmbeddedData(Config):
-    """Problems made on the spot by one of the embedded families."""
-
-    family: str
-    split: str = "test"
-    seed: int = 0
-
-
-class FileData(Config):
-    """Rows of a JSONL file, at `hub` (a dataset id) or in a local data folder under `folder`."""
-
-    file: str
-    folder: str
-    hub: str | None = None
-    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
-    """Full commit of the hub's repository: a branch name would let the data change under the same card."""
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Our column -> the file's; those left out are called the same."""
-
-
-def _kind_of_data(block: object) -> str:
-    """Decides by the key `family`, so that an error names the key that is wrong and not every kind of data."""
-    return "embedded" if isinstance(block, EmbeddedData) or (isinstance(block, Mapping) and "family" in block) else "file"
-
-
-class CardMetadata(Config):
-    """The block `metadata: repirl:` of a task file. `data` is absent if the task file loads its data itself."""
-
-    title: str
-    source: str
-    licence: str
-    grader: Grader
-    num_problems: int = Field(ge=1)
-    family: str | None = None
-    """Family of the problems, by default the task's name."""
-    data: (
-        Annotated[Annotated[EmbeddedData, Tag("embedded")] | Annotated[FileData, Tag("file")], Discriminator(_kind_of_data)]
-        | None
-    ) = None
-
-
-def parse_metadata(block: object, where: str) -> CardMetadata:
-    """The validated block; UserError names the card and the first wrong key."""
-    if not isinstance(block, Mapping):
-        raise UserError("a benchmark card needs a block `metadata: repirl:`", where, "see benchmarks/arith.yaml")
-    try:
-        return CardMetadata.model_validate(dict(block))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(f"bad entry metadata.repirl.{key} of a card ({first['msg']})", where) from None
+# Of a card's data, put into the tests of each problem.
+_RULES = ("time_limit_s", "memory_limit_mib", "float_tolerance")
 
 
 def load_documents(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """`custom_dataset` of a task file: {"test": datasets.Dataset} in our columns.
 
-    `metadata` is the task's whole metadata: `repirl` (see `CardMetadata`) and optionally `data_dir`.
+    `metadata` is the task's whole metadata: `repirl` (see `CardMetadata`) and optionally `data_dir`, and what
+    `Selection` holds: `release`, `date_from`, `date_to`.
     Raises UserError if the data is missing, malformed, empty, or not of the stated number.
     """
-    from datasets import Dataset
+    from datasets import Dataset, Features, Value
 
     card = parse_metadata(metadata.get("repirl"), "task file")
     if card.data is None:
         raise UserError("a benchmark card without `metadata.repirl.data`", card.title, "say where its rows come from")
+    selection = Selection.of(metadata)
     if isinstance(card.data, EmbeddedData):
         rows = _embedded_rows(card.data, card.num_problems)
     else:
-        rows = _file_rows(card.data, find_file(card.data, metadata.get("data_dir")))
-    check_number(card, len(rows))
-    return {"test": Dataset.from_list(rows)}
+        rows = list(_file_rows(card.data, selection, metadata.get("data_dir")))
+    check_number(card, len(rows), selection)
+    # The tests of a benchmark may exceed 2 GiB, which plain strings of one column may not.
+    types = {name: Value("large_string" if name == "tests" else "string") for name in COLUMNS}
+    return {"test": Dataset.from_list(rows, features=Features(types | {"level": Value("int64")}))}
 
 
-def check_number(card: CardMetadata, found: int) -> None:
-    """UserError unless the benchmark has the number of problems that its card states."""
+def check_number(card: CardMetadata, found: int, selection: Selection | None = None) -> None:
+    """UserError unless the benchmark has the number of problems that its card states.
+
+    A date window may hold any number but none.
+    """
     if found == 0:
-        raise UserError(f"the dataset of {card.title!r} is empty", todo="give the right data folder or revision")
-    if found != card.num_problems:
-        raise UserError(f"{card.title!r} must have {card.num_problems} problems, found", found, "check the data")
+        raise UserError(f"the dataset of {card.title!r} is empty", todo="give the right data folder, revision or dates")
+    expected = card.expected_number(selection or Selection())
+    if expected is not None and found != expected:
+        raise UserError(f"{card.title!r} must have {expected} problems, found", found, "check the data")
 
 
-def local_file(data: FileData, data_dir: str | Path | None) -> Path | None:
-    """The file in the local data folder (the argument, else $REPIRL_DATA_DIR), or None if it is not there."""
+def local_files(data: FileData, selection: Selection, data_dir: str | Path | None) -> list[Path] | None:
+    """The files in the local data folder (the argument, else $REPIRL_DATA_DIR), or None if one is not there."""
     root = data_dir or os.environ.get(DATA_DIR_VARIABLE)
     if not root:
         return None
-    plain = Path(root).expanduser() / data.folder / data.file
-    return next((path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()), None)
+    paths = []
+    for name in data.file_names(selection):
+        plain = Path(root).expanduser() / data.folder / name
+        found = next((path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()), None)
+        if found is None:
+            return None
+        paths.append(found)
+    return paths
 
 
-def find_file(data: FileData, data_dir: str | Path | None) -> Path:
-    """The benchmark's file: local if a data folder is given, else from the hub; UserError says how to get it."""
-    path = local_file(data, data_dir)
-    if path is not None:
-        return path
+def _find_files(data: FileData, selection: Selection, data_dir: str | Path | None) -> tuple[list[Path], bool]:
+    """The benchmark's files, and whether from the hub (only without a data folder); UserError says how to get them."""
+    paths = local_files(data, selection, data_dir)
+    if paths is not None:
+        return paths, False
     root = data_dir or os.environ.get(DATA_DIR_VARIABLE)
+    names = ", ".join(data.file_names(selection))
     if root:
-        raise UserError("no such benchmark file in the data folder", f"{root}/{data.folder}/{data.file}", "check --data-dir")
+        raise UserError("no such benchmark file in the data folder", f"{root}/{data.folder}/{names}", "check --data-dir")
     if data.hub is None or data.revision is None:
         raise UserError("this benchmark's data is not on the hub", data.folder, "give its folder with --data-dir")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from huggingface_hub.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # each of its retries would be a warning
-    try:
-        return Path(hf_hub_download(data.hub, data.file, repo_type="dataset", revision=data.revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            f"the hub does not give {data.hub} at {data.revision[:12]} ({type(error).__name__})",
-            todo=f"give a folder that holds {data.folder}/{data.file} with --data-dir or {DATA_DIR_VARIABLE}",
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
+    instead = f"give a folder that holds {data.folder}/{names} with --data-dir or {DATA_DIR_VARIABLE}"
+    return [hub_file(data.hub, data.revision, name, instead) for name in data.hub_names(selection)], True
 
 
 def _embedded_rows(data: EmbeddedData, count: int) -> list[dict[str, Any]]:
@@ -163,20 +114,34 @@ def _embedded_rows(data: EmbeddedData, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def _file_rows(data: FileData, path: Path) -> list[dict[str, Any]]:
-    unknown = sorted(set(data.columns) - set(COLUMNS))
+def _file_rows(data: FileData, selection: Selection, data_dir: str | Path | None) -> Iterator[dict[str, Any]]:
+    paths, from_hub = _find_files(data, selection, data_dir)
+    names, format_name = data.layout(from_hub)
+    unknown = sorted(set(names) - set(COLUMNS))
     if unknown:
         raise UserError("unknown column in a benchmark card", unknown[0], f"known are {', '.join(COLUMNS)}")
-    rows = []
-    for number, row in read_jsonl(path):
-        found = {column: row.get(data.columns.get(column, column)) for column in COLUMNS}
-        where = f"line {number} of {path.name}"
+    if format_name not in FORMATS:
+        raise UserError("unknown format in a benchmark card", format_name, f"known are {', '.join(FORMATS)}")
+    for where, row in (found for path in paths for found in read_rows(path)):
+        try:
+            if not data.keeps(row, selection):
+                continue
+            found = {column: row.get(names.get(column, column)) for column in COLUMNS}
+            found |= FORMATS[format_name](row, found)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, SyntaxError) as error:
+            raise UserError(f"{where} is not of the format {format_name!r}", f"{type(error).__name__}: {error}") from error
         if not isinstance(found["problem"], str) or not found["problem"].strip():
-            raise UserError(f"{where} lacks the text field", data.columns.get("problem", "problem"))
-        key = found["id"] if found["id"] is not None else hashlib.sha256(found["problem"].encode()).hexdigest()[:12]
-        texts = {name: _text(found[name]) for name in ("answer", "tests", "solution", "subject")}
-        rows.append({"id": str(key), "problem": found["problem"], "level": _level(found["level"]), **texts})
-    return rows
+            raise UserError(f"{where} lacks the text field", names.get("problem", "problem"))
+        yield _document(found, data)
+
+
+def _document(found: Mapping[str, Any], data: FileData) -> dict[str, Any]:
+    key = found["id"] if found["id"] is not None else hashlib.sha256(found["problem"].encode()).hexdigest()[:12]
+    texts = {name: _text(found[name]) for name in ("answer", "tests", "solution", "subject")}
+    rules: dict[str, Any] = {name: getattr(data, name) for name in _RULES if getattr(data, name) is not None}
+    if texts["tests"] and rules:
+        texts["tests"] = encode_tests(replace(decode_tests(texts["tests"], str(key)), **rules))
+    return {"id": str(key), "problem": found["problem"], "level": _level(found["level"]), **texts}
 
 
 def _text(value: object) -> str:
@@ -197,7 +162,7 @@ def problem_of(doc: Mapping[str, Any], *, grader: str, family: str = "", prompt:
     Raises UserError if it has neither answer nor tests, as its grader needs.
     """
     if grader not in get_args(Grader):
-        raise UserError("unknown grader", grader, f"choose one of {', '.join(GRADERS)}")
+        raise UserError("unknown grader", grader, f"choose one of {', '.join(get_args(Grader))}")
     source = str(doc.get("problem") or prompt)
     key = str(doc.get("id") or hashlib.sha256(source.encode()).hexdigest()[:12])
     gold = _text(doc.get("answer") if doc.get("answer") is not None else answer)
@@ -215,36 +180,3 @@ def problem_of(doc: Mapping[str, Any], *, grader: str, family: str = "", prompt:
         subject=str(doc["subject"]) if doc.get("subject") else None,
         source=source,
     )
-
-
-def encode_tests(tests: CodeTests) -> str:
-    """Hidden tests as text, in the format that `repirl grade code` reads as well."""
-    cases: list[dict[str, Any]] = []
-    for case in tests.cases:
-        if tests.kind == "stdio":
-            cases.append({"stdin": case.stdin, "stdout": case.stdout})
-        else:
-            cases.append({"args": list(case.args), "expected": case.expected})
-    values: dict[str, Any] = {"kind": tests.kind}
-    values |= {"entry_point": tests.entry_point} if tests.entry_point else {}
-    values |= {"cases": cases} if cases else {}
-    values |= {"code": tests.code} if tests.code else {}
-    return json.dumps(values)
-
-
-def decode_tests(text: str | Mapping[str, Any], where: str) -> CodeTests:
-    """The inverse of `encode_tests`; also takes the parsed object. UserError with `where` if it is malformed."""
-    try:
-        values = json.loads(text) if isinstance(text, str) else dict(text)
-        kind = values["kind"]
-        if kind not in ("functional", "stdio", "asserts"):
-            raise UserError(f"unknown kind of tests of {where}", kind, "use functional, stdio or asserts")
-        cases = [
-            Case(stdin=case["stdin"], stdout=case["stdout"])
-            if kind == "stdio"
-            else Case(args=tuple(case["args"]), expected=case["expected"])
-            for case in values.get("cases", ())
-        ]
-        return CodeTests(kind, values.get("entry_point", ""), tuple(cases), values.get("code", ""))
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"malformed tests of {where}", f"{type(error).__name__}: {error}") from error

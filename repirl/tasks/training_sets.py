@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from pydantic import Field
 
 from repirl.config import Config, digest_of
 from repirl.errors import UserError
 from repirl.tasks import arith, minicode
+from repirl.tasks.files import read_jsonl
+from repirl.tasks.hidden_tests import encode_tests
+from repirl.tasks.training_files import PUBLISHED_SOURCES, TrainingRow, file_rows, published_rows
 from repirl.types import Demonstration, Problem
+
+__all__ = ["FAMILIES", "TrainingSet", "TrainingSetConfig", "load_training_set", "read_jsonl"]
 
 FAMILIES: dict[str, ModuleType] = {arith.FAMILY: arith, minicode.FAMILY: minicode}
 
 
 class TrainingSetConfig(Config):
-    """Which problems. `source` is an embedded family (`arith`, `minicode`) or a JSONL file (`file`).
+    """Which problems. `source` is an embedded family (`arith`, `minicode`), a JSONL file (`file`), or a published set:
+    `math-train`, `eurus-2-rl-data:math`, `eurus-2-rl-data:code` (see `training_files.py`), of which `file` may name a
+    local folder.
 
-    Rows of a file: {"problem", "answer", optional "id", "demonstrations": [text, ...]}; the last `validation_problems`
-    rows are held out.
+    Rows of a file: {"problem", "answer" or "tests", optional "id", "demonstrations": [text, ...]}; the last
+    `validation_problems` rows are held out. A published set has its own validation part, or has as many problems held
+    out at random; `problem_seed` chooses.
     """
 
     source: str = "arith"
@@ -61,54 +64,42 @@ def load_training_set(config: TrainingSetConfig, *, with_demonstrations: bool = 
         demonstrations = {
             p.id: tuple(family.demonstrations(p, config.demos_per_problem, config.problem_seed)) for p in problems
         }
-    elif config.source == "file":
-        problems, validation, demonstrations = _from_file(config)
+    elif config.source in ("file", *PUBLISHED_SOURCES):
+        train, held_out = _from_rows(config)
+        problems, validation = [row.problem for row in train], [row.problem for row in held_out]
+        demonstrations = {row.problem.id: row.demonstrations[: config.demos_per_problem] for row in [*train, *held_out]}
     else:
-        raise UserError("unknown training set", config.source, f"choose one of {', '.join(FAMILIES)}, file")
-    parts = [[[p.id, p.prompt, p.answer] for p in part] for part in (problems, validation)]
+        known = ", ".join([*FAMILIES, "file", *PUBLISHED_SOURCES])
+        raise UserError("unknown training set", config.source, f"choose one of {known}")
+    parts = [[[p.id, p.prompt, _gold(p)] for p in part] for part in (problems, validation)]
     digest = digest_of([*parts, {key: [demo.text for demo in demos] for key, demos in demonstrations.items()}])
     return TrainingSet(tuple(problems), tuple(validation), demonstrations if with_demonstrations else {}, digest)
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(1-based line number, row) of a .jsonl or .jsonl.gz file; UserError with the number of a malformed line."""
-    if not path.is_file():
-        raise UserError("no such file", str(path))
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"line {number} of {path.name} is not JSON ({error.msg})", line[:60].strip()) from error
-            if not isinstance(row, dict):
-                raise UserError(f"line {number} of {path.name} is not a JSON object", line[:60].strip())
-            yield number, row
-
-
-def _from_file(
-    config: TrainingSetConfig,
-) -> tuple[list[Problem], list[Problem], dict[str, tuple[Demonstration, ...]]]:
-    if config.file is None:
-        raise UserError("no training file given", todo="set data.file to a JSONL with `problem` and `answer`")
-    path = Path(config.file)
-    problems: list[Problem] = []
-    demonstrations: dict[str, tuple[Demonstration, ...]] = {}
-    for number, row in read_jsonl(path):
-        missing = [key for key in ("problem", "answer") if not isinstance(row.get(key), str)]
-        if missing:
-            raise UserError(f"line {number} of {path.name} lacks the text field", missing[0])
-        key = str(row.get("id") or hashlib.sha256(row["problem"].encode()).hexdigest()[:12])
-        problem = Problem(key, path.stem, row["problem"] + config.prompt_suffix, "math", row["answer"], source=row["problem"])
-        problems.append(problem)
-        texts = row.get("demonstrations") or []
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise UserError(f"`demonstrations` in line {number} of {path.name} is not a list of texts", str(texts)[:60])
-        demonstrations[key] = tuple(Demonstration(key, t, "file") for t in texts[: config.demos_per_problem])
-    if len(problems) <= config.validation_problems:
-        raise UserError(
-            f"{path.name} has too few problems to hold out {config.validation_problems}", len(problems), "give more"
+def _from_rows(config: TrainingSetConfig) -> tuple[list[TrainingRow], list[TrainingRow]]:
+    """Training and validation rows of a source that lies in files."""
+    if config.source in PUBLISHED_SOURCES:
+        return published_rows(
+            config.source,
+            config.file,
+            config.prompt_suffix,
+            config.levels,
+            config.problem_seed,
+            config.num_problems,
+            config.validation_problems,
         )
-    held_out = len(problems) - config.validation_problems
-    return problems[: min(held_out, config.num_problems)], problems[held_out:], demonstrations
+    if config.file is None:
+        raise UserError("no training file given", todo="set data.file to a JSONL with `problem`, and `answer` or `tests`")
+    path = Path(config.file)
+    rows = list(file_rows(path, config.prompt_suffix))
+    if len(rows) <= config.validation_problems:
+        raise UserError(f"{path.name} has too few problems to hold out {config.validation_problems}", len(rows), "give more")
+    held_out = len(rows) - config.validation_problems
+    return rows[: min(held_out, config.num_problems)], rows[held_out:]
+
+
+def _gold(problem: Problem) -> str | None:
+    """What the digest of a training set holds of a problem's labels."""
+    if problem.tests is not None and problem.family not in FAMILIES:
+        return encode_tests(problem.tests)
+    return problem.answer  # the tests of the embedded families follow from the problem
