@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from repirl.types import Interval
 
 RESAMPLES = 2000
 MIN_SEEDS_TO_RESAMPLE = 3
+Ties = Literal["split", "lowest-index", "random"]
 _CHUNK_CELLS = 4_000_000
 
 
@@ -185,42 +187,59 @@ def avg_at_n(correct: Sequence[npt.ArrayLike]) -> np.ndarray:
 
 
 def maj_at_k(
-    answers: Sequence[Hashable | None], correct: Sequence[float], k: int, *, subsets: int = 200, seed: int = 0
+    answers: Sequence[Hashable | None],
+    correct: Sequence[float],
+    k: int,
+    *,
+    ties: Ties = "split",
+    subsets: int = 200,
+    seed: int = 0,
 ) -> float:
     """Probability that a majority vote over k of one problem's n samples is right.
 
-    `answers[i]` is the extracted answer (None: no answer, does not vote), `correct[i]` 1.0, 0.0, or NaN (ungraded).
-    Averaged over all C(n, k) subsets if those are at most `subsets`, else over that many seeded random ones: taking
-    the first k would depend on the order. **Ties give fractional credit**: the share of the tied answers that are
-    right, i.e. the expectation of breaking the tie at random. No vote at all counts 0. An answer is as right as
-    the mean of its graded samples; subsets won by an answer that was never graded are left out (NaN if all are).
+    `answers[i]` is what sample i votes for (None: no answer, does not vote), `correct[i]` 1.0, 0.0, or NaN (ungraded).
+    Ungraded samples are left out first; NaN if fewer than k are graded. Averaged over all C(n, k) subsets if those
+    are at most `subsets`, else over that many seeded random ones: taking the first k would depend on the order.
+    No vote at all counts 0. An answer is as right as the mean of its samples.
+
+    `ties` among the most frequent answers: `split` gives the share of them that are right, which is the expectation of
+    `random`, a seeded draw; `lowest-index` takes the one that was sampled first. `split` is the default as it alone
+    depends neither on the order of the samples nor on a seed.
     """
     n = len(answers)
     if len(correct) != n:
         raise UserError("answers and verdicts differ in number", (n, len(correct)))
     if not 1 <= k <= n:
         raise UserError(f"maj@{k} needs 1 <= k <= samples per problem", n, "sample more or lower k")
-    right = {
-        answer: problem_means([[c for a, c in zip(answers, correct, strict=True) if a == answer]])[0]
-        for answer in set(answers)
-        if answer is not None
-    }
+    votes = [answer for answer, verdict in zip(answers, correct, strict=True) if not math.isnan(verdict)]
+    graded = [verdict for verdict in correct if not math.isnan(verdict)]
+    n = len(votes)
+    if n < k:
+        return math.nan
+    verdicts: dict[Hashable, list[float]] = {}
+    for answer, verdict in zip(votes, graded, strict=True):
+        verdicts.setdefault(answer, []).append(verdict)
+    right = {answer: float(np.mean(own)) for answer, own in verdicts.items() if answer is not None}
+    rng = stream(seed, "maj", n, k)
     if math.comb(n, k) <= subsets:
         chosen = [list(indices) for indices in combinations(range(n), k)]
     else:
-        rng = stream(seed, "maj", n, k)
-        chosen = [rng.permutation(n)[:k].tolist() for _ in range(subsets)]
-    scores = np.array([_vote([answers[i] for i in indices], right) for indices in chosen])
-    graded = scores[~np.isnan(scores)]
-    return float(graded.mean()) if graded.size else math.nan
+        chosen = [sorted(rng.permutation(n)[:k].tolist()) for _ in range(subsets)]
+    scores = [_vote([votes[i] for i in indices], right, ties, rng) for indices in chosen]
+    return float(np.mean(scores))
 
 
-def _vote(votes: Sequence[Hashable | None], right: dict[Hashable, float]) -> float:
+def _vote(votes: Sequence[Hashable | None], right: dict[Hashable, float], ties: Ties, rng: np.random.Generator) -> float:
+    """How right the winner of `votes` is, which are in the order of their samples."""
     counts = Counter(vote for vote in votes if vote is not None)
     if not counts:
         return 0.0
     most = max(counts.values())
-    return float(np.mean([right[answer] for answer, count in counts.items() if count == most]))
+    # A Counter keeps the order of first occurrence.
+    winners = [right[answer] for answer, count in counts.items() if count == most]
+    if ties == "lowest-index":
+        return winners[0]
+    return winners[int(rng.integers(len(winners)))] if ties == "random" else float(np.mean(winners))
 
 
 # ------------------------------------------------------------------------------ separation, correlation

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +20,7 @@ from repirl.engines.loading import LoadedPolicy, load_policy
 from repirl.engines.scripted import END, ScriptedEngine, encode
 from repirl.errors import GradingFault, UserError
 from repirl.evals.policy import EvalProtocol, cut_at_stop, evaluate_policy
+from repirl.evals.report import build_report, group_sizes, metrics_of
 from repirl.paths import ASSETS_DIR, content_dir
 from repirl.records.store import evaluation_from_report
 from repirl.tasks.benchmarks import Benchmark, load_benchmark
@@ -65,7 +69,7 @@ SCRIPT = {"a": [RIGHT] * 4, "b": [WRONG, RIGHT, WRONG, "no box"], "c": [LONG, WR
 
 
 def problem(key: str, level: int) -> Problem:
-    return Problem(key, "hand", f"{key}?\n", "integer", "5", level=level, source=f"{key}?")
+    return Problem(key, "hand", f"{key}?\n", "integer", "5", level=level, subject=f"subject {level}", source=f"{key}?")
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,10 @@ def arith() -> Benchmark:
 @pytest.fixture
 def benchmark_(arith: Benchmark) -> Benchmark:
     """Three problems of two levels."""
+    return three_problems(arith)
+
+
+def three_problems(arith: Benchmark) -> Benchmark:
     return replace(arith, problems=(problem("a", 1), problem("b", 2), problem("c", 2)), max_new_tokens=20)
 
 
@@ -98,6 +106,9 @@ def test_metrics_counts_levels_and_budget_of_known_samples(benchmark_: Benchmark
     }
     assert report.by_level["avg@4"] == pytest.approx({"1": 1.0, "2": 0.125})
     assert report.by_level["greedy"] == {"1": 1.0, "2": 0.0}
+    assert report.by_subject["avg@4"] == pytest.approx({"subject 1": 1.0, "subject 2": 0.125})
+    assert group_sizes(report) == {"level": {"1": 1, "2": 2}, "subject": {"subject 1": 1, "subject 2": 2}}
+    assert report.problems_measured == dict.fromkeys(report.metrics, 3)
     assert report.protocol["max_new_tokens"] == 20
     tokens = sum(min(20, len(text) + 1) for texts in SCRIPT.values() for text in [texts[0], *texts])
     assert (report.budget.generated_tokens, report.budget.rollouts, report.budget.grader_calls) == (tokens, 15, 15)
@@ -171,6 +182,40 @@ def test_an_interrupted_evaluation_samples_only_what_is_missing(benchmark_: Benc
     assert nothing.calls == 0
 
 
+# What an evaluation does until it is killed: nothing runs after SIGKILL, no handler and no `finally`.
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+
+sys.path.insert(0, {tests!r})
+import test_eval
+
+class KilledEngine(test_eval.CountingEngine):
+    def generate(self, *arguments):
+        groups = super().generate(*arguments)
+        if self.calls == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return groups
+
+benchmark = test_eval.three_problems(test_eval.load_benchmark("arith"))
+test_eval.run(
+    benchmark, test_eval.EvalProtocol(samples=4), KilledEngine(test_eval.SCRIPT), folder=Path({folder!r}), chunk_rows=4
+)
+"""
+
+
+def test_a_killed_evaluation_samples_only_what_is_missing(benchmark_: Benchmark, tmp_path: Path) -> None:
+    """Killed after its fourth chunk was sampled and before that was stored."""
+    code = _KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    rest = CountingEngine(SCRIPT)
+    resumed = run(benchmark_, EvalProtocol(samples=4), rest, folder=tmp_path, chunk_rows=4)
+    # Stored: the greedy chunk, and the samples of a and b.
+    assert [(r.problem_id, r.num_samples, p.temperature) for r, p in rest.requests] == [("c", 4, 1.0)]
+    assert without_time(resumed) == without_time(run(benchmark_, EvalProtocol(samples=4)))
+
+
 def test_more_samples_continue_and_fewer_are_a_part(benchmark_: Benchmark, tmp_path: Path) -> None:
     run(benchmark_, EvalProtocol(samples=2, greedy=False), folder=tmp_path)
     engine = CountingEngine(SCRIPT)
@@ -234,6 +279,48 @@ def test_ungraded_is_not_wrong_and_is_graded_again(
     monkeypatch.setattr(module, "grade_rollouts", working)
     mended = run(benchmark_, protocol, CountingEngine({}), folder=tmp_path)
     assert mended.metrics == run(benchmark_, protocol).metrics
+
+
+def test_metrics_may_be_asked_for(benchmark_: Benchmark) -> None:
+    report = run(benchmark_, EvalProtocol(samples=4), metrics=["pass@3", "maj@4", "maj@3", "avg@4"])
+    assert list(report.metrics) == ["greedy", "avg@4", "pass@2", "pass@4", "pass@3", "maj@4", "maj@3"]
+    # b says 6, 5, 6 and nothing: 6 wins all four, and of the subsets of three {6, 5, nothing} (twice) is a tie.
+    assert report.metrics["maj@4"].value == pytest.approx((1 + 0 + 0) / 3)
+    assert report.metrics["maj@3"].value == pytest.approx((1 + 2 * 0.5 / 4 + 0) / 3)
+    assert report.metrics["pass@3"].value == pytest.approx((1 + 0.75 + 0) / 3)
+    assert report.protocol == run(benchmark_, EvalProtocol(samples=4)).protocol
+    evaluation_from_report(report, "samples.jsonl.gz", "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [("pass@5", "does not fit"), ("avg@3", "does not fit"), ("maj@2:first", "unknown metric"), ("other", "without samples")],
+)
+def test_a_metric_that_does_not_fit_is_refused_before_sampling(benchmark_: Benchmark, metric: str, said: str) -> None:
+    engine = CountingEngine(SCRIPT)
+    with pytest.raises(UserError, match=said):
+        run(benchmark_, EvalProtocol(samples=4), engine, metrics=[metric])
+    assert engine.calls == 0
+
+
+def test_programs_have_no_majority(benchmark_: Benchmark) -> None:
+    programs = replace(benchmark_, problems=tuple(replace(p, grader="code") for p in benchmark_.problems))
+    with pytest.raises(UserError, match=r"maj@4 is not defined where there are no answers to compare: 'arith'; use pass@k"):
+        metrics_of(EvalProtocol(samples=4), programs, ["maj@4"])
+    assert "maj@4" in metrics_of(EvalProtocol(samples=4), benchmark_, ["maj@4"])
+
+
+def test_a_report_whose_counts_do_not_add_up_is_not_made(benchmark_: Benchmark) -> None:
+    samples = run(benchmark_, EvalProtocol(samples=4)).samples
+    rows = samples["sampled"]
+    for broken in (
+        rows[:-1],
+        (*rows, replace(rows[0], sample_index=4)),
+        (*rows[:-1], rows[0]),
+        (*rows[:-1], replace(rows[-1], outcome="lost")),
+    ):
+        with pytest.raises(ValueError, match="verdicts of sampled do not add up"):
+            build_report(benchmark_, EvalProtocol(samples=4), {**samples, "sampled": broken}, wall_s=0.0)
 
 
 def test_empty_benchmark_and_empty_protocol(benchmark_: Benchmark) -> None:

@@ -12,8 +12,11 @@ from repirl.cli.output import JsonFlag, emit, working
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table
 
-    from repirl.types import Report
+    from repirl.evals.compare import OtherRun
+    from repirl.tasks.benchmarks import Benchmark
+    from repirl.types import Interval, Report
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def eval_command(
-    benchmark: Annotated[list[str], typer.Option(help="Benchmark; may be given several times.")],
+    benchmark: Annotated[list[str], typer.Option(help="Benchmark or suite of them; may be given several times.")],
     policy: Annotated[str, typer.Option(help="Embedded name, folder, or hub id.")] = "tiny",
     revision: Annotated[str | None, typer.Option(help="Commit of a hub policy.")] = None,
     samples: Annotated[int, typer.Option(min=0, help="Completions of each problem at the temperature.")] = 8,
@@ -37,13 +40,17 @@ def eval_command(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "float32",
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one.")] = None,
     allow_weak_sandbox: Annotated[bool, typer.Option(help="Run generated code with less isolation.")] = False,
+    metric: Annotated[list[str] | None, typer.Option(help="Also pass@K, maj@K, maj@K:lowest-index, maj@K:random.")] = None,
+    against: Annotated[str | None, typer.Option(help="Compare with a folder that --out filled, or a run record.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Evaluate a policy: greedy accuracy, avg@n and pass@k with intervals."""
+    """Evaluate a policy: greedy accuracy, avg@n (= pass@1), pass@k and maj@n with intervals, by level and subject."""
+    from repirl.cli.against import open_other
     from repirl.config import parse_config
     from repirl.engines.loading import load_policy
     from repirl.evals.policy import EvalProtocol, evaluate_policy
-    from repirl.tasks.benchmarks import load_benchmark
+    from repirl.evals.report import metrics_of
+    from repirl.tasks.benchmarks import expand_benchmarks, load_benchmark
 
     protocol = parse_config(
         EvalProtocol,
@@ -59,18 +66,35 @@ def eval_command(
     )
     protocol.parts()
     with working("loading"):
-        loaded = [load_benchmark(name, data_dir=data_dir, include=include or ()) for name in benchmark]
+        names = expand_benchmarks(benchmark, include or ())
+        loaded = [load_benchmark(name, data_dir=data_dir, include=include or ()) for name in names]
+        metrics = {one.name: [*_majority(one, samples), *(metric or ())] for one in loaded}
+        for one in loaded:  # before the first of them is sampled
+            metrics_of(protocol, one, metrics[one.name])
+        others = {one.name: open_other(against, one, protocol) for one in loaded} if against is not None else {}
         model = load_policy(policy, dtype=dtype, device=device or default_device(), revision=revision)
-    reports = []
+    summaries = []
     for one in loaded:
         with working(one.name) as on_progress:
-            reports.append(
-                evaluate_policy(
-                    model, one, protocol, folder=out, on_progress=on_progress, allow_weak_sandbox=allow_weak_sandbox
-                )
+            report = evaluate_policy(
+                model,
+                one,
+                protocol,
+                folder=out,
+                on_progress=on_progress,
+                allow_weak_sandbox=allow_weak_sandbox,
+                metrics=metrics[one.name],
             )
-    payload = {"policy": policy, "policy_digest": model.digest, "reports": [_summary(report) for report in reports]}
+            summaries.append(_summary(report, others.get(one.name)))
+    payload = {"policy": policy, "policy_digest": model.digest, "reports": summaries}
     emit(as_json, payload, lambda: _tables(payload))
+
+
+def _majority(benchmark: Benchmark, samples: int) -> list[str]:
+    """`maj@n` where it says something: answers can be compared, and a vote of two with ties split is their mean."""
+    from repirl.evals.report import has_answers
+
+    return [f"maj@{samples}"] if samples > 2 and has_answers(benchmark) else []
 
 
 def default_device() -> str:
@@ -79,20 +103,52 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _summary(report: Report) -> dict[str, Any]:
-    return {
+def _summary(report: Report, other: OtherRun | None) -> dict[str, Any]:
+    from repirl.evals.report import group_sizes
+
+    summary = {
         "benchmark": report.benchmark,
         "card_digest": report.card_digest,
         "data_digest": report.data_digest,
         "protocol": dict(report.protocol),
         "metrics": {
-            name: {"value": interval.value, "ci_low": interval.low, "ci_high": interval.high}
+            name: _interval(interval) | {"problems": report.problems_measured[name]}
             for name, interval in report.metrics.items()
         },
         "counts": {part: dict(counts) for part, counts in report.counts.items()},
         "by_level": {metric: dict(levels) for metric, levels in report.by_level.items()},
+        "by_subject": {metric: dict(subjects) for metric, subjects in report.by_subject.items()},
+        "problems_by": group_sizes(report),
         "budget": asdict(report.budget),
     }
+    return summary if other is None else summary | {"against": _against(report, other)}
+
+
+def _against(report: Report, other: OtherRun) -> dict[str, Any]:
+    """The other run's values and the paired differences; a metric's are None where no problem has it in both."""
+    from repirl.evals.compare import differences
+
+    found = differences(report, other)
+    return {
+        "run": other.name,
+        "policy_digest": other.policy_digest,
+        "seed": other.sampling.get("seed"),
+        "metrics": {
+            name: None
+            if one is None
+            else {
+                "other": _interval(one.other),
+                "difference": _interval(one.paired.interval),
+                "p_value": one.paired.p_value,
+                "problems": one.paired.problems,
+            }
+            for name, one in found.items()
+        },
+    }
+
+
+def _interval(interval: Interval) -> dict[str, Any]:
+    return {"value": interval.value, "ci_low": interval.low, "ci_high": interval.high}
 
 
 def _tables(payload: dict[str, Any]) -> Group:
@@ -102,12 +158,52 @@ def _tables(payload: dict[str, Any]) -> Group:
     tables = []
     for report in payload["reports"]:
         metrics = Table(title=f"{report['benchmark']}, policy {payload['policy']}", title_justify="left")
-        for column in ("metric", "value", "95% interval"):
+        for column in ("metric", "value", "95% interval", "problems"):
             metrics.add_column(column)
         for name, cell in report["metrics"].items():
-            metrics.add_row(name, f"{cell['value']:.3f}", f"[{cell['ci_low']:.3f}, {cell['ci_high']:.3f}]")
+            metrics.add_row(name, f"{cell['value']:.3f}", _bounds(cell), str(cell["problems"]))
         counts = Table("part", "correct", "wrong", "truncated", "ungraded", "total")
         for part, cells in report["counts"].items():
             counts.add_row(part, *(str(cells[name]) for name in ("correct", "wrong", "truncated", "ungraded", "total")))
-        tables += [metrics, counts]
+        tables += [metrics, counts, *_breakdowns(report)]
+        if "against" in report:
+            tables.append(_comparison(report))
     return Group(*tables)
+
+
+def _breakdowns(report: dict[str, Any]) -> list[Table]:
+    """One table by level and one by subject, where the problems have them."""
+    from rich.table import Table
+
+    tables = []
+    for kind, sizes in report["problems_by"].items():
+        if not sizes:
+            continue
+        table = Table(kind, "problems", *report["metrics"])
+        for group, size in sizes.items():
+            cells = [values.get(group) for values in report[f"by_{kind}"].values()]
+            table.add_row(group, str(size), *("-" if value is None else f"{value:.3f}" for value in cells))
+        tables.append(table)
+    return tables
+
+
+def _comparison(report: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    against = report["against"]
+    table = Table(title=f"{report['benchmark']}: this run - {against['run']}, paired by problem", title_justify="left")
+    for column in ("metric", "this", "other", "difference", "95% interval", "p", "problems"):
+        table.add_column(column)
+    for name, cell in against["metrics"].items():
+        this = f"{report['metrics'][name]['value']:.3f}"
+        if cell is None:
+            table.add_row(name, this, *"-----")
+            continue
+        difference = cell["difference"]
+        numbers = (f"{cell['other']['value']:.3f}", f"{difference['value']:+.3f}", _bounds(difference, "+"))
+        table.add_row(name, this, *numbers, f"{cell['p_value']:.3f}", str(cell["problems"]))
+    return table
+
+
+def _bounds(cell: dict[str, Any], sign: str = "") -> str:
+    return f"[{cell['ci_low']:{sign}.3f}, {cell['ci_high']:{sign}.3f}]"

@@ -1,28 +1,25 @@
-"""A policy on a benchmark: greedy accuracy, the mean over samples, pass@k; every completion graded, counted and kept."""
+"""A policy on a benchmark: sampled, every completion graded and kept; `report` makes the numbers."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from repirl.config import Config
 from repirl.engines.base import Engine, Request, SamplingParams
 from repirl.errors import UserError
-from repirl.evals.metrics import part_of, problem_values
+from repirl.evals.report import build_report, metrics_of
 from repirl.evals.stored import StoredSamples
 from repirl.grading.dispatch import check_ungraded, grade_rollouts
 from repirl.rng import seed_for
 from repirl.rollouts.prompts import encode_prompt
-from repirl.stats import clustered_interval, problem_means
 from repirl.tasks.benchmarks import Benchmark
-from repirl.types import Budget, Interval, Outcome, Problem, Report, Rollout, SampleRow, Verdict
+from repirl.types import Problem, Report, Rollout, SampleRow, Verdict
 
 if TYPE_CHECKING:
     from repirl.engines.loading import LoadedPolicy
@@ -75,6 +72,7 @@ def evaluate_policy(
     ungraded_limit: float = 0.02,
     allow_weak_sandbox: bool = False,
     chunk_rows: int = CHUNK_ROWS,
+    metrics: Sequence[str] = (),
 ) -> Report:
     """Samples, grades, and reports.
 
@@ -82,15 +80,17 @@ def evaluate_policy(
     has its own random stream. In `folder`, samples are stored as they come; a later call with the same policy, data
     and sampling settings takes them from there (also with more samples or another `limit`), and grades those again
     that could not be graded. `policy.digest` must be that of the weights for this to be right.
-    `on_progress(done, total)` counts completions. `engine` defaults to a TorchEngine over the policy.
+    `on_progress(done, total)` counts completions. `engine` defaults to a TorchEngine over the policy. `metrics` are
+    reported besides those of the protocol (names as in `evals.metrics`).
 
-    Raises UserError for an empty benchmark, an empty protocol or a folder of another evaluation; GradingFault if more
-    than `ungraded_limit` of the completions could not be graded.
+    Raises UserError for an empty benchmark, an empty protocol, a metric that does not fit it or a folder of another
+    evaluation; GradingFault if more than `ungraded_limit` of the completions could not be graded.
     """
     protocol = protocol or EvalProtocol()
     problems = benchmark.problems[: protocol.limit]
     if not problems:
         raise UserError("the benchmark has no problems", benchmark.name)
+    metrics_of(protocol, benchmark, metrics)  # before anything is sampled
     max_new_tokens = protocol.max_new_tokens or benchmark.max_new_tokens
     sampled_with = {
         "policy": policy.digest,
@@ -102,7 +102,7 @@ def evaluate_policy(
         "seed": protocol.seed,
     }
     store = StoredSamples(folder, benchmark.name, sampled_with)
-    grader = _Grader(benchmark.stop, allow_weak_sandbox)
+    grader = _Grader(benchmark, allow_weak_sandbox)
     if engine is None:
         from repirl.engines.torch_engine import TorchEngine
 
@@ -137,40 +137,7 @@ def evaluate_policy(
         part: tuple(row for p in problems for row in store.rows(part, p.id)[:count]) for part, count in protocol.parts().items()
     }
     check_ungraded([v for rows in samples.values() for v in _verdicts(rows)], ungraded_limit)
-    return build_report(benchmark, protocol, samples, wall_s=store.wall_s)
-
-
-def build_report(
-    benchmark: Benchmark, protocol: EvalProtocol, samples: Mapping[str, tuple[SampleRow, ...]], *, wall_s: float
-) -> Report:
-    """Counts, metrics with intervals clustered by problem, and values by level, from graded samples alone."""
-    metrics: dict[str, Interval] = {}
-    by_level: dict[str, dict[str, float]] = {}
-    for metric in protocol.metric_names():
-        part = part_of(metric, samples)
-        assert part is not None
-        values = problem_values(metric, samples[part], seed=protocol.seed)
-        metrics[metric] = clustered_interval(list(values.values()), seed=protocol.seed)
-        by_level[metric] = _by_level(values, {row.problem_id: row.level for row in samples[part]})
-    rows = [row for part in samples.values() for row in part]
-    settings: dict[str, Any] = protocol.model_dump(mode="json")
-    settings |= {
-        "max_new_tokens": protocol.max_new_tokens or benchmark.max_new_tokens,
-        "stop": list(benchmark.stop),
-    }
-    return Report(
-        benchmark=benchmark.name,
-        card_digest=benchmark.card.digest,
-        data_digest=benchmark.data_digest,
-        protocol=settings,
-        metrics=metrics,
-        counts={part: _counts(part_rows) for part, part_rows in samples.items()},
-        samples=dict(samples),
-        by_level=by_level,
-        budget=Budget(
-            rollouts=len(rows), generated_tokens=sum(row.num_tokens for row in rows), grader_calls=len(rows), wall_s=wall_s
-        ),
-    )
+    return build_report(benchmark, protocol, samples, wall_s=store.wall_s, metrics=metrics)
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:
@@ -184,8 +151,8 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> str:
 class _Grader:
     """Rollouts to graded rows."""
 
-    def __init__(self, stop: tuple[str, ...], allow_weak_sandbox: bool) -> None:
-        self.stop = stop
+    def __init__(self, benchmark: Benchmark, allow_weak_sandbox: bool) -> None:
+        self.stop, self.own = benchmark.stop, benchmark.grade
         self.allow_weak_sandbox = allow_weak_sandbox
 
     def rows(self, rollouts: Sequence[tuple[Problem, Rollout]]) -> list[SampleRow]:
@@ -208,6 +175,9 @@ class _Grader:
         ]
 
     def verdicts(self, problems: Sequence[Problem], texts: Sequence[str], reasons: Sequence[str]) -> list[Verdict]:
+        if self.own is not None:
+            graded = self.own(problems, texts)
+            return [Verdict("truncated") if r == "length" else v for v, r in zip(graded, reasons, strict=True)]
         return grade_rollouts(problems, texts, reasons, allow_weak_sandbox=self.allow_weak_sandbox)
 
 
@@ -245,17 +215,3 @@ def _chunks(
 
 def _verdicts(rows: Sequence[SampleRow]) -> list[Verdict]:
     return [Verdict(row.outcome, row.reason) for row in rows]
-
-
-def _counts(rows: Sequence[SampleRow]) -> dict[str, int]:
-    seen = Counter(row.outcome for row in rows)
-    return {outcome: seen[outcome] for outcome in get_args(Outcome)} | {"total": len(rows)}
-
-
-def _by_level(values: Mapping[str, float], levels: Mapping[str, int | None]) -> dict[str, float]:
-    """Mean over the measured problems of each level, levels as text in ascending order."""
-    groups: dict[int, list[float]] = {}
-    for problem_id, value in values.items():
-        if (level := levels[problem_id]) is not None and not math.isnan(value):
-            groups.setdefault(level, []).append(value)
-    return {str(level): float(problem_means([groups[level]])[0]) for level in sorted(groups)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class StoredSamples:
     def __init__(self, folder: Path | None, name: str, fingerprint: Mapping[str, Any]) -> None:
         self.wall_s = 0.0
         self._rows: dict[str, dict[str, dict[int, SampleRow]]] = {}
-        self._path = folder / f"evaluation-{name.replace(':', '-').replace('/', '-')}.jsonl" if folder else None
+        self._path = samples_file(folder, name) if folder else None
         if self._path is None:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,21 +57,63 @@ class StoredSamples:
     def _read(self, path: Path, fingerprint: dict[str, Any]) -> bool:
         """Take in the file and cut off an unfinished last line; False if there is nothing yet."""
         content = path.read_bytes() if path.is_file() else b""
-        whole = content[: content.rfind(b"\n") + 1]
+        whole = _whole_lines(content)
         if not whole:
             return False
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                entry = json.loads(line)
-                if number == 1:
-                    _check_same(path, entry["evaluation"], fingerprint)
-                else:
-                    self._keep(entry["part"], [SampleRow(**row) for row in entry["rows"]], entry["wall_s"])
-            except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-                raise UserError(f"line {number} of {path} is not of an evaluation", todo="use another folder") from error
+        stored, chunks = _parse(path, whole)
+        _check_same(path, stored, fingerprint)
+        for chunk in chunks:
+            self._keep(chunk.part, chunk.rows, chunk.wall_s)
         if len(whole) < len(content):
             os.truncate(path, len(whole))
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    part: str
+    rows: tuple[SampleRow, ...]
+    wall_s: float
+
+
+def samples_file(folder: Path, name: str) -> Path:
+    """Where the samples of benchmark `name` are kept in `folder`."""
+    return folder / f"evaluation-{name.replace(':', '-').replace('/', '-')}.jsonl"
+
+
+def read_samples(path: Path) -> tuple[dict[str, Any], dict[str, tuple[SampleRow, ...]]]:
+    """Of a file that another evaluation left: its fingerprint, and part -> rows by problem and sample index.
+
+    The file is not changed. Raises UserError if it is not of an evaluation.
+    """
+    whole = _whole_lines(path.read_bytes())
+    if not whole:
+        raise UserError("no samples are stored in", str(path))
+    fingerprint, chunks = _parse(path, whole)
+    latest: dict[str, dict[tuple[str, int], SampleRow]] = {}
+    for chunk in chunks:
+        latest.setdefault(chunk.part, {}).update({(row.problem_id, row.sample_index): row for row in chunk.rows})
+    return fingerprint, {part: tuple(rows[key] for key in sorted(rows)) for part, rows in latest.items()}
+
+
+def _whole_lines(content: bytes) -> bytes:
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _parse(path: Path, whole: bytes) -> tuple[dict[str, Any], list[_Chunk]]:
+    """Fingerprint and chunks of complete lines; UserError naming the line that is neither."""
+    fingerprint: dict[str, Any] = {}
+    chunks: list[_Chunk] = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            if number == 1:
+                fingerprint = dict(entry["evaluation"])
+            else:
+                chunks.append(_Chunk(entry["part"], tuple(SampleRow(**row) for row in entry["rows"]), entry["wall_s"]))
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"line {number} of {path} is not of an evaluation", todo="use another folder") from error
+    return fingerprint, chunks
 
 
 def _check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
