@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import typer
 
 from repirl import __version__
-from repirl.cli import bench, check, evaluate, grade, leaderboard, listing, train
+from repirl.cli import bench, check, evaluate, grade, judge, leaderboard, listing, train
 from repirl.errors import GradingFault, UserError
 
 # BadParameter < UsageError < ClickException: the base is public only in some versions of typer.
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (listing, check, train, evaluate, grade, bench, leaderboard):
+for module in (listing, check, train, evaluate, judge, grade, bench, leaderboard):
     module.register(app)
 
 

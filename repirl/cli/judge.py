@@ -1,0 +1,191 @@
+"""`repirl judge`: a process reward on step-labelled sets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from repirl.cli.output import JsonFlag, emit, working
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+    from repirl.evals.judging import RewardOnSet, SetReport
+    from repirl.evals.reward_loading import LoadedReward
+    from repirl.tasks.step_labels import StepFormat
+
+
+def register(app: typer.Typer) -> None:
+    app.command("judge")(judge_command)
+
+
+def judge_command(
+    reward: Annotated[str, typer.Argument(help="Saved reward (run folder), or random, constant, length, confidence, oracle.")],
+    sets: Annotated[list[str], typer.Argument(metavar="SET...", help="processbench[/SUBSET], prmbench, arith, or a file.")],
+    data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="That many solutions of each subset, drawn with the seed.")] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(help="tuned, fixed:VALUE or prmbench (0.5; 0.15 for redundancy). Default: oracle fixed:0.5, else tuned."),
+    ] = None,
+    step_format: Annotated[
+        str | None,
+        typer.Option("--format", help="Of a file: prm800k, math-shepherd, trl, processbench. Default: told by its keys."),
+    ] = None,
+    nulls: Annotated[bool, typer.Option(help="Also random, constant and length, for comparison.")] = True,
+    policy: Annotated[str, typer.Option(help="Tokenizer (and model of `confidence`) for rewards given by name.")] = "tiny",
+    solver: Annotated[str, typer.Option(help="Policy whose sampled solutions make up `arith`.")] = "tiny",
+    prompt_suffix: Annotated[
+        str | None, typer.Option(help="Text after each problem, as in training. Default: a newline for plain templates.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the samples of `arith`, the random reward, and what --limit takes.")] = 0,
+    verdicts: Annotated[
+        Path | None, typer.Option(help="Write scores and judgement of each solution to this JSONL file.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Of the policy: float32, bfloat16 or auto.")] = "float32",
+    device: Annotated[str | None, typer.Option(help="Default: cuda if there is one.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Judge REWARD by how well its step scores find the first wrong step (ProcessBench F1) or all of them (PRMBench)."""
+    from repirl.cli.evaluate import default_device
+    from repirl.errors import UserError
+    from repirl.evals.judged_sets import SetOptions, load_set, natural_separator
+    from repirl.evals.judging import default_rule, judge
+    from repirl.evals.reward_loading import LoadOptions, load_reward
+    from repirl.evals.thresholds import parse_rule
+    from repirl.tasks.step_labels import FORMATS
+
+    rule = None if threshold is None else parse_rule(threshold)
+    known = cast("StepFormat | None", step_format if step_format in FORMATS else None)
+    if step_format is not None and known is None:
+        raise UserError("unknown format of labelled steps", step_format, f"use one of {', '.join(FORMATS)}")
+    if verdicts is not None and not verdicts.absolute().parent.is_dir():
+        raise UserError("no such folder for the verdicts", str(verdicts.parent))
+    if reward == "oracle" and (other := next((name for name in sets if name != "arith"), None)):
+        raise UserError("the oracle knows only arith problems, not", other, "judge it on arith")
+    place = device or default_device()
+    reports, loaded = [], None
+    for name in sets:
+        loaded = load_reward(reward, LoadOptions(policy, natural_separator(name), seed, dtype, place))
+        its_rule = rule or default_rule(loaded)
+        with working(f"loading {name}"):
+            options = SetOptions(data_dir, limit, known, solver, seed, with_tuning=nulls or its_rule.kind == "tuned")
+            judged = load_set(name, options)
+        with working(name) as on_progress:
+            reports.append(
+                judge(loaded, judged, its_rule, nulls=nulls, prompt_suffix=prompt_suffix, seed=seed, on_progress=on_progress)
+            )
+    assert loaded is not None
+    if verdicts is not None:
+        _write_rows(verdicts, reports)
+    payload = {"reward": _description(loaded, prompt_suffix), "sets": [_summary(report) for report in reports]}
+    emit(as_json, payload, lambda: _tables(payload))
+
+
+def _description(loaded: LoadedReward, prompt_suffix: str | None) -> dict[str, Any]:
+    return {
+        "name": loaded.name,
+        "kind": loaded.reward.name or "energy",
+        "digest": loaded.digest,
+        "step_separator": loaded.segmentation.separator,
+        "template": loaded.template,
+        "prompt_suffix": prompt_suffix,
+    }
+
+
+def _write_rows(path: Path, reports: list[SetReport]) -> None:
+    from repirl.errors import UserError
+
+    lines = [json.dumps({"set": report.name} | asdict(row)) + "\n" for report in reports for row in report.judged.rows]
+    try:
+        path.write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise UserError("cannot write the verdicts", str(path), error.strerror or "") from None
+
+
+def _summary(report: SetReport) -> dict[str, Any]:
+    return {
+        "set": report.name,
+        "kind": report.kind,
+        "metric": "F1" if report.kind == "first_error" else "PRMScore",
+        "digest": report.digest,
+        "solutions": report.num_solutions,
+        "notes": report.notes,
+        "judged": _numbers(report.judged),
+        "nulls": [_numbers(null) for null in report.nulls],
+    }
+
+
+def _numbers(result: RewardOnSet) -> dict[str, Any]:
+    subsets = {}
+    for name, found in result.subsets.items():
+        interval = result.intervals[name]
+        subsets[name] = asdict(found) | {"ci_low": interval.low, "ci_high": interval.high}
+    return {
+        "reward": result.reward,
+        "threshold": asdict(result.threshold),
+        "value": result.headline.value,
+        "ci_low": result.headline.low,
+        "ci_high": result.headline.high,
+        "subsets": subsets,
+        "similarity": result.similarity,
+        "shortcuts": asdict(result.shortcuts),
+        "unscored": result.num_unscored,
+        "scored_tokens": result.scored_tokens,
+    }
+
+
+def _tables(payload: dict[str, Any]) -> Group:
+    from rich.console import Group
+
+    return Group(*(part for report in payload["sets"] for part in (_table(report), *_lines(report))))
+
+
+_COLUMNS = {
+    "F1": ("acc_error", "acc_correct", "f1"),
+    "PRMScore": ("f1", "negative_f1", "prm_score", "first_error_acc"),
+}
+
+
+def _table(report: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    columns = _COLUMNS[report["metric"]]
+    table = Table(
+        title=f"{report['set']}: {report['metric']} in percent, {report['solutions']} solutions", title_justify="left"
+    )
+    for column in ("reward", "subset", *columns, "95% interval", "undefined"):
+        table.add_column(column)
+    for result in (report["judged"], *report["nulls"]):
+        for name, found in result["subsets"].items():
+            numbers = (f"{found[column]:.1f}" for column in columns)
+            interval = f"[{found['ci_low']:.1f}, {found['ci_high']:.1f}]"
+            table.add_row(result["reward"], name, *numbers, interval, ", ".join(found["undefined"]))
+        if report["metric"] == "F1" and len(result["subsets"]) > 1:
+            interval = f"[{result['ci_low']:.1f}, {result['ci_high']:.1f}]"
+            table.add_row(result["reward"], "mean", "", "", f"{result['value']:.1f}", interval, "")
+        table.add_section()
+    return table
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    """Thresholds and what else the scores follow, one line a reward, then the notes."""
+    lines = []
+    for result in (report["judged"], *report["nulls"]):
+        used, also = result["threshold"], result["shortcuts"]
+        values = ", ".join(f"{value:.6g}" for value in used["values"])
+        tuned = f" on {used['tuned_on']}" if used["tuned_on"] else ""
+        follows = ", ".join(f"{name.replace('_', ' ')} {'-' if v is None else f'{v:.2f}'}" for name, v in also.items())
+        lines.append(f"{result['reward']}: threshold {values} ({used['rule']}{tuned}; {used['ties']}); {follows}")
+        if result["unscored"]:
+            lines.append(
+                f"{result['reward']}: {result['unscored']} solutions are longer than its model allows and count as wrong"
+            )
+    if similarity := report["judged"]["similarity"].get("total"):
+        lines.append(f"{report['judged']['reward']}: similarity to the controls, mean absolute difference {similarity:.3f}")
+    return lines + [f"{name.replace('_', ' ')}: {count}" for name, count in report["notes"].items()]

@@ -1,0 +1,113 @@
+"""Scores of given steps: a labelled solution becomes the rollout that the PRM would have seen in training.
+
+The steps are joined with the PRM's own separator and its own template and tokenizer are used (DESIGN rule 4). A separator
+inside a step would make two steps of one: there runs of newlines become one newline (as PURE does), or a space where the
+separator itself is a newline; newlines at a step's ends and spaces at its end are dropped. A finished solution ends with EOS,
+one that was cut off does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from repirl.engines.sampling import decode
+from repirl.errors import UserError
+from repirl.evals.reward_loading import LoadedReward
+from repirl.learn.supervised import encode_solution
+from repirl.rollouts.prompts import encode_prompt
+from repirl.rollouts.steps import step_end_tokens
+from repirl.tasks import arith
+from repirl.tasks.step_labels import LabelledSolution
+from repirl.types import Problem, Rollout, RolloutGroup, Verdict
+
+_CHUNK = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredSteps:
+    """Step scores float64 [S] of one solution, None if it is longer than the model allows; tokens of each step int64 [S]."""
+
+    scores: np.ndarray | None
+    step_tokens: np.ndarray
+
+
+def as_group(loaded: LoadedReward, solution: LabelledSolution, prompt_suffix: str | None = None) -> RolloutGroup:
+    """The solution as a group of one rollout.
+
+    `prompt_suffix` follows the problem's text; None: a newline where a plain template would glue both together. An embedded
+    problem is a whole prompt and takes none.
+    """
+    embedded = bool(solution.source)
+    prompt = solution.problem
+    if prompt_suffix is not None and not embedded:
+        prompt += prompt_suffix
+    elif loaded.template == "plain" and not prompt[-1].isspace():
+        prompt += "\n"
+    prompt_ids = encode_prompt(loaded.tokenizer, prompt, chat=loaded.template == "chat")
+    separator = loaded.segmentation.separator
+    text = separator.join(_one_step(step, separator) for step in solution.steps)
+    with_eos = encode_solution(loaded.tokenizer, prompt_ids, text).response_ids
+    ids = np.array(with_eos[:-1], dtype=np.int64)
+    rollout = Rollout(
+        problem_id=solution.id,
+        sample_index=0,
+        prompt_ids=prompt_ids,
+        token_ids=np.array(with_eos, dtype=np.int64) if solution.finished else ids,
+        logprobs=np.full(len(ids) + solution.finished, np.nan, dtype=np.float32),
+        text=decode(loaded.tokenizer, ids),
+        finish_reason="stop" if solution.finished else "length",
+        temperature=1.0,
+    )
+    family = arith.FAMILY if embedded else solution.subset
+    problem = Problem(solution.id, family, prompt, grader="math", source=solution.source)
+    return RolloutGroup(problem, (rollout,), (Verdict("ungraded", "a labelled solution"),))
+
+
+def _one_step(step: str, separator: str) -> str:
+    """The step without the separator inside it."""
+    step = step.lstrip("\n").rstrip()
+    inner = "\n" if separator != "\n" and "\n" in separator else " "
+    while separator in step:
+        step = step.replace(separator, inner)
+    return step
+
+
+def score_solutions(
+    loaded: LoadedReward,
+    solutions: Sequence[LabelledSolution],
+    prompt_suffix: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[ScoredSteps]:
+    """One score for each step of each solution; AssertionError if the PRM's segmentation finds another number of steps."""
+    found: list[ScoredSteps] = []
+    for start in range(0, len(solutions), _CHUNK):
+        chunk = solutions[start : start + _CHUNK]
+        groups = [as_group(loaded, solution, prompt_suffix) for solution in chunk]
+        fits = [_length(group) <= (loaded.max_tokens or _length(group)) for group in groups]
+        scored = iter(loaded.reward.score([group for group, fit in zip(groups, fits, strict=True) if fit]))
+        for solution, group, fit in zip(chunk, groups, fits, strict=True):
+            ends = _step_ends(loaded, solution, group.rollouts[0])
+            scores = None
+            if fit:
+                steps = next(scored)[0]
+                assert np.array_equal(steps.step_ends, ends), f"{solution.id}: scored at other places than its steps' ends"
+                scores = steps.step_rewards.astype(np.float64)
+            found.append(ScoredSteps(scores, np.diff(ends, prepend=-1)))
+        if on_progress is not None:
+            on_progress(len(found), len(solutions))
+    if solutions and all(one.scores is None for one in found):
+        raise UserError("every solution is longer than the reward's model allows", loaded.max_tokens, "judge shorter solutions")
+    return found
+
+
+def _length(group: RolloutGroup) -> int:
+    return len(group.rollouts[0].prompt_ids) + len(group.rollouts[0].token_ids)
+
+
+def _step_ends(loaded: LoadedReward, solution: LabelledSolution, rollout: Rollout) -> np.ndarray:
+    ends = step_end_tokens(loaded.tokenizer, rollout.token_ids, loaded.segmentation, rollout.text)
+    assert len(ends) == len(solution.steps), f"{solution.id}: {len(solution.steps)} steps, but {len(ends)} step ends"
+    return ends
