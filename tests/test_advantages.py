@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -230,6 +231,16 @@ def test_ranks_have_no_scale_and_keep_the_order():
     assert paid[0][0][0] == pytest.approx(5.5 / 7 - 4 / 7)
     flipped = _process_only([[_steps(*(-x for x in r)) for r in g] for g in scores], step_signal="rank")
     assert np.concatenate(flipped) == pytest.approx(-np.concatenate(paid[0]))
+
+
+def test_the_fraction_of_tests_is_an_outcome_reward_if_asked_for():
+    group = group_of([1, 1, 1], ["correct", "wrong", "ungraded"])
+    half = Verdict("wrong", score=0.5, tests_passed=1, tests_total=2)
+    group = replace(group, verdicts=(group.verdicts[0], half, group.verdicts[2]))
+    plain = mixed_advantages([group], None, MixConfig())[0]
+    assert np.concatenate(plain) == pytest.approx([1, -1, 0])
+    partial = mixed_advantages([group], None, MixConfig(fraction_of_tests=True))[0]
+    assert np.concatenate(partial) == pytest.approx([0.5, -0.5, 0])
 
 
 def test_a_schedule_multiplies_the_process_weight():

@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,12 @@ def test_randomness_and_set_order_repeat() -> None:
     value = json.loads(probe.frames)[1]
     tests = cases(((), sbx_codec.decode(value)))
     assert [v.outcome for v in grade(tests, program % 1, program % 2, program % 3)] == ["correct"] * 3
+
+
+def test_a_prelude_leaves_future_imports_first() -> None:
+    program = "from __future__ import annotations\nimport math\ndef f(x: Unknown): return floor(x) + math.floor(x)\n"
+    tests = replace(cases(((1.5,), 2)), prelude="from math import *\n")
+    assert [v.outcome for v in grade(tests, program)] == ["correct"]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -28,6 +28,8 @@ DEFAULT_LIMITS = SandboxLimits()
 CACHE_SIZE = 1 << 16
 _FENCE = re.compile(r"^[ \t]*(```+|~~~+)[^\n`]*\n(.*?)(^[ \t]*\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 
+_FUTURE = re.compile(r"^from __future__ import [^\n(]*$", re.MULTILINE)
+
 
 def extract_code(completion: str) -> str | None:
     """The last fenced block of a completion, or all of it where there is no fence; None if that is blank."""
@@ -106,7 +108,7 @@ def grade_programs(
             to_run[key] = (tests, code)
     by_limits: dict[SandboxLimits, list[tuple[bytes, CodeTests, str, list[Job]]]] = {}
     for key, (tests, code) in to_run.items():
-        plan = (key, tests, code, _jobs(tests, tests.prelude + code))
+        plan = (key, tests, code, _jobs(tests, _after(tests.prelude, code)))
         by_limits.setdefault(_own_limits(tests, limits), []).append(plan)
     for own, plans in by_limits.items():
         runs = iter(run_jobs([job for *_, jobs in plans for job in jobs], own, allow_weak_sandbox))
@@ -119,6 +121,13 @@ def grade_programs(
             if verdict.outcome != "ungraded" and verdict.reason != "timeout (wall clock)":
                 _cache.put(key, verdict)
     return [verdicts[key] for key in keys]
+
+
+def _after(prelude: str, code: str) -> str:
+    """The program behind what is put before it; its `from __future__` lines go first, where alone they may stand."""
+    if not prelude:
+        return code
+    return "".join(f"{line.rstrip()}\n" for line in _FUTURE.findall(code)) + prelude + _FUTURE.sub("", code)
 
 
 def _own_limits(tests: CodeTests, limits: SandboxLimits) -> SandboxLimits:

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from repirl.config import Config
+from repirl.grading.dispatch import outcome_rewards
 from repirl.learn.advantages import (
     OutcomeAdvantage,
     leave_one_out_return_to_go,
@@ -34,6 +35,8 @@ _CREDIT: dict[str, Callable[[Sequence[StepRewards]], list[np.ndarray]]] = {
 class MixConfig(Config):
     """How rewards become advantages."""
 
+    fraction_of_tests: bool = False
+    """A wrong program earns the fraction of its tests that passed as its outcome reward, not 0."""
     outcome: OutcomeAdvantage = "rloo"
     outcome_weight: float = Field(default=1.0, ge=0)
     process_weight: float = Field(default=0.0, ge=0)
@@ -112,7 +115,8 @@ def mixed_advantages(
     `process_share` in 0..1 multiplies `process_weight` (a schedule's value at this step).
     """
     process_weight = config.process_weight * process_share
-    outcome = [outcome_advantages(np.array([v.reward for v in group.verdicts]), config.outcome) for group in groups]
+    rewards = [outcome_rewards(group.verdicts, config.fraction_of_tests) for group in groups]
+    outcome = [outcome_advantages(np.array(rewards_G), config.outcome) for rewards_G in rewards]
     credit = None
     if process is not None and process_weight > 0:
         credit = [_CREDIT[config.process_credit](group) for group in _credited(process, config)]
