@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -159,6 +161,23 @@ def test_prm_update_does_not_depend_on_micro_batches_or_order(make_energy_model,
     permuted_metrics, permuted = prm_update(make_energy_model, tokenizer, shuffled, **settings)
     assert_same(whole, permuted)
     assert permuted_metrics == pytest.approx(metrics, rel=1e-3, abs=1e-5, nan_ok=True)
+
+
+def test_equal_rows_count_as_often_as_they_occur(make_energy_model, tokenizer, groups, monkeypatch):
+    """Passing rows that are the same through the model once changes nothing."""
+    doubled = [replace(g, rollouts=g.rollouts * 2, verdicts=g.verdicts * 2) for g in groups]
+    merged_metrics, merged = prm_update(make_energy_model, tokenizer, doubled, objective="sum")
+    sizes = []
+
+    def keep_all(rows):
+        sizes.append(len(rows))
+        return list(rows), list(range(len(rows)))
+
+    monkeypatch.setattr("repirl.learn.energy_reward.distinct_rows", keep_all)
+    plain_metrics, plain = prm_update(make_energy_model, tokenizer, doubled, objective="sum")
+    assert sizes[0] > 2 * len(groups)
+    assert_same(merged, plain)
+    assert merged_metrics == pytest.approx(plain_metrics, rel=1e-4, abs=1e-6, nan_ok=True)
 
 
 # ------------------------------------------------------------------------------------------ supervision

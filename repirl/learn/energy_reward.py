@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from repirl.learn.irl import IRLConfig, SignedWeights, irl_loss, signed_weights
 from repirl.learn.supervised import encode_solution
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.base import ProcessReward, steps_from_tokens
-from repirl.rewards.energy import save_energy, score_rows, token_rewards
+from repirl.rewards.energy import distinct_rows, save_energy, score_rows, token_rewards
 from repirl.rollouts.batching import TokenRow, length_sorted_chunks, pad_batch
 from repirl.rollouts.steps import StepSegmentation, step_end_tokens
 from repirl.types import RolloutGroup, StepRewards
@@ -45,6 +46,7 @@ class EnergyReward(ProcessReward):
         groups = [{"params": backbone, "lr": config.lr}, {"params": head, "lr": head_lr}]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         self._scored: tuple[Sequence[RolloutGroup], list[Tensor]] | None = None
+        self._step_ends: tuple[Sequence[RolloutGroup], list[np.ndarray]] | None = None
 
     def learn(self, groups: Sequence[RolloutGroup], step: int) -> dict[str, float]:
         """One or more passes of the IRL loss over the batch (PAPER 4, steps 3-6); logs what PAPER section 10 asks for."""
@@ -74,18 +76,19 @@ class EnergyReward(ProcessReward):
         return metrics
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[list[StepRewards]]:
-        raw = iter(self._raw(groups))
+        raw, ends = iter(self._raw(groups)), iter(self._ends(groups))
         return [
-            [
-                steps_from_tokens(
-                    next(raw).numpy(),
-                    step_end_tokens(self.tokenizer, rollout.token_ids, self.segmentation, rollout.text),
-                    self.config.step_aggregation,
-                )
-                for rollout in group.rollouts
-            ]
+            [steps_from_tokens(next(raw).numpy(), next(ends), self.config.step_aggregation) for _ in group.rollouts]
             for group in groups
         ]
+
+    def _ends(self, groups: Sequence[RolloutGroup]) -> list[np.ndarray]:
+        """Where the steps of the batch's rollouts end, found once: a batch is scored for the logs and for the policy."""
+        if self._step_ends is None or self._step_ends[0] is not groups:
+            rollouts = [rollout for group in groups for rollout in group.rollouts]
+            ends = [step_end_tokens(self.tokenizer, r.token_ids, self.segmentation, r.text) for r in rollouts]
+            self._step_ends = (groups, ends)
+        return self._step_ends[1]
 
     def _raw(self, groups: Sequence[RolloutGroup]) -> list[Tensor]:
         """Raw token rewards of the batch, computed once for the current parameters (or kept from before the update)."""
@@ -111,9 +114,13 @@ class EnergyReward(ProcessReward):
         """One optimiser step on the rows that have a weight; `score_expert` is the demonstrations' score before it."""
         signed_R = torch.cat([weights.rollouts_B, weights.demonstrations_E])
         used = signed_R.nonzero()[:, 0]
-        signed_B = signed_R[used]
-        rows = [rollouts[i] if i < len(rollouts) else demos[i - len(rollouts)] for i in used.tolist()]
-        total_tokens = sum(len(row.response_ids) for row in rows)
+        all_rows = [rollouts[i] if i < len(rollouts) else demos[i - len(rollouts)] for i in used.tolist()]
+        total_tokens = sum(len(row.response_ids) for row in all_rows)
+        # Rows that are the same go through the model once, with the sum of their weights.
+        rows, row_of = distinct_rows(all_rows)
+        row_of_used = torch.tensor(row_of, dtype=torch.long)
+        signed_B = torch.zeros(len(rows), dtype=signed_R.dtype).index_add(0, row_of_used, signed_R[used])
+        times_B = torch.bincount(row_of_used, minlength=len(rows))
         device = next(self.model.parameters()).device
         means = torch.zeros(len(rows))
         loss_sum = 0.0
@@ -127,15 +134,16 @@ class EnergyReward(ProcessReward):
             means_B = sums_B / lengths_B
             loss = irl_loss(means_B if self.config.objective == "mean" else sums_B, signed_B[chunk].to(device))
             if self.config.reward_l2 > 0:
-                loss = loss + self.config.reward_l2 * rewards_N.square().sum() / total_tokens
+                times_N = times_B[chunk].to(device)[row_N]
+                loss = loss + self.config.reward_l2 * (times_N * rewards_N.square()).sum() / total_tokens
             loss.backward()
             loss_sum += float(loss.detach())
             means[chunk] = means_B.detach().cpu()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self._scored = None
-        self.trained_tokens += sum(len(row) for row in rows)
-        expert = means[used >= len(rollouts)]
+        self.trained_tokens += sum(len(row) for row in all_rows)
+        expert = means[row_of_used][used >= len(rollouts)]
         return {"loss": loss_sum, "grad_norm": float(norm), "score_expert": float(expert.mean())}
 
     @property

@@ -84,18 +84,26 @@ def score_rows(model: nn.Module, rows: Sequence[TokenRow], pad_id: int, max_toke
     if max_tokens is None:
         max_tokens = 2048 if device.type == "cpu" else 16384
     # Groups of short completions hold many that are the same: each is scored once.
-    place: dict[bytes, int] = {}
-    same_as = [place.setdefault(_key(row), i) for i, row in enumerate(rows)]
-    unique = sorted(place.values())
-    scored: list[Tensor] = [torch.empty(0)] * len(rows)
-    for chunk in length_sorted_chunks([len(rows[i]) for i in unique], max_tokens):
-        indices = [unique[j] for j in chunk]
-        rewards_N = token_rewards(model, pad_batch([rows[i] for i in indices], pad_id, device)).cpu()
-        pieces = rewards_N.split([len(rows[i].response_ids) for i in indices])
-        for i, piece in zip(indices, pieces, strict=True):
+    unique, same_as = distinct_rows(rows)
+    scored: list[Tensor] = [torch.empty(0)] * len(unique)
+    for chunk in length_sorted_chunks([len(row) for row in unique], max_tokens):
+        rewards_N = token_rewards(model, pad_batch([unique[i] for i in chunk], pad_id, device)).cpu()
+        pieces = rewards_N.split([len(unique[i].response_ids) for i in chunk])
+        for i, piece in zip(chunk, pieces, strict=True):
             scored[i] = piece
     model.train(was_training)
     return [scored[i] for i in same_as]
+
+
+def distinct_rows(rows: Sequence[TokenRow]) -> tuple[list[TokenRow], list[int]]:
+    """The rows without repetitions, in order of first occurrence, and for each given row its place among them."""
+    places: dict[bytes, int] = {}
+    place_of = [places.setdefault(_key(row), len(places)) for row in rows]
+    distinct: list[TokenRow] = []
+    for row, place in zip(rows, place_of, strict=True):
+        if place == len(distinct):
+            distinct.append(row)
+    return distinct, place_of
 
 
 def _key(row: TokenRow) -> bytes:
