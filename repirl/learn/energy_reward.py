@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from repirl.learn.irl import IRLConfig, SignedWeights, irl_loss, signed_weights
 from repirl.learn.supervised import encode_solution
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.base import ProcessReward, steps_from_tokens
-from repirl.rewards.energy import distinct_rows, save_energy, score_rows, token_rewards
+from repirl.rewards.energy import CPU_BATCH_TOKENS, distinct_rows, save_energy, score_rows, token_rewards
 from repirl.rollouts.batching import TokenRow, length_sorted_chunks, pad_batch
 from repirl.rollouts.steps import StepSegmentation, step_end_tokens
 from repirl.types import RolloutGroup, StepRewards
@@ -126,7 +127,8 @@ class EnergyReward(ProcessReward):
         loss_sum = 0.0
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        for chunk in length_sorted_chunks([len(row) for row in rows], self.config.micro_batch_tokens):
+        max_tokens = min(self.config.micro_batch_tokens, CPU_BATCH_TOKENS if device.type == "cpu" else sys.maxsize)
+        for chunk in length_sorted_chunks([len(row) for row in rows], max_tokens):
             lengths_B = torch.tensor([len(rows[i].response_ids) for i in chunk], device=device)
             rewards_N = token_rewards(self.model, pad_batch([rows[i] for i in chunk], self._pad_id, device))
             row_N = torch.arange(len(chunk), device=device).repeat_interleave(lengths_B)
