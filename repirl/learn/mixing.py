@@ -72,23 +72,15 @@ def progress(rewards: StepRewards) -> StepRewards:
 
 def _credited(process: Sequence[Sequence[StepRewards]], config: MixConfig) -> list[list[StepRewards]]:
     """The step rewards as `step_signal` and `doubtful_share` say."""
-    signal = [[progress(rewards) if config.step_signal == "progress" else rewards for rewards in group] for group in process]
-    if config.step_signal != "rank" and config.doubtful_share == 0:
-        return signal
-    scores_N = np.concatenate([rewards.step_rewards[rewards.step_mask] for group in process for rewards in group])
-    if len(scores_N) == 0:
-        return signal
-    scores_N = np.sort(scores_N)
-    limit = np.quantile(scores_N, config.doubtful_share) if config.doubtful_share else -np.inf
-    return [
-        [
-            _ranked(_until_doubtful(paid, rewards.step_rewards < limit), scores_N)
-            if config.step_signal == "rank"
-            else _until_doubtful(paid, rewards.step_rewards < limit)
-            for paid, rewards in zip(paid_group, group, strict=True)
-        ]
-        for paid_group, group in zip(signal, process, strict=True)
-    ]
+    scores_N = np.sort(np.concatenate([r.step_rewards[r.step_mask] for group in process for r in group]))
+    limit = np.quantile(scores_N, config.doubtful_share) if config.doubtful_share and len(scores_N) else -np.inf
+
+    def credited(rewards: StepRewards) -> StepRewards:
+        paid = progress(rewards) if config.step_signal == "progress" else rewards
+        paid = _until_doubtful(paid, rewards.step_rewards < limit)
+        return _ranked(paid, scores_N) if config.step_signal == "rank" and len(scores_N) else paid
+
+    return [[credited(rewards) for rewards in group] for group in process]
 
 
 def _until_doubtful(rewards: StepRewards, doubtful_S: np.ndarray) -> StepRewards:
