@@ -60,7 +60,7 @@ class RePIRL(Method[RePIRLConfig]):
                 base_measure=1.0,
                 expert_weight=0.05,
                 demos_per_prompt=1,
-                prompts_per_update=24,
+                prompts_per_update=16,
                 step_aggregation="min",
                 score="before",
                 lr=1e-5,
