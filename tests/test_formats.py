@@ -16,9 +16,10 @@ from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
 from repirl.paths import CHECKOUT_DIR
 from repirl.tasks.benchmarks import benchmark_cards, load_benchmark
-from repirl.tasks.cards import CardMetadata, Selection
+from repirl.tasks.cards import CardMetadata, FileData, Selection, parse_metadata
 from repirl.tasks.documents import load_documents, problem_of
 from repirl.tasks.formats import last_boxed
+from repirl.tasks.task_files import find_task_files
 from repirl.types import Problem
 
 DATA_DIR = CHECKOUT_DIR.parent / "shared" / "data"
@@ -310,6 +311,39 @@ def test_the_hub_may_have_other_files_columns_and_formats(tmp_path: Path, monkey
     path.write_text("no parquet")
     with pytest.raises(UserError, match="cannot read the parquet file"):
         load_documents({"repirl": card})
+
+
+def test_a_copy_on_the_hub_must_be_the_file_that_was_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"problem": "1+1?", "answer": "2"}\n')
+    monkeypatch.delenv("REPIRL_DATA_DIR", raising=False)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(path))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    there = {"sha256": {"rows.jsonl": digest}}
+    data = {"folder": "own", "file": "rows.jsonl", "hub": "a/b", "revision": "a" * 40, "on_hub": there}
+    card = {"title": "t", "source": "s", "licence": "l", "grader": "math", "num_problems": 1, "data": data}
+    assert len(load_documents({"repirl": card})["test"]) == 1
+    path.write_text('{"problem": "1+1?", "answer": "3"}\n')
+    with pytest.raises(UserError, match=rf"rows\.jsonl of a/b at aaaaaaaaaaaa is another file.*{digest[:12]}.*--data-dir"):
+        load_documents({"repirl": card})
+
+
+@pytest.mark.parametrize("name", ["olympiadbench", "leetcode"])
+def test_what_the_hub_must_give_is_what_the_data_folder_has(name: str) -> None:
+    """The digests on the cards are those of the published files, here read from the data folder (unpacked)."""
+    import gzip
+    import hashlib
+
+    local(name)
+    path, config = find_task_files([]).tasks[name]
+    data = parse_metadata(config["metadata"]["repirl"], str(path)).data
+    assert isinstance(data, FileData)
+    (digest,) = data.on_hub.sha256.values()
+    path = DATA_DIR / data.folder / data.file_names(Selection())[0]
+    content = path.read_bytes() if path.is_file() else gzip.decompress(path.with_name(path.name + ".gz").read_bytes())
+    assert hashlib.sha256(content).hexdigest() == digest
 
 
 # ------------------------------------------------------------------------------------------------- real data

@@ -283,18 +283,36 @@ def test_real_prm800k_and_math_shepherd_rows(tmp_path: Path):
         assert contents(read_labelled(tmp_path / "b.jsonl")) == contents(shepherd)
 
 
+def test_without_a_data_folder_the_hub_gives_the_file_at_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[object, ...]] = []
+
+    def download(*arguments: object, **options: object) -> str:
+        asked.append((*arguments, options["revision"]))
+        lines(tmp_path / "gsm8k.json", {"problem": "p", "steps": ["a"], "label": 0})
+        return str(tmp_path / "gsm8k.json")
+
+    monkeypatch.delenv("REPIRL_DATA_DIR", raising=False)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    card = prm_cards()["processbench"]
+    with pytest.raises(UserError, match="must have num_solutions = 400, found: 1"):
+        load_processbench(card, subset_of(card, "gsm8k"))
+    assert asked == [("Qwen/ProcessBench", "gsm8k.json", "3bdcd5371ed567559a78f559c01c13a6deee7604")]
+    with pytest.raises(UserError, match="not at hand"):  # these files are on no hub
+        load_prmbench(prm_cards()["prmbench"], subset_of(prm_cards()["prmbench"], "subset400"))
+
+
 def test_a_changed_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("REPIRL_DATA_DIR", raising=False)
     card = prm_cards()["processbench"]
     subset = subset_of(card, "gsm8k")
-    with pytest.raises(UserError, match="not at hand"):
-        load_processbench(card, subset)
     with pytest.raises(UserError, match="no such data folder"):
         load_processbench(card, subset, tmp_path / "absent")
     (tmp_path / "processbench").mkdir()
     lines(tmp_path / "processbench" / "gsm8k.json", {"problem": "p", "steps": ["a"], "label": 0})
     with pytest.raises(UserError, match="must have num_solutions = 400, found: 1"):
         load_processbench(card, subset, tmp_path)
+    with pytest.raises(UserError, match="not at hand"):
+        load_processbench(card, subset_of(card, "math"), tmp_path)
     with pytest.raises(UserError, match="choose one of gsm8k, math"):
         subset_of(card, "gsm8")
 

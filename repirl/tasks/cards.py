@@ -57,6 +57,8 @@ class HubLayout(Config):
     files: tuple[str, ...] = ()
     columns: dict[str, str] | None = None
     format: str | None = None
+    sha256: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(default_factory=dict)
+    """Of a file there, where the hub has a copy of what was published elsewhere: another file is refused."""
 
 
 class FileData(Config):

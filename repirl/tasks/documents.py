@@ -93,7 +93,8 @@ def _find_files(data: FileData, selection: Selection, data_dir: str | Path | Non
     if data.hub is None or data.revision is None:
         raise UserError("this benchmark's data is not on the hub", data.folder, "give its folder with --data-dir")
     instead = f"give a folder that holds {data.folder}/{names} with --data-dir or {DATA_DIR_VARIABLE}"
-    return [hub_file(data.hub, data.revision, name, instead) for name in data.hub_names(selection)], True
+    digests = data.on_hub.sha256
+    return [hub_file(data.hub, data.revision, name, instead, digests.get(name)) for name in data.hub_names(selection)], True
 
 
 def _embedded_rows(data: EmbeddedData, count: int) -> list[dict[str, Any]]:

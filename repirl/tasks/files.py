@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -52,10 +53,10 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[tupl
         raise UserError("cannot read the parquet file", str(path), str(error).splitlines()[0]) from error
 
 
-def hub_file(hub: str, revision: str, name: str, instead: str) -> Path:
+def hub_file(hub: str, revision: str, name: str, instead: str, sha256: str | None = None) -> Path:
     """A file of a dataset repository at a full commit, from the cache or downloaded.
 
-    UserError where the hub does not give it; `instead` says what to do then.
+    UserError where the hub does not give it, or one with another `sha256`; `instead` says what to do then.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -64,8 +65,14 @@ def hub_file(hub: str, revision: str, name: str, instead: str) -> Path:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # each of its retries would be a warning
     try:
-        return Path(hf_hub_download(hub, name, repo_type="dataset", revision=revision))
+        path = Path(hf_hub_download(hub, name, repo_type="dataset", revision=revision))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(f"the hub does not give {hub} at {revision[:12]} ({type(error).__name__})", todo=instead) from error
     finally:
         logging.set_verbosity(verbosity)
+    if sha256 is not None:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            raise UserError(f"{name} of {hub} at {revision[:12]} is another file (sha256 {found[:12]})", sha256[:12], instead)
+    return path

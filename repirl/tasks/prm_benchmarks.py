@@ -17,7 +17,7 @@ from pydantic import Field
 from repirl.config import Config, parse_config
 from repirl.errors import UserError
 from repirl.paths import content_dir
-from repirl.tasks.files import DATA_DIR_VARIABLE
+from repirl.tasks.files import DATA_DIR_VARIABLE, hub_file
 from repirl.tasks.step_formats import Malformed, text, texts
 from repirl.tasks.step_labels import LabelledSolution, json_rows, read_labelled
 
@@ -38,13 +38,15 @@ class PRMSubset(Config):
 
 
 class PRMCard(Config):
-    """What a card says. The files lie in a local data folder under `folder`."""
+    """What a card says. The files lie in a local data folder under `folder`, or on the hub."""
 
     title: str
     source: str
     licence: str
     format: Literal["processbench", "prmbench"]
     folder: str
+    hub: str | None = None
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     tuning_subset: str | None = None
     """Scalar rewards take their threshold from here (ProcessBench: the GSM8K subset)."""
     subsets: tuple[PRMSubset, ...] = Field(min_length=1)
@@ -149,4 +151,6 @@ def _file(card: PRMCard, subset: PRMSubset, data_dir: Path | None) -> Path:
         if path.is_file():
             return path
     todo = f"give a folder that holds {card.folder}/{subset.file} (or .gz) with --data-dir or {DATA_DIR_VARIABLE}"
+    if not root and card.hub is not None and card.revision is not None:
+        return hub_file(card.hub, card.revision, subset.file, todo)
     raise UserError(f"the data of {card.title} is not at hand", f"{root or '.'}/{card.folder}/{subset.file}", todo)
