@@ -11,14 +11,13 @@ import torch
 from pydantic import Field
 
 from repirl.config import Config
-from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
 from repirl.learn.checkpoint import RunFolder
 from repirl.learn.collect import Collector, SamplingConfig, ValidationConfig, Validator
 from repirl.learn.loop import LoopResult, batch_of
 from repirl.learn.mixing import MixConfig
-from repirl.learn.supervised import encode_solution, supervised_step
+from repirl.learn.supervised import encode_solution, supervised_step, switch_off_dropout
 from repirl.methods.base import FitContext, Fitted, Method
 from repirl.methods.rl import (
     fitted_from,
@@ -30,8 +29,9 @@ from repirl.methods.rl import (
     tiny_data,
     tiny_loop,
 )
+from repirl.rollouts.batching import padding_id
 from repirl.rollouts.prompts import encode_prompt
-from repirl.tasks.training_sets import TrainingSetConfig, load_training_set
+from repirl.tasks.training_sets import TrainingSet, TrainingSetConfig, load_training_set
 from repirl.types import Budget
 
 
@@ -44,6 +44,7 @@ class BCConfig(Config):
     steps: int = Field(ge=1)
     lr: float = Field(gt=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
+    micro_batch_tokens: int = Field(default=8192, ge=1)
 
 
 def _recipe(data: TrainingSetConfig, loop, lr: float) -> BCConfig:
@@ -65,23 +66,24 @@ class BehaviouralCloning(Method[BCConfig]):
 
     def fit(self, context: FitContext, config: BCConfig) -> Fitted:
         """Train on demonstrations; leaves `policy/` in the run folder."""
-        run = RunFolder(context.folder, run_identity(context, config))
+        data = load_training_set(config.data)
+        if not any(data.demonstrations.values()):
+            raise UserError("no demonstrations to clone", config.data.source, "give problems with `demonstrations`")
+        run = RunFolder(context.folder, run_identity(context, config, self.name, data))
         folder = context.folder / "policy"
         if run.done is None:
-            run.finish(summary(_Cloning(context, config, run).train()))
+            run.finish(summary(_Cloning(context, config, run, data).train()))
         return fitted_from(run, folder)
 
 
 class _Cloning:
     """One resumable run."""
 
-    def __init__(self, context: FitContext, config: BCConfig, run: RunFolder) -> None:
-        self.context, self.config, self.run = context, config, run
+    def __init__(self, context: FitContext, config: BCConfig, run: RunFolder, data: TrainingSet) -> None:
+        self.context, self.config, self.run, self.data = context, config, run, data
         self.model, self.tokenizer = context.policy.model, context.policy.tokenizer
-        self.data = load_training_set(config.data)
-        if not any(self.data.demonstrations.values()):
-            raise UserError("no demonstrations to clone", config.data.source, "give problems with `demonstrations`")
-        collector = Collector(self.tokenizer, TorchEngine(self.model, self.tokenizer), grade_rollouts, config.sampling)
+        switch_off_dropout(self.model)
+        collector = Collector(self.tokenizer, context.engine(), grade_rollouts, config.sampling)
         self.validator = Validator(collector, self.data.validation, config.validation, run, context.seed)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=0.0)
         self.budget = Budget()
@@ -127,8 +129,9 @@ class _Cloning:
             self.model,
             self.optimizer,
             rows,
-            pad_id=self.tokenizer.pad_token_id,
+            pad_id=padding_id(self.tokenizer),
             max_grad_norm=self.config.max_grad_norm,
+            max_tokens=self.config.micro_batch_tokens,
         )
         self.budget += Budget(policy_updates=1, demonstrations=len(rows), trained_tokens=int(metrics["trained_tokens"]))
         return metrics

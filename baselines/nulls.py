@@ -30,7 +30,7 @@ class _Null(Method[RLConfig]):
     def fit(self, context: FitContext, config: RLConfig) -> Fitted:
         """Outcome and null reward, mixed as a learned reward would be."""
         segmentation = StepSegmentation(config.data.step_separator)
-        return fit_policy(context, config, lambda data: self.reward(context, segmentation))
+        return fit_policy(context, config, lambda data: self.reward(context, segmentation), method=self.name)
 
 
 class RandomNull(_Null):

@@ -29,4 +29,4 @@ class Oracle(Method[RLConfig]):
     def fit(self, context: FitContext, config: RLConfig) -> Fitted:
         """Run the loop with the checker's step rewards."""
         tokenizer, segmentation = context.policy.tokenizer, StepSegmentation(config.data.step_separator)
-        return fit_policy(context, config, lambda data: OracleReward(tokenizer, segmentation))
+        return fit_policy(context, config, lambda data: OracleReward(tokenizer, segmentation), method=self.name)

@@ -25,4 +25,4 @@ class RLOO(Method[RLConfig]):
 
     def fit(self, context: FitContext, config: RLConfig) -> Fitted:
         """Run the loop without a process reward."""
-        return fit_policy(context, config, lambda data: None)
+        return fit_policy(context, config, lambda data: None, method=self.name)

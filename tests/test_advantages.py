@@ -266,6 +266,27 @@ def test_an_ungraded_rollout_is_not_moved(whiten):
         assert others.std(ddof=1) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("credit", ["sequence", "return_to_go", "step"])
+@pytest.mark.parametrize("change", [{}, {"process_scale": "batch_std"}, {"step_signal": "rank", "doubtful_share": 0.3}])
+def test_what_an_ungraded_rollout_scored_changes_no_other(credit, change):
+    """It is in no baseline, rank, quantile or scale: the others earn what they would earn without it."""
+    config = MixConfig(process_weight=1, process_credit=credit, **change)
+    scored = [rewards_of([0.5, 0.1]), rewards_of([0.3, 0.2, 0.9]), rewards_of([0.2])]
+    without = mixed_advantages([group_of([2, 3, 1], ["correct", "wrong", "correct"])], [scored], config)[0]
+    group = group_of([2, 3, 2, 1], ["correct", "wrong", "ungraded", "correct"])
+    found = mixed_advantages([group], [[*scored[:2], rewards_of([100.0, -100.0]), scored[2]]], config)[0]
+    assert found[2].tolist() == [0, 0]
+    assert [found[i].tolist() for i in (0, 1, 3)] == [row.tolist() for row in without]
+
+
+def test_a_batch_of_ungraded_rollouts_alone_earns_nothing():
+    config = MixConfig(process_weight=1, process_credit="step", process_scale="batch_std", step_signal="rank")
+    found = mixed_advantages(
+        [group_of([1, 2], ["ungraded", "ungraded"])], [[rewards_of([1.0]), rewards_of([2.0, 3.0])]], config
+    )
+    assert np.concatenate(found[0]).tolist() == [0, 0, 0]
+
+
 def test_with_process_rewards_alone_the_outcome_is_not_looked_at():
     process = [[rewards_of([0.5, 0.5]), rewards_of([0.1])]]
     config = MixConfig(outcome_weight=0, process_weight=1)

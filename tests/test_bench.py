@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from repirl.bench.run import SuiteOptions, run_suite
+from repirl.bench.run import SuiteOptions, _check_same, _event, run_suite
 from repirl.bench.suites import Suite, SuiteEvaluation, SuiteRun, load_suite, plan, suite_names
-from repirl.engines.loading import folder_digest
+from repirl.engines.loading import folder_digest, policy_dir
 from repirl.errors import UserError
 from repirl.records import store
+from repirl.registry import load_method
 from repirl.reporting.leaderboard import build_board
 
 SMALL = """
@@ -98,6 +100,59 @@ def test_a_suite_runs_resumes_and_is_reported(tmp_path: Path) -> None:
     assert run_suite("small", options, events.append).skipped == tuple(
         item.key for item in plan("small", load_suite("small", options.include))
     )
+
+
+def test_a_suite_that_was_changed_does_not_show_old_records(tmp_path: Path) -> None:
+    only = SMALL[: SMALL.index('[[runs]]\nmethod = "rloo"')] + SMALL[SMALL.index("[[evaluations]]") :]
+    only = only.replace('method = "base"', 'method = "base"\n\n[[runs]]\nmethod = "rloo"\nset = ["loop.steps=1"]')
+    include = _include(tmp_path / "more", only)
+    options = SuiteOptions(work=tmp_path / "work", results=tmp_path / "results", jobs=1, include=(include,), only=("base",))
+    assert run_suite("small", options, lambda event: None).done == ("base-arith-s0",)
+    file = tmp_path / "more" / "suites" / "small.toml"
+    for old, new, said in (
+        ("samples = 2", "samples = 3", "benchmark arith"),
+        ('benchmark = "arith"', 'benchmark = "minicode"', "benchmark minicode"),
+        ("limit = 8\n", "", "benchmark arith"),
+    ):
+        file.write_text(only.replace(old, new))
+        with pytest.raises(UserError, match=rf"base-arith-s0 was made with other settings \({said}\)"):
+            run_suite("small", options, lambda event: None)
+    file.write_text(only)
+    assert run_suite("small", options, lambda event: None).skipped == ("base-arith-s0",)
+
+
+def test_a_record_of_another_configuration_or_policy_is_told_apart(tmp_path: Path) -> None:
+    (item,) = [one for one in plan("tiny", load_suite("tiny")) if one.key == "rloo-arith-s0"]
+    suite = load_suite("tiny")
+    config = load_method("rloo").recipe("tiny").model_dump(mode="json")
+    digest = folder_digest(policy_dir("tiny"))
+    evaluations = [
+        SimpleNamespace(benchmark=one.benchmark, card_digest="c", protocol=one.sampling(suite.eval_seed))
+        for one in suite.evaluations
+    ]
+    options = SuiteOptions(work=tmp_path, results=tmp_path, jobs=1)
+
+    def check(config: dict, digest: str, cards: dict[str, str]) -> None:
+        policy = SimpleNamespace(digest=digest)
+        record = SimpleNamespace(run_id="r", config=config, base_policy=policy, evaluations=evaluations)
+        _check_same(item, suite, record, options, cards)  # pyright: ignore[reportArgumentType]
+
+    check(config, digest, {"arith": "c"})
+    del config["loop"]["mix"]["fraction_of_tests"]  # a record from before this setting had its default
+    check(config, digest, {})
+    with pytest.raises(UserError, match="policy"):
+        check(config, "0" * 64, {})
+    with pytest.raises(UserError, match="benchmark arith"):
+        check(config, digest, {"arith": "d"})
+    config["loop"]["steps"] = 7
+    with pytest.raises(UserError, match="method"):
+        check(config, digest, {})
+
+
+def test_what_a_library_prints_is_no_event() -> None:
+    assert _event('{"key": "a", "part": "train"}') == {"key": "a", "part": "train"}
+    for line in ("{not json", "[1]", "progress", '{"other": 1}', ""):
+        assert _event(line) is None
 
 
 def test_a_failed_run_takes_down_only_what_starts_from_it(tmp_path: Path) -> None:

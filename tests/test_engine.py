@@ -15,7 +15,7 @@ from repirl.engines import kv_cache
 from repirl.engines.base import Request, SamplingParams
 from repirl.engines.causal_lm import CausalLM
 from repirl.engines.tiny_model import build_tokenizer
-from repirl.engines.torch_engine import TorchEngine
+from repirl.engines.torch_engine import TorchEngine, cache_tokens_that_fit
 from repirl.errors import UserError
 from repirl.types import Rollout
 
@@ -214,12 +214,31 @@ def test_the_cache_budget_limits_the_rows(qwen3: Any, monkeypatch: pytest.Monkey
     _same(limited, TorchEngine(qwen3, TOKENIZER).generate(_requests(3), SamplingParams(10)))
 
 
+def test_the_cache_budget_holds_for_prompts_of_any_length(qwen3: Any) -> None:
+    """A short prompt with more samples than rows beside a long one is cut to what the longest leaves room for."""
+    requests = [Request("long", tuple(range(1, 41))), Request("short", (1, 2, 3), 8)]
+    params = SamplingParams(6)
+    limited = TorchEngine(qwen3, TOKENIZER, max_cache_tokens=100).generate(requests, params)
+    _same(limited, TorchEngine(qwen3, TOKENIZER).generate(requests, params))
+
+
+def test_the_cache_that_fits_a_gpu() -> None:
+    """Qwen2.5-3B: 36 layers, 2 key-value heads of 128, 4 bytes: 72 KiB for keys and values of a token."""
+    config = transformers.Qwen2Config(
+        num_hidden_layers=36, num_attention_heads=16, num_key_value_heads=2, hidden_size=2048, intermediate_size=8
+    )
+    assert cache_tokens_that_fit(config, 4, 100 * 73728) == 40
+    assert cache_tokens_that_fit(config, 2, 100 * 73728) == 80
+    assert cache_tokens_that_fit(config, 4, 1) == 1
+    assert cache_tokens_that_fit(transformers.PretrainedConfig(), 4, 10**9) is None
+
+
 def test_a_buffer_that_grows_and_moves_holds_the_same(qwen3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     params = SamplingParams(40, seed=3)
     roomy = TorchEngine(qwen3, TOKENIZER).generate(_requests(3), params)
     monkeypatch.setattr(kv_cache, "INITIAL_COLUMNS", 1)
     # Memory as bad as it can be: padding must have been written before it is read.
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda tensor, shape: tensor.new_full(shape, torch.nan))
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda x, shape, dtype=None: x.new_full(shape, torch.nan, dtype=dtype))
     _same(roomy, TorchEngine(qwen3, TOKENIZER).generate(_requests(3), params))
     _same(roomy, TorchEngine(qwen3, TOKENIZER, max_batch_rows=5).generate(_requests(3), params))
 

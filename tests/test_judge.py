@@ -263,6 +263,10 @@ def test_the_contract_decides_separator_suffix_and_scale(make_energy_model, toke
     assert as_group(plain, one).rollouts[0].text == "a; ; b c ; d"
     assert as_group(plain, one).problem.prompt == "p\n"
     assert as_group(plain, one, " Think.\n").problem.prompt == "p Think.\n"
+    trained = replace(plain, prompt_suffix="\nReason.")  # as its contract says
+    assert as_group(trained, one).problem.prompt == "p\nReason."
+    assert as_group(trained, one, " Think.\n").problem.prompt == "p Think.\n"
+    assert as_group(trained, replace(one, source="arith")).problem.prompt == "p\n"
     (a,), (b,) = (score_solutions(loaded, [one]) for loaded in (plain, scaled))
     assert np.allclose((a.scores - 2) / 4, b.scores, atol=1e-5)
 

@@ -15,7 +15,7 @@ from repirl.engines.loading import load_policy
 from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import GradingFault, UserError
 from repirl.learn.checkpoint import RunFolder
-from repirl.learn.collect import Collector, SamplingConfig, ValidationConfig
+from repirl.learn.collect import Collector, SamplingConfig, ValidationConfig, Validator
 from repirl.learn.energy_reward import EnergyReward
 from repirl.learn.irl import IRLConfig
 from repirl.learn.loop import Loop, LoopConfig, LoopData, LoopResult, batch_of
@@ -169,7 +169,7 @@ def test_a_finished_loop_runs_no_further_step(make_policy, tokenizer, tmp_path):
     assert again[0].last_metrics["step"] == 4
 
 
-def test_behavioural_cloning_resumes_exactly(policy_folder, tmp_path):
+def test_behavioural_cloning_resumes_exactly(policy_folder, tmp_path, monkeypatch):
     method = load_method("bc")
     data = {"num_problems": 6, "validation_problems": 3, "levels": (1, 2)}
     recipe = method.recipe("tiny").model_dump()
@@ -188,7 +188,10 @@ def test_behavioural_cloning_resumes_exactly(policy_folder, tmp_path):
         metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         return fitted, without_times(metrics), (folder / "policy" / "model.safetensors").read_bytes()
 
+    # The last checkpoint wins, so that the weights compared are those of the last step.
+    monkeypatch.setattr(Validator, "load_best", lambda validator, model: validator.history[-1])
     whole = fit(tmp_path / "whole")
+    assert whole[2] != (policy_folder / "model.safetensors").read_bytes()
     assert [line["step"] for line in whole[1]] == [1, 2, 3, 4]
     assert whole[1][0]["loss"] > whole[1][-1]["loss"]
     with pytest.raises(Killed):
@@ -231,6 +234,32 @@ def test_batches_are_passes_over_one_seeded_order_for_every_method():
     in_threes = [problem.id for step in range(7) for problem in batch_of(PROBLEMS, step, 3, seed=3)]
     assert in_threes == drawn[:21]
     assert [p.id for p in batch_of(PROBLEMS, 0, 7, seed=4)] != drawn[:7]
+
+
+def test_a_problem_that_comes_twice_in_a_step_gets_further_samples(make_policy, tokenizer, tmp_path):
+    collector = make_loop(make_policy, tokenizer, tmp_path, "rloo").collector
+    first, other, second = collector.groups([PROBLEMS[0], PROBLEMS[1], PROBLEMS[0]], 3, seed=5)
+    (whole,) = collector.groups([PROBLEMS[0]], 6, seed=5)
+    assert [r.text for r in (*first.rollouts, *second.rollouts)] == [r.text for r in whole.rollouts]
+    assert [r.sample_index for r in second.rollouts] == [3, 4, 5]
+    assert other.problem == PROBLEMS[1]
+
+
+def test_dropout_is_off_in_training(make_policy, tokenizer, tmp_path):
+    """The batch is exactly on-policy, and the same seed gives the same weights, whatever the process drew before."""
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = make_policy(0)
+        for module in model.modules():
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = 0.5
+        config = CONFIG.model_copy(update={"optim": OptimConfig(lr=1e-2), "steps": 2})
+        loop = make_loop(lambda _, model=model: model, tokenizer, tmp_path / str(seed), "rloo", config)
+        loop.run()
+        assert all(line["engine_logprob_gap_max"] < 1e-4 for line in loop.folder.metrics())
+        found.append(loop.folder.metrics()[-1]["entropy"])
+    assert found[0] == found[1]
 
 
 def test_the_best_validated_weights_are_the_result(make_policy, tokenizer, tmp_path):

@@ -11,10 +11,13 @@ import torch
 from repirl.config import Config, digest_of, parse_config, with_overrides
 from repirl.engines.loading import load_policy
 from repirl.errors import UserError
+from repirl.learn.checkpoint import save_torch
+from repirl.learn.collect import Validator
 from repirl.methods.base import FitContext, Fitted
 from repirl.registry import load_method, load_module, method_names, methods
 from repirl.rewards.energy import load_energy
 from repirl.tasks.training_sets import TrainingSetConfig, load_training_set, read_jsonl
+from repirl.types import Verdict
 
 NAMES = method_names()
 SMALL = {
@@ -135,13 +138,29 @@ def test_all_methods_of_the_suite_share_data_sampler_and_updates():
 # ----------------------------------------------------------------------------------------------- fitting
 
 
+@pytest.fixture
+def learnable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a random policy's completions are right, and the last checkpoint wins: what training did is what is left."""
+
+    def by_parity(problems, texts, reasons) -> list[Verdict]:
+        return [Verdict("correct" if sum(map(ord, text)) % 2 else "wrong") for text in texts]
+
+    def last_is_best(validator: Validator, step: int, model) -> float:
+        save_torch(validator.folder.path / "best.pt", model.state_dict())
+        validator.history.append((step, float(step)))
+        return float(step)
+
+    monkeypatch.setattr("repirl.methods.rl.grade_rollouts", by_parity)
+    monkeypatch.setattr(Validator, "run", last_is_best)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_fit_leaves_a_policy_and_is_deterministic_under_a_seed(name, policy_folder, tmp_path):
+def test_fit_leaves_a_policy_and_is_deterministic_under_a_seed(name, policy_folder, tmp_path, learnable):
     start = weights(policy_folder)
     fitted = fit(name, policy_folder, tmp_path / "a")
     assert fitted.policy_folder is not None
     trained = weights(fitted.policy_folder)
-    assert same(trained, start) == (fitted.budget.policy_updates == 0 or fitted.diagnostics.get("best_step") == 0)
+    assert same(trained, start) == (fitted.budget.policy_updates == 0)
     again = fit(name, policy_folder, tmp_path / "b")
     assert again.policy_folder is not None
     assert same(weights(again.policy_folder), trained)
@@ -160,6 +179,30 @@ def test_fit_leaves_a_policy_and_is_deterministic_under_a_seed(name, policy_fold
         with pytest.raises(UserError, match="other settings"):
             fit(name, policy_folder, tmp_path / "a", seed=1)
         assert not (tmp_path / "a" / "checkpoint.pt").exists()
+
+
+def test_a_run_folder_belongs_to_its_method_and_its_data(policy_folder, tmp_path):
+    """`random` and `length` have the same settings; a file can change between two calls."""
+    fit("random", policy_folder, tmp_path / "a")
+    with pytest.raises(UserError, match="other settings"):
+        fit("length", policy_folder, tmp_path / "a")
+    file = tmp_path / "own.jsonl"
+    rows = [{"problem": f"{i}+1? ", "answer": str(i + 1)} for i in range(12)]
+    config = small_config("rloo", **{"data.source": "file", "data.file": str(file)})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fit("rloo", policy_folder, tmp_path / "b", config)
+    file.write_text("".join(json.dumps(row | {"answer": "0"}) + "\n" for row in rows))
+    with pytest.raises(UserError, match="other settings"):
+        fit("rloo", policy_folder, tmp_path / "b", config)
+
+
+@pytest.mark.parametrize("name", ["rloo", "repirl", "bc", "confidence"])
+def test_a_tokenizer_without_a_padding_token_will_do(name, policy_folder, tmp_path):
+    policy = load_policy(policy_folder)
+    policy.tokenizer.pad_token = None
+    assert policy.tokenizer.pad_token_id is None
+    fitted = load_method(name).fit(FitContext(policy, tmp_path / "run", 0), small_config(name))
+    assert fitted.budget.policy_updates == 2
 
 
 def test_another_seed_draws_other_problems_and_rollouts(policy_folder, tmp_path):

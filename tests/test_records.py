@@ -125,6 +125,15 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert stored.file.read_bytes() == before
 
 
+def test_a_benchmark_with_parameters_is_stored_under_a_plain_file_name(tmp_path: Path) -> None:
+    report = replace(make_report(), benchmark="lm-eval:gsm8k@exact_match,flexible-extract")
+    stored = store.write(make_record(), [report, replace(report, benchmark="a:b=1")], root=tmp_path)
+    names = [evaluation.samples_file for evaluation in stored.record.evaluations]
+    assert names == ["samples-lm-eval-gsm8k-exact_match-flexible-extract.jsonl.gz", "samples-a-b-1.jsonl.gz"]
+    assert store.load(stored.folder).record == stored.record
+    assert stored.record.evaluations[0].benchmark == report.benchmark
+
+
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError("no space left")

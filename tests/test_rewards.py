@@ -184,12 +184,6 @@ def test_a_saved_energy_model_scores_the_same(saved, tokenizer):
     assert any(scores.any() for scores in found)
 
 
-def test_the_contract_refuses_another_segmentation():
-    CONTRACT.require(StepSegmentation("\n"))
-    with pytest.raises(UserError, match="separator"):
-        CONTRACT.require(StepSegmentation("\n\n"))
-
-
 def _cut_weights(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])

@@ -10,7 +10,7 @@ import pytest
 
 from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
-from repirl.tasks.training_files import EURUS_2_RL_DATA, MATH_TRAIN
+from repirl.tasks.training_files import EURUS_2_RL_DATA, MATH_TRAIN, file_rows
 from repirl.tasks.training_sets import TrainingSet, TrainingSetConfig, load_training_set
 
 
@@ -149,6 +149,16 @@ def test_bad_training_data_is_one_clear_error(math_folder: Path, source: str, ch
         write_parquet(math_folder / name, [row, row | {"problem": "1+2?"}, row | {"problem": "1+3?"}])
     with pytest.raises(UserError, match=said):
         load(source, math_folder)
+
+
+def test_a_problem_given_twice_names_both_lines(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"id": "1", "problem": "1+1?", "answer": "2"}\n{"id": "1", "problem": "5+5?", "answer": "10"}\n')
+    with pytest.raises(UserError, match=r"line 2 of own\.jsonl repeats the id '1' of line 1"):
+        list(file_rows(path, ""))
+    path.write_text('{"problem": "1+1?", "answer": "2"}\n{"id": 0, "problem": "x", "answer": "2"}\n' * 2)
+    with pytest.raises(UserError, match=r"line 3 of own\.jsonl repeats the problem of line 1"):
+        list(file_rows(path, ""))
 
 
 def test_too_few_problems_or_no_file(math_folder: Path, eurus_folder: Path, tmp_path: Path) -> None:

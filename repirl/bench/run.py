@@ -15,9 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repirl.bench.suites import WorkItem, load_suite, parent_key, plan
+from repirl.bench.suites import Suite, WorkItem, load_suite, parent_key, plan
+from repirl.config import parse_config, with_overrides
+from repirl.engines.loading import folder_digest, policy_dir
 from repirl.errors import UserError
 from repirl.records import store
+from repirl.records.schema import RunRecord
+from repirl.registry import load_method
+from repirl.tasks.benchmarks import benchmark_cards
 
 OnEvent = Callable[[dict[str, Any]], None]
 """Called with {"key", "part", "done", "total", ...} lines of the workers, and part "skipped", "done" or "failed"."""
@@ -62,12 +67,54 @@ def selected(name: str, options: SuiteOptions) -> list[WorkItem]:
 def run_suite(name: str, options: SuiteOptions, on_event: OnEvent) -> SuiteOutcome:
     """Run all selected items that have no record yet. A failed item does not stop the others."""
     items = selected(name, options)
-    recorded = {_key(run) for run in store.find(name, root=options.results)}
+    recorded = {_key(run): run.record for run in store.find(name, root=options.results)}
+    suite = load_suite(name, options.include)
+    cards = {card.name: card.digest for card in benchmark_cards(options.include)}
+    for item in items:
+        if item.key in recorded:
+            _check_same(item, suite, recorded[item.key], options, cards)
     waiting = [item for item in items if item.key not in recorded]
     skipped = tuple(item.key for item in items if item.key in recorded)
     for key in skipped:
         on_event({"key": key, "part": "skipped", "done": 1, "total": 1})
     return _Scheduler(options, waiting, on_event).run(skipped)
+
+
+def _check_same(item: WorkItem, suite: Suite, record: RunRecord, options: SuiteOptions, cards: dict[str, str]) -> None:
+    """UserError if a record was made with other settings than the suite has now: its numbers would stand for these.
+
+    `cards`: digests by name. Settings that a record's version did not know have their defaults. The policy that a later
+    stage starts from is a result, not a setting.
+    """
+    config = with_overrides(load_method(item.run.method, options.include).recipe(item.run.recipe), list(item.run.set))
+    differ = [] if parse_config(type(config), record.config) == config else ["method"]
+    if item.run.after is None and record.base_policy.digest != folder_digest(policy_dir(suite.policy)):
+        differ.append("policy")
+    made = {evaluation.benchmark: evaluation for evaluation in record.evaluations}
+    for wanted in suite.evaluations:
+        sampling = wanted.sampling(suite.eval_seed + item.seed)
+        found = made.get(wanted.benchmark)
+        if (
+            found is None
+            or found.card_digest != cards.get(wanted.benchmark, found.card_digest)
+            or {name: found.protocol.get(name) for name in sampling} != sampling
+        ):
+            differ.append(f"benchmark {wanted.benchmark}")
+    if differ:
+        raise UserError(
+            f"the record of {item.key} was made with other settings ({', '.join(differ)})",
+            record.run_id,
+            "give the changed suite another name, or take its old records out of the results",
+        )
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """A worker's progress; None for what a library of its printed."""
+    try:
+        event = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return event if isinstance(event, dict) and "key" in event else None
 
 
 def _key(run: store.StoredRun) -> str:
@@ -145,8 +192,8 @@ class _Scheduler:
         reader = threading.Thread(target=lambda: errors.extend(process.stderr or ()), daemon=True)
         reader.start()
         for line in process.stdout or ():
-            if line.startswith("{"):
-                self.on_event(json.loads(line))
+            if (event := _event(line)) is not None:
+                self.on_event(event)
         code = process.wait()
         reader.join()
         with self.changed:

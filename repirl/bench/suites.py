@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -34,6 +35,10 @@ class SuiteEvaluation(Config):
     temperature: float = Field(default=1.0, gt=0)
     greedy: bool = True
     limit: int | None = Field(default=None, ge=1)
+
+    def sampling(self, seed: int) -> dict[str, Any]:
+        """What it says of sampling, by the names of `EvalProtocol`."""
+        return {**self.model_dump(mode="json", exclude={"benchmark"}), "seed": seed}
 
 
 class Suite(Config):

@@ -50,9 +50,15 @@ def run_item(
 
 
 def _start(item: WorkItem, suite: Suite, work: Path) -> Path | str:
-    """The policy an item starts from: the suite's, or what an earlier stage left."""
+    """The policy an item starts from: the suite's, or what an earlier stage left in the work folder."""
     parent = parent_key(item)
-    return suite.policy if parent is None else work / parent / "policy"
+    if parent is None:
+        return suite.policy
+    folder = work / parent / "policy"
+    if not folder.is_dir():
+        todo = f"give the work folder that has it, or take {parent} out of the results, so that it is trained again"
+        raise UserError(f"{parent}, from which {item.key} starts, left no policy", str(folder), todo)
+    return folder
 
 
 def _evaluate(
@@ -63,13 +69,7 @@ def _evaluate(
     reports = []
     for evaluation in suite.evaluations:
         benchmark = load_benchmark(evaluation.benchmark, data_dir=data_dir, include=include)
-        protocol = EvalProtocol(
-            samples=evaluation.samples,
-            temperature=evaluation.temperature,
-            greedy=evaluation.greedy,
-            limit=evaluation.limit,
-            seed=suite.eval_seed + item.seed,
-        )
+        protocol = EvalProtocol(**evaluation.sampling(suite.eval_seed + item.seed))
         reports.append(
             evaluate_policy(
                 policy,

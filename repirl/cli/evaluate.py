@@ -39,6 +39,8 @@ def eval_command(
     out: Annotated[Path | None, typer.Option(help="Keep samples here; an interrupted run continues.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "float32",
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one.")] = None,
+    max_batch_rows: Annotated[int, typer.Option(min=1, help="Completions sampled at a time.")] = 512,
+    max_cache_tokens: Annotated[int | None, typer.Option(min=1, help="Their tokens; default: what fits the GPU.")] = None,
     allow_weak_sandbox: Annotated[bool, typer.Option(help="Run generated code with less isolation.")] = False,
     metric: Annotated[list[str] | None, typer.Option(help="Also pass@K, maj@K, maj@K:lowest-index, maj@K:random.")] = None,
     against: Annotated[str | None, typer.Option(help="Compare with a folder that --out filled, or a run record.")] = None,
@@ -48,6 +50,7 @@ def eval_command(
     from repirl.cli.against import open_other
     from repirl.config import parse_config
     from repirl.engines.loading import load_policy
+    from repirl.engines.torch_engine import TorchEngine
     from repirl.evals.policy import EvalProtocol, evaluate_policy
     from repirl.evals.report import metrics_of
     from repirl.tasks.benchmarks import expand_benchmarks, load_benchmark
@@ -73,6 +76,7 @@ def eval_command(
             metrics_of(protocol, one, metrics[one.name])
         others = {one.name: open_other(against, one, protocol) for one in loaded} if against is not None else {}
         model = load_policy(policy, dtype=dtype, device=device or default_device(), revision=revision)
+    engine = TorchEngine(model.model, model.tokenizer, max_batch_rows=max_batch_rows, max_cache_tokens=max_cache_tokens)
     summaries = []
     for one in loaded:
         with working(one.name) as on_progress:
@@ -81,6 +85,7 @@ def eval_command(
                 one,
                 protocol,
                 folder=out,
+                engine=engine,
                 on_progress=on_progress,
                 allow_weak_sandbox=allow_weak_sandbox,
                 metrics=metrics[one.name],

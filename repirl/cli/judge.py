@@ -41,7 +41,7 @@ def judge_command(
     policy: Annotated[str, typer.Option(help="Tokenizer (and model of `confidence`) for rewards given by name.")] = "tiny",
     solver: Annotated[str, typer.Option(help="Policy whose sampled solutions make up `arith`.")] = "tiny",
     prompt_suffix: Annotated[
-        str | None, typer.Option(help="Text after each problem, as in training. Default: a newline for plain templates.")
+        str | None, typer.Option(help="Text after each problem. Default: as in the reward's training.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the samples of `arith`, the random reward, and what --limit takes.")] = 0,
     verdicts: Annotated[
@@ -94,7 +94,7 @@ def _description(loaded: LoadedReward, prompt_suffix: str | None) -> dict[str, A
         "digest": loaded.digest,
         "step_separator": loaded.segmentation.separator,
         "template": loaded.template,
-        "prompt_suffix": prompt_suffix,
+        "prompt_suffix": loaded.prompt_suffix if prompt_suffix is None else prompt_suffix,
     }
 
 

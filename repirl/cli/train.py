@@ -26,8 +26,11 @@ def train_command(
     settings: Annotated[list[str] | None, typer.Option("--set", help="Change of the recipe: key.path=value.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/METHOD-RECIPE-sSEED")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of methods.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="Of the matrix products: float32 or bfloat16. Weights stay float32.")] = "float32",
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one.")] = None,
+    gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, more time; the same result.")] = False,
+    max_batch_rows: Annotated[int, typer.Option(min=1, help="Completions sampled at a time.")] = 512,
+    max_cache_tokens: Annotated[int | None, typer.Option(min=1, help="Their tokens; default: what fits the GPU.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Train METHOD into a run folder; the same command again continues an interrupted run."""
@@ -35,15 +38,25 @@ def train_command(
     from repirl.config import with_overrides
     from repirl.engines.loading import load_policy
     from repirl.methods.base import FitContext
+    from repirl.precision import training_in
     from repirl.registry import load_method
 
-    with working("loading"):
+    with working("loading"), training_in(dtype):
         chosen = load_method(method, tuple(map(str, include or ())))
         config = with_overrides(chosen.recipe(recipe), list(settings or ()))
-        start = load_policy(policy, dtype=dtype, device=device or default_device(), revision=revision)
+        start = load_policy(policy, device=device or default_device(), revision=revision)
+        if gradient_checkpointing:
+            start.model.gradient_checkpointing_enable({"use_reentrant": False})
     folder = out or Path("runs") / f"{method}-{recipe}-s{seed}"
-    with working(f"{method}, {recipe}") as on_progress:
-        context = FitContext(start, folder, seed, lambda step, steps, metrics: on_progress(step, steps))
+    with working(f"{method}, {recipe}") as on_progress, training_in(dtype):
+        context = FitContext(
+            start,
+            folder,
+            seed,
+            lambda step, steps, metrics: on_progress(step, steps),
+            max_batch_rows=max_batch_rows,
+            max_cache_tokens=max_cache_tokens,
+        )
         fitted = chosen.fit(context, config)
     payload = {
         "method": method,

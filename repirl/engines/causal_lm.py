@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache
 from repirl.engines.attention import grouped_heads
 from repirl.engines.kv_cache import empty_cache, has_recurrent_layers, keeps_all_keys
 from repirl.errors import UserError
+from repirl.precision import lowered
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +66,7 @@ class CausalLM:
         training = [module for module in self.model.modules() if module.training]
         self.model.eval()
         try:
-            with torch.no_grad(), grouped_heads(self.model) as self.grouped:
+            with torch.no_grad(), lowered(self.device.type), grouped_heads(self.model) as self.grouped:
                 yield
         finally:
             self.grouped = False

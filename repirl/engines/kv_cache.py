@@ -35,8 +35,12 @@ class BufferLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         rows, columns = self.cache.capacity_rows, self.cache.capacity_columns
-        self.keys = key_states.new_empty((rows, key_states.shape[1], columns, key_states.shape[3]))
-        self.values = value_states.new_empty((rows, value_states.shape[1], columns, value_states.shape[3]))
+        # Autocast leaves keys in float32 (rotations are), and would lower all of them again at each step.
+        device_type = key_states.device.type
+        lowered = torch.is_autocast_enabled(device_type)
+        dtype = torch.get_autocast_dtype(device_type) if lowered else key_states.dtype
+        self.keys = key_states.new_empty((rows, key_states.shape[1], columns, key_states.shape[3]), dtype=dtype)
+        self.values = value_states.new_empty((rows, value_states.shape[1], columns, value_states.shape[3]), dtype=dtype)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ class LoadedPolicy:
     """A causal LM with its tokenizer.
 
     `name` is what it was asked for by, `path` the folder it was read from, `digest` the SHA-256 of its config
-    and weights files.
+    and weights files, `dtype` that of the loaded weights.
     """
 
     model: Any
@@ -43,6 +43,7 @@ class LoadedPolicy:
     name: str
     path: Path
     digest: str
+    dtype: str = "float32"
 
 
 def load_policy(
@@ -74,7 +75,7 @@ def load_policy(
     model.eval()
     if device is not None:
         model.to(device)
-    return LoadedPolicy(model, tokenizer, str(name_or_path), path, folder_digest(path))
+    return LoadedPolicy(model, tokenizer, str(name_or_path), path, folder_digest(path), str(model.dtype).removeprefix("torch."))
 
 
 def policy_dir(name_or_path: str | Path, revision: str | None = None) -> Path:

@@ -26,7 +26,8 @@ class TorchEngine:
 
     The model may be one that is being trained: it is put into evaluation mode while it is used, no gradient is
     recorded, and each module's mode is put back afterwards. At most `max_batch_rows` completions are sampled at a time,
-    fewer if `max_cache_tokens` (rows times longest row, prompt and completion) would be passed.
+    fewer if `max_cache_tokens` (rows times longest row, prompt and completion) would be passed; without it, on a GPU, so
+    many as its free memory allows. Neither changes what is sampled.
     """
 
     def __init__(
@@ -68,13 +69,15 @@ class TorchEngine:
         A completion ends with an end-of-sequence token or a stop string (`stop`), or with `max_new_tokens` or the
         model's longest sequence (`length`). Raises UserError for a prompt that is empty or too long.
         """
-        units = [unit for i, request in enumerate(requests) for unit in self._units(i, request, params)]
+        for request in requests:
+            self._lm.check_prompt(request.prompt_ids, f"the prompt of problem {request.problem_id}")
+        limit = self._row_limit(max((self._longest(request, params) for request in requests), default=1))
+        units = [unit for i, request in enumerate(requests) for unit in self._units(i, request, params, limit)]
         units.sort(key=lambda unit: -len(unit.prompt_ids))
         total = sum(unit.count for unit in units)
         found: dict[tuple[int, int], Rollout] = {}
         if units:
-            longest = max(len(unit.prompt_ids) + unit.max_new_tokens for unit in units)
-            capacity = min(self._row_limit(longest), total)
+            capacity = min(limit, total)
             with self._lm.in_use():
                 batch = Batch(self._lm, self.tokenizer, self.eos_ids, params, capacity)
                 while len(found) < total:
@@ -106,18 +109,25 @@ class TorchEngine:
             return score_rows(self._lm, prompts, completions, temperature, padding_side)
 
     def _row_limit(self, longest: int) -> int:
-        if self.max_cache_tokens is None:
+        """Rows at a time, of which each may get as long as the longest."""
+        tokens = self.max_cache_tokens
+        if tokens is None and self.device.type == "cuda":
+            tokens = cache_tokens_that_fit(self._lm.config, self.model.dtype.itemsize, free_memory(self.device))
+        if tokens is None:
             return self.max_batch_rows
-        return max(1, min(self.max_batch_rows, self.max_cache_tokens // longest))
+        return max(1, min(self.max_batch_rows, tokens // longest))
 
-    def _units(self, index: int, request: Request, params: SamplingParams) -> Iterator[Unit]:
-        """The request's samples in pieces that fit into a batch."""
-        self._lm.check_prompt(request.prompt_ids, f"the prompt of problem {request.problem_id}")
-        length = len(request.prompt_ids)
-        max_new_tokens = params.max_new_tokens
-        if self.max_length is not None:
-            max_new_tokens = min(max_new_tokens, self.max_length - length)
-        limit = self._row_limit(length + max_new_tokens)
+    def _max_new_tokens(self, request: Request, params: SamplingParams) -> int:
+        if self.max_length is None:
+            return params.max_new_tokens
+        return min(params.max_new_tokens, self.max_length - len(request.prompt_ids))
+
+    def _longest(self, request: Request, params: SamplingParams) -> int:
+        return len(request.prompt_ids) + self._max_new_tokens(request, params)
+
+    def _units(self, index: int, request: Request, params: SamplingParams, limit: int) -> Iterator[Unit]:
+        """The request's samples in pieces of at most `limit` rows."""
+        max_new_tokens = self._max_new_tokens(request, params)
         for start in range(0, request.num_samples, limit):
             yield Unit(
                 request=index,
@@ -127,6 +137,28 @@ class TorchEngine:
                 count=min(limit, request.num_samples - start),
                 max_new_tokens=max_new_tokens,
             )
+
+
+_CACHE_SHARE = 0.4
+"""Of the free memory, for keys and values: their buffer grows by half at a time, and activations need room as well."""
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a CUDA device can still give, with those that torch holds and does not use."""
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
+def cache_tokens_that_fit(config: Any, itemsize: int, free_bytes: int) -> int | None:
+    """Tokens whose keys and values fit into a share of the free memory; None for a model that does not say their size."""
+    heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None)
+    layers = getattr(config, "num_hidden_layers", None)
+    size = getattr(config, "head_dim", None)
+    if size is None and getattr(config, "num_attention_heads", None) and getattr(config, "hidden_size", None):
+        size = config.hidden_size // config.num_attention_heads
+    if not (heads and layers and size):
+        return None
+    return max(1, int(_CACHE_SHARE * free_bytes) // (2 * layers * heads * size * itemsize))
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -101,6 +101,8 @@ def evaluate_policy(
         "temperature": protocol.temperature,
         "seed": protocol.seed,
     }
+    if policy.dtype != "float32":
+        sampled_with["dtype"] = policy.dtype
     store = StoredSamples(folder, benchmark.name, sampled_with)
     grader = _Grader(benchmark, allow_weak_sandbox)
     if engine is None:

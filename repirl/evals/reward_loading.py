@@ -27,6 +27,7 @@ class LoadedReward:
     """A frozen process reward. `max_tokens` of prompt and solution together is what its model was made for, if it has one.
 
     `natural_threshold`: scores below it mean "wrong" by the reward's own definition; None for rewards without such a point.
+    `prompt_suffix`: what followed each problem's text in training (see `RewardContract`).
     """
 
     name: str
@@ -37,6 +38,7 @@ class LoadedReward:
     digest: str | None = None
     max_tokens: int | None = None
     natural_threshold: float | None = None
+    prompt_suffix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ def model_free_nulls(beside: LoadedReward, seed: int) -> list[LoadedReward]:
             beside.tokenizer,
             beside.segmentation,
             beside.template,
+            prompt_suffix=beside.prompt_suffix,
         )
         for name in MODEL_FREE
         if name != beside.name
@@ -127,6 +130,7 @@ def _energy(name: str, folder: Path, options: LoadOptions) -> LoadedReward:
         template=contract.template,
         digest=folder_digest(folder),
         max_tokens=_longest(model),
+        prompt_suffix=contract.prompt_suffix,
     )
 
 

@@ -37,13 +37,14 @@ class ScoredSteps:
 def as_group(loaded: LoadedReward, solution: LabelledSolution, prompt_suffix: str | None = None) -> RolloutGroup:
     """The solution as a group of one rollout.
 
-    `prompt_suffix` follows the problem's text; None: a newline where a plain template would glue both together. An embedded
-    problem is a whole prompt and takes none.
+    `prompt_suffix` follows the problem's text; None: the reward's own, or, if it has none, a newline where a plain template
+    would glue both together. An embedded problem is a whole prompt and takes none.
     """
     embedded = bool(solution.source)
     prompt = solution.problem
-    if prompt_suffix is not None and not embedded:
-        prompt += prompt_suffix
+    suffix = loaded.prompt_suffix if prompt_suffix is None else prompt_suffix
+    if suffix is not None and not embedded:
+        prompt += suffix
     elif loaded.template == "plain" and not prompt[-1].isspace():
         prompt += "\n"
     prompt_ids = encode_prompt(loaded.tokenizer, prompt, chat=loaded.template == "chat")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -71,9 +72,13 @@ class Collector:
     ) -> list[RolloutGroup]:
         """One graded group of `samples` rollouts per problem; GradingFault if too many could not be graded."""
         config = self.config
-        requests = [
-            Request(p.id, encode_prompt(self.tokenizer, p.prompt, chat=config.chat_template), samples) for p in problems
-        ]
+        seen: Counter[str] = Counter()
+        requests = []
+        for problem in problems:
+            prompt_ids = encode_prompt(self.tokenizer, problem.prompt, chat=config.chat_template)
+            # A problem that comes again (at the seam of two passes) gets further samples, not the same ones.
+            requests.append(Request(problem.id, prompt_ids, samples, first_sample=samples * seen[problem.id]))
+            seen[problem.id] += 1
         params = SamplingParams(config.max_new_tokens, config.temperature, top_p=config.top_p, top_k=config.top_k, seed=seed)
         rollouts = self.engine.generate(requests, params)
         flat = [(problem, r) for problem, group in zip(problems, rollouts, strict=True) for r in group]

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from repirl.learn.diagnostics import reward_diagnostics
 from repirl.learn.irl import IRLConfig, SignedWeights, irl_loss, signed_weights
-from repirl.learn.supervised import encode_solution
+from repirl.learn.supervised import encode_solution, switch_off_dropout
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.base import ProcessReward, steps_from_tokens
 from repirl.rewards.energy import CPU_BATCH_TOKENS, distinct_rows, save_energy, score_rows, token_rewards
-from repirl.rollouts.batching import TokenRow, length_sorted_chunks, pad_batch
+from repirl.rollouts.batching import TokenRow, length_sorted_chunks, pad_batch, padding_id
 from repirl.rollouts.steps import StepSegmentation, step_end_tokens
 from repirl.types import RolloutGroup, StepRewards
 
@@ -35,6 +35,7 @@ class EnergyReward(ProcessReward):
         segmentation: StepSegmentation,
         contract: RewardContract,
     ) -> None:
+        switch_off_dropout(model)
         self.model = model
         self.tokenizer = tokenizer
         self.config = config
@@ -60,6 +61,8 @@ class EnergyReward(ProcessReward):
             for g, group in enumerate(taught)
             for demo in group.demonstrations[: self.config.demos_per_prompt]
         ]
+        if (longest := self.config.max_demo_tokens) is not None:
+            demos = [(g, row) for g, row in demos if len(row.response_ids) <= longest]
         self.used_demonstrations += len(demos)
         metrics: dict[str, float] = {}
         for _ in range(self.config.epochs):
@@ -95,7 +98,7 @@ class EnergyReward(ProcessReward):
         """Raw token rewards of the batch, computed once for the current parameters (or kept from before the update)."""
         if self._scored is None or self._scored[0] is not groups:
             rows = _rows(groups)
-            self._scored = (groups, score_rows(self.model, rows, self.tokenizer.pad_token_id))
+            self._scored = (groups, score_rows(self.model, rows, self._pad_id))
             self.scored_tokens += sum(len(row) for row in rows)
         return self._scored[1]
 
@@ -150,7 +153,7 @@ class EnergyReward(ProcessReward):
 
     @property
     def _pad_id(self) -> int:
-        return self.tokenizer.pad_token_id
+        return padding_id(self.tokenizer)
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}

@@ -53,6 +53,8 @@ class IRLConfig(Config):
     score: Literal["after", "before"] = "after"
     """Rollouts are scored with the PRM after this batch's update (Algorithm 1, step 6) or before it (one pass less)."""
     demos_per_prompt: int = Field(default=4, ge=0)
+    max_demo_tokens: int | None = Field(default=None, ge=1)
+    """Demonstrations that are longer (EOS included) take no part; rollouts that long are cut, and are failures."""
     prompts_per_update: int | None = Field(default=None, ge=1)
     """The PRM learns from the groups of so many prompts of each batch (the batch's order is random); None: from all."""
     layers: int | None = Field(default=None, ge=1)

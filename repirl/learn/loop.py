@@ -23,6 +23,7 @@ from repirl.learn.mixing import MixConfig, mixed_advantages
 from repirl.learn.update import OptimConfig, PolicyUpdater
 from repirl.rewards.base import ProcessReward
 from repirl.rng import seed_for, stream
+from repirl.rollouts.batching import padding_id
 from repirl.types import Budget, Demonstration, Problem, RolloutGroup
 
 OnStep = Callable[[int, int, dict[str, Any]], None]
@@ -107,7 +108,7 @@ class Loop:
         self.model, self.collector, self.data, self.process = model, collector, data, process
         self.config, self.folder, self.seed, self.on_step = config, folder, seed, on_step
         total = config.steps * config.optim.mini_batches * config.optim.epochs
-        self.updater = PolicyUpdater(model, collector.tokenizer.pad_token_id, config.optim, reference, total)
+        self.updater = PolicyUpdater(model, padding_id(collector.tokenizer), config.optim, reference, total)
         self.validator = Validator(collector, data.validation, config.validation, folder, seed)
         self.budget = Budget()
         self.last_metrics: dict[str, Any] = {}

@@ -72,7 +72,8 @@ def progress(rewards: StepRewards) -> StepRewards:
 
 def _credited(process: Sequence[Sequence[StepRewards]], config: MixConfig) -> list[list[StepRewards]]:
     """The step rewards as `step_signal` and `doubtful_share` say."""
-    scores_N = np.sort(np.concatenate([r.step_rewards[r.step_mask] for group in process for r in group]))
+    scores = [r.step_rewards[r.step_mask] for group in process for r in group]
+    scores_N = np.sort(np.concatenate(scores)) if scores else np.zeros(0)
     limit = np.quantile(scores_N, config.doubtful_share) if config.doubtful_share and len(scores_N) else -np.inf
 
     def credited(rewards: StepRewards) -> StepRewards:
@@ -107,29 +108,45 @@ def mixed_advantages(
     `process_share` in 0..1 multiplies `process_weight` (a schedule's value at this step).
     """
     process_weight = config.process_weight * process_share
+    masked = [[config.outcome_weight > 0 and verdict.outcome == "ungraded" for verdict in group.verdicts] for group in groups]
     rewards = [outcome_rewards(group.verdicts, config.fraction_of_tests) for group in groups]
     outcome = [outcome_advantages(np.array(rewards_G), config.outcome) for rewards_G in rewards]
     credit = None
     if process is not None and process_weight > 0:
-        credit = [_CREDIT[config.process_credit](group) for group in _credited(process, config)]
-        if config.process_scale == "batch_std":
-            flat = np.concatenate([tokens for group in credit for tokens in group])
-            scale = float(np.sqrt(np.mean(flat**2))) + 1e-8
-            credit = [[tokens / scale for tokens in group] for group in credit]
+        credit = _process_credit(process, masked, config)
     mixed = []
-    masked: list[list[bool]] = []
     for g, group in enumerate(groups):
         row = []
-        masked.append([config.outcome_weight > 0 and verdict.outcome == "ungraded" for verdict in group.verdicts])
         for i, rollout in enumerate(group.rollouts):
             tokens_T = np.full(len(rollout.token_ids), config.outcome_weight * outcome[g][i])
             if credit is not None:
                 tokens_T = tokens_T + process_weight * credit[g][i]
-            if masked[g][i]:
-                tokens_T = np.zeros_like(tokens_T)
             row.append(tokens_T.astype(np.float32))
         mixed.append(row)
     return _whitened(mixed, masked) if config.whiten else mixed
+
+
+def _process_credit(
+    process: Sequence[Sequence[StepRewards]], masked: Sequence[Sequence[bool]], config: MixConfig
+) -> list[list[np.ndarray]]:
+    """float64 [T] process advantages of every rollout; masked ones get zeros and are in nobody's baseline, rank or scale."""
+    kept = [
+        [rewards for rewards, is_masked in zip(*pair, strict=True) if not is_masked]
+        for pair in zip(process, masked, strict=True)
+    ]
+    credit = [_CREDIT[config.process_credit](group) for group in _credited(kept, config)]
+    if config.process_scale == "batch_std" and any(credit):
+        flat = np.concatenate([tokens for group in credit for tokens in group])
+        scale = float(np.sqrt(np.mean(flat**2))) + 1e-8
+        credit = [[tokens / scale for tokens in group] for group in credit]
+    remaining = [iter(group) for group in credit]
+    return [
+        [
+            np.zeros(len(rewards.token_rewards)) if is_masked else next(remaining[g])
+            for rewards, is_masked in zip(process[g], masked[g], strict=True)
+        ]
+        for g in range(len(process))
+    ]
 
 
 def _whitened(advantages: list[list[np.ndarray]], masked: list[list[bool]]) -> list[list[np.ndarray]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from repirl.rollouts.batching import TokenRow, length_sorted_chunks, pad_batch, token_logprobs
 
@@ -13,6 +14,16 @@ def encode_solution(tokenizer, prompt_ids: Sequence[int], text: str) -> TokenRow
     """Prompt and solution tokens, EOS appended: the same form as a finished rollout."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return TokenRow(prompt_ids, [*ids, tokenizer.eos_token_id])
+
+
+def switch_off_dropout(model: nn.Module) -> None:
+    """No dropout in training mode either: a policy must be trained as it was sampled from, and the same each time."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 def supervised_step(

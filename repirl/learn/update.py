@@ -15,6 +15,7 @@ from torch import Tensor
 
 from repirl.config import Config
 from repirl.learn.policy_losses import Denominators, PolicyLossConfig, policy_loss
+from repirl.learn.supervised import switch_off_dropout
 from repirl.rollouts.batching import TokenRow, length_sorted_chunks, pad_batch, token_logprobs
 from repirl.types import Rollout
 
@@ -41,6 +42,7 @@ class PolicyUpdater:
     """
 
     def __init__(self, model, pad_id: int, config: OptimConfig, reference=None, total_updates: int | None = None) -> None:
+        switch_off_dropout(model)
         self.model = model
         self.reference = reference
         self.pad_id = pad_id

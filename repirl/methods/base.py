@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from repirl.config import Config
+from repirl.engines.base import Engine
 from repirl.engines.loading import LoadedPolicy
 from repirl.errors import UserError
 from repirl.types import Budget
@@ -18,12 +19,28 @@ C = TypeVar("C", bound=Config)
 
 @dataclass(frozen=True, slots=True)
 class FitContext:
-    """Where and from what a method is fitted. `policy.model` is trained in place; `folder` is the run folder."""
+    """Where and from what a method is fitted. `policy.model` is trained in place; `folder` is the run folder.
+
+    `max_batch_rows` and `max_cache_tokens` bound the engine's memory (see `TorchEngine`); they change no result.
+    """
 
     policy: LoadedPolicy
     folder: Path
     seed: int
     on_step: Callable[[int, int, dict[str, Any]], None] | None = None
+    max_batch_rows: int = 512
+    max_cache_tokens: int | None = None
+
+    def engine(self) -> Engine:
+        """A sampler over the policy, which follows its training."""
+        from repirl.engines.torch_engine import TorchEngine
+
+        return TorchEngine(
+            self.policy.model,
+            self.policy.tokenizer,
+            max_batch_rows=self.max_batch_rows,
+            max_cache_tokens=self.max_cache_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)

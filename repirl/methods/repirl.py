@@ -16,7 +16,7 @@ from repirl.methods.rl import RLConfig, fit_policy, paper_data, paper_loop, tiny
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.energy import energy_from_policy
 from repirl.rollouts.steps import StepSegmentation
-from repirl.tasks.training_sets import TrainingSet
+from repirl.tasks.training_sets import FAMILIES, TrainingSet
 
 
 class RePIRLConfig(RLConfig):
@@ -38,6 +38,7 @@ def _paper(outcome_to_process: float, *, chat: bool) -> RePIRLConfig:
             lr=3e-8,
             max_grad_norm=10.0,
             demos_per_prompt=4,
+            max_demo_tokens=3000,
         ),
     )
 
@@ -88,6 +89,7 @@ class RePIRL(Method[RePIRLConfig]):
                 method=self.name,
                 step_separator=config.data.step_separator,
                 template="chat" if config.loop.sampling.chat_template else "plain",
+                prompt_suffix=None if config.data.source in FAMILIES else config.data.prompt_suffix,
                 step_aggregation=config.irl.step_aggregation,
                 solution_aggregation="mean",
                 base_digest=context.policy.digest,
@@ -101,4 +103,4 @@ class RePIRL(Method[RePIRLConfig]):
                 contract,
             )
 
-        return fit_policy(context, config, make_reward, uses_demonstrations=True)
+        return fit_policy(context, config, make_reward, method=self.name, uses_demonstrations=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from repirl.config import Config
 from repirl.engines.loading import quiet_transformers
-from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
 from repirl.learn.checkpoint import RunFolder
@@ -19,6 +18,7 @@ from repirl.learn.mixing import MixConfig
 from repirl.learn.policy_losses import PolicyLossConfig
 from repirl.learn.update import OptimConfig
 from repirl.methods.base import FitContext, Fitted
+from repirl.precision import training_dtype
 from repirl.rewards.base import ProcessReward
 from repirl.tasks.training_sets import TrainingSet, TrainingSetConfig, load_training_set
 from repirl.types import Budget
@@ -98,16 +98,17 @@ def fit_policy(
     config: RLConfig,
     make_reward: Callable[[TrainingSet], ProcessReward | None],
     *,
+    method: str,
     uses_demonstrations: bool = False,
 ) -> Fitted:
     """Run (or continue) the alternating loop in the context's folder and save policy and reward there."""
     policy_folder = context.folder / "policy"
-    run = RunFolder(context.folder, run_identity(context, config))
+    data = load_training_set(config.data, with_demonstrations=uses_demonstrations)
+    run = RunFolder(context.folder, run_identity(context, config, method, data))
     if run.done is None:
-        data = load_training_set(config.data, with_demonstrations=uses_demonstrations)
         process = make_reward(data)
         model, tokenizer = context.policy.model, context.policy.tokenizer
-        collector = Collector(tokenizer, TorchEngine(model, tokenizer), grade_rollouts, config.loop.sampling)
+        collector = Collector(tokenizer, context.engine(), grade_rollouts, config.loop.sampling)
         needs_reference = config.loop.optim.loss.kl_weight > 0
         reference = copy.deepcopy(model).requires_grad_(False).eval() if needs_reference else None
         loop_data = LoopData(data.problems, data.validation, data.demonstrations)
@@ -120,9 +121,16 @@ def fit_policy(
     return fitted_from(run, policy_folder)
 
 
-def run_identity(context: FitContext, config: Config) -> dict:
+def run_identity(context: FitContext, config: Config, method: str, data: TrainingSet) -> dict:
     """What a run folder is bound to: another value of any of these cannot continue it."""
-    return {"seed": context.seed, "policy": context.policy.digest, "config": config.model_dump(mode="json")}
+    return {
+        "method": method,
+        "seed": context.seed,
+        "policy": context.policy.digest,
+        "precision": training_dtype(),
+        "data": data.digest,
+        "config": config.model_dump(mode="json"),
+    }
 
 
 def save_policy(folder: Path, model, tokenizer) -> None:

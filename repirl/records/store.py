@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -65,9 +66,10 @@ def write(record: RunRecord, reports: Sequence[Report], *, root: Path | None = N
     files: dict[str, bytes] = {}
     evaluations: list[EvaluationRecord] = []
     for report in reports:
-        name = f"samples-{report.benchmark}.jsonl.gz"
+        stem = f"samples-{re.sub('[^A-Za-z0-9._+-]', '-', report.benchmark)}"
+        name = f"{stem}.jsonl.gz"
         if name in files:
-            name = f"samples-{report.benchmark}-{len(files) + 1}.jsonl.gz"
+            name = f"{stem}-{len(files) + 1}.jsonl.gz"
         files[name] = encode_samples(report.samples)
         evaluations.append(evaluation_from_report(report, name, hashlib.sha256(files[name]).hexdigest()))
     # Through JSON, so that every validator runs and what is returned is what a reader would load.

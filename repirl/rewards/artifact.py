@@ -28,6 +28,8 @@ class RewardContract(BaseModel):
     step_separator: str
     template: Literal["plain", "chat"]
     """`plain`: prompt text as it is; `chat`: through the tokenizer's chat template."""
+    prompt_suffix: str | None = None
+    """What followed each problem's text in training; None: the problems were whole prompts (embedded tasks)."""
     step_aggregation: Aggregation
     solution_aggregation: Aggregation
     shift: float = 0.0
@@ -40,15 +42,6 @@ class RewardContract(BaseModel):
     @property
     def segmentation(self) -> StepSegmentation:
         return StepSegmentation(self.step_separator)
-
-    def require(self, segmentation: StepSegmentation) -> None:
-        """UserError if text was segmented another way than in training."""
-        if segmentation != self.segmentation:
-            raise UserError(
-                "this reward was trained with another step separator",
-                segmentation.separator,
-                f"use {self.step_separator!r}",
-            )
 
 
 def write_contract(folder: Path, contract: RewardContract) -> None:

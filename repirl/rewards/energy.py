@@ -25,6 +25,7 @@ from transformers import AutoModelForTokenClassification
 
 from repirl.engines.loading import quiet_transformers
 from repirl.errors import UserError
+from repirl.precision import lowered
 from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract, write_contract
 from repirl.rollouts.batching import TokenBatch, TokenRow, hidden_states, length_sorted_chunks, pad_batch
 
@@ -57,20 +58,23 @@ def energy_from_policy(policy, *, layers: int | None = None, base_measure: float
     weights = {name: value for name, value in policy.base_model.state_dict().items() if name in kept}
     model.base_model.load_state_dict(weights, strict=True)
     nn.init.zeros_(model.score.weight if hasattr(model, "score") else model.classifier.weight)
+    if getattr(policy, "is_gradient_checkpointing", False):
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     parameter = next(policy.parameters())
     return model.to(device=parameter.device, dtype=parameter.dtype)
 
 
 def token_rewards(model, batch: TokenBatch) -> Tensor:
     """Float32 raw rewards [N] of the completion tokens, row after row; with gradient if enabled."""
-    hidden_BTH = hidden_states(model.base_model, batch)
-    head = model.score if hasattr(model, "score") else model.classifier
-    rewards_N = head(hidden_BTH[batch.response_mask_BT])[:, 0].float()
-    if not (base_measure := getattr(model.config, "repirl_base_measure", 0.0)):
-        return rewards_N
-    # The token at position t is predicted at t - 1.
-    before_NH = hidden_BTH[:, :-1][batch.response_mask_BT[:, 1:]]
-    logits_NV = functional.linear(before_NH, model.get_input_embeddings().weight).float()
+    with lowered(batch.ids_BT.device.type):
+        hidden_BTH = hidden_states(model.base_model, batch)
+        head = model.score if hasattr(model, "score") else model.classifier
+        rewards_N = head(hidden_BTH[batch.response_mask_BT])[:, 0].float()
+        if not (base_measure := getattr(model.config, "repirl_base_measure", 0.0)):
+            return rewards_N
+        # The token at position t is predicted at t - 1.
+        before_NH = hidden_BTH[:, :-1][batch.response_mask_BT[:, 1:]]
+        logits_NV = functional.linear(before_NH, model.get_input_embeddings().weight).float()
     targets_N = batch.ids_BT[batch.response_mask_BT]
     return rewards_N - base_measure * functional.cross_entropy(logits_NV, targets_N, reduction="none")
 

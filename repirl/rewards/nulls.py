@@ -14,7 +14,7 @@ from repirl.errors import UserError
 from repirl.rewards.base import ProcessReward, steps_from_tokens, steps_to_tokens
 from repirl.rewards.energy import score_rows
 from repirl.rng import stream
-from repirl.rollouts.batching import TokenRow
+from repirl.rollouts.batching import TokenRow, padding_id
 from repirl.rollouts.steps import StepSegmentation, step_end_tokens
 from repirl.tasks import arith
 from repirl.types import Problem, Rollout, RolloutGroup, StepRewards
@@ -85,7 +85,7 @@ class ConfidenceReward(ProcessReward):
     def score(self, groups: Sequence[RolloutGroup]) -> list[list[StepRewards]]:
         rows = [TokenRow(r.prompt_ids, r.token_ids) for group in groups for r in group.rollouts]
         self.scored_tokens += sum(len(row) for row in rows)
-        raw = iter(score_rows(self.model, rows, self.tokenizer.pad_token_id))
+        raw = iter(score_rows(self.model, rows, padding_id(self.tokenizer)))
         return [
             [
                 steps_from_tokens(

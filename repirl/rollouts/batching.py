@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from repirl.precision import lowered
+
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
@@ -36,6 +38,12 @@ class TokenRow:
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.response_ids)
+
+
+def padding_id(tokenizer) -> int:
+    """The token to pad with: the tokenizer's own, or any other where it has none, since padding is masked."""
+    found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return 0 if found is None else int(found)
 
 
 def pad_batch(rows: Sequence[TokenRow], pad_id: int, device: torch.device | str = "cpu") -> TokenBatch:
@@ -93,12 +101,13 @@ def token_logprobs(model, batch: TokenBatch, temperature: float = 1.0, *, with_e
     The output layer runs on completion positions only. The token at position t is predicted at t - 1.
     """
     before_BT = batch.response_mask_BT[:, 1:]
-    if _rescales_logits(model.config):
-        logits = model(input_ids=batch.ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False).logits
-        logits_NV = logits[:, :-1][before_BT]
-    else:
-        hidden = hidden_states(model.base_model, batch)
-        logits_NV = model.get_output_embeddings()(hidden[:, :-1][before_BT])
+    with lowered(batch.ids_BT.device.type):
+        if _rescales_logits(model.config):
+            logits = model(input_ids=batch.ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False).logits
+            logits_NV = logits[:, :-1][before_BT]
+        else:
+            hidden = hidden_states(model.base_model, batch)
+            logits_NV = model.get_output_embeddings()(hidden[:, :-1][before_BT])
     logits_NV = logits_NV.float()
     if temperature != 1.0:
         logits_NV = logits_NV / temperature

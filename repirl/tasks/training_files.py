@@ -84,7 +84,11 @@ PUBLISHED_SOURCES = ("math-train", "eurus-2-rl-data:math", "eurus-2-rl-data:code
 
 
 def file_rows(path: Path, prompt_suffix: str) -> Iterator[TrainingRow]:
-    """Rows {"problem", "answer" or "tests", optional "id", "demonstrations": [text, ...]} of a JSONL file."""
+    """Rows {"problem", "answer" or "tests", optional "id", "demonstrations": [text, ...]} of a JSONL file.
+
+    UserError for a malformed row, and for an id that comes twice: demonstrations go by id.
+    """
+    line_of: dict[str, int] = {}
     for number, row in read_jsonl(path):
         where = f"line {number} of {path.name}"
         if not isinstance(row.get("problem"), str):
@@ -95,7 +99,13 @@ def file_rows(path: Path, prompt_suffix: str) -> Iterator[TrainingRow]:
         texts = row.get("demonstrations") or []
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise UserError(f"`demonstrations` in {where} is not a list of texts", str(texts)[:60])
-        key = str(row.get("id") or _digest_id(row["problem"]))
+        given = row.get("id")
+        key = _digest_id(row["problem"]) if given is None or given == "" else str(given)
+        if key in line_of:
+            what = "the problem of" if given is None or given == "" else f"the id {key!r} of"
+            todo = "give each problem once, with all its demonstrations"
+            raise UserError(f"{where} repeats {what} line {line_of[key]}", row["problem"][:60], todo)
+        line_of[key] = number
         problem = Problem(
             key,
             path.stem,
