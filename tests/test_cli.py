@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,7 +83,7 @@ def test_module_and_script_are_the_same_command(tmp_path: Path) -> None:
         [sys.executable, "-m", "repirl", "grade", "math", "absent.jsonl"], capture_output=True, text=True, cwd=tmp_path
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: no such file: 'absent.jsonl'\n"
+    assert done.stderr == "error: no such file: 'absent.jsonl'; give a JSONL file\n"
 
 
 @pytest.mark.parametrize(
@@ -129,6 +130,54 @@ def test_unforeseen_faults_keep_their_traceback(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(cli.listing._SOURCES, cli.listing.Listed.engines, broken)
     with pytest.raises(ZeroDivisionError):
         cli.run(["list", "engines"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "rloo", "--out", "FILE"],
+        ["train", "rloo", "--out", "FILE/run"],
+        ["pretrain", "--out", "FILE/a/b"],
+        ["eval", "--benchmark", "arith", "--out", "FILE"],
+        ["bench", "tiny", "--results", "FILE"],
+        ["bench", "tiny", "--work", "FILE/x"],
+        ["leaderboard", "--out", "FILE/x"],
+    ],
+)
+def test_an_output_folder_that_is_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str]) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    line = fails(capsys, [part.replace("FILE", str(file)) for part in arguments])
+    assert "must be a folder, and there is a file" in line
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("verb", [["grade", "math"], ["judge", "random"]])
+def test_what_is_read_is_not_written_over(capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: list[str]) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"id": "a", "completion": "1", "answer": "1"}\n')
+    before = file.read_text()
+    (tmp_path / "link.jsonl").symlink_to(file)
+    for out in (file, tmp_path / "link.jsonl"):
+        line = fails(capsys, [*verb, str(file), "--verdicts", str(out)])
+        assert "--verdicts would write over the file that is read" in line
+        assert file.read_text() == before
+    assert "must be a file" in fails(capsys, [*verb, str(file), "--verdicts", str(tmp_path)])
+
+
+@pytest.mark.parametrize("verb", [["train", "rloo"], ["eval", "--benchmark", "arith"]])
+def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: list[str]) -> None:
+    for device in ("mars", "cuda:99"):
+        assert f"no such device here: '{device}'" in fails(capsys, [*verb, "--device", device, "--out", str(tmp_path / "o")])
+
+
+def test_progress_is_told_without_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 10.0, 20.0, 20.0, 30.0, 40.0, 40.0])
+    monkeypatch.setattr("repirl.cli.output.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with working("work") as on_progress:
+        for done in range(1, 5):
+            on_progress(done, 9)
+    assert capsys.readouterr().err.splitlines() == ["work: 2 of 9", "work: 4 of 9"]
 
 
 def test_prints_of_libraries_never_mix_with_the_object(capsys: pytest.CaptureFixture[str]) -> None:

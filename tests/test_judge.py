@@ -311,7 +311,7 @@ def fails(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
         (["random", "arith", "--threshold", "best"], "unknown threshold rule: 'best'; use tuned, prmbench, or fixed:VALUE"),
         (["random", "arith", "--threshold", "fixed:nan"], "unknown threshold rule"),
         (["random", "arith", "--format", "csv"], "unknown format of labelled steps: 'csv'; use one of prm800k"),
-        (["random", "arith", "--verdicts", "no/such/folder.jsonl"], "no such folder for the verdicts"),
+        (["random", "arith", "--verdicts", "no/such/folder.jsonl"], "--verdicts must be a file in a folder that there is"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -209,7 +209,8 @@ def test_behavioural_cloning_resumes_exactly(policy_folder, tmp_path, monkeypatc
 
 
 def test_a_folder_belongs_to_its_settings(tmp_path):
-    RunFolder(tmp_path, {"seed": 0, "config": {"lr": 1e-4, "levels": (1, 2)}})
+    RunFolder(tmp_path, {"seed": 7})  # nothing has begun here: a command that was mistyped leaves the folder free
+    RunFolder(tmp_path, {"seed": 0, "config": {"lr": 1e-4, "levels": (1, 2)}}).log({"step": 1})
     RunFolder(tmp_path, {"config": {"levels": [1, 2], "lr": 1e-4}, "seed": 0})
     for other in ({"seed": 1, "config": {"lr": 1e-4, "levels": [1, 2]}}, {"seed": 0, "config": {"lr": 2e-4, "levels": [1, 2]}}):
         with pytest.raises(UserError, match="other settings"):

@@ -301,6 +301,23 @@ def test_without_a_data_folder_the_hub_gives_the_file_at_its_revision(tmp_path: 
         load_prmbench(prm_cards()["prmbench"], subset_of(prm_cards()["prmbench"], "subset400"))
 
 
+@pytest.mark.parametrize("step_format", FORMATS)
+def test_a_row_that_lacks_a_key_is_named(step_format: StepFormat, tmp_path: Path):
+    from repirl.tasks.step_formats import KEYS
+
+    one = LabelledSolution("a", "p", ("x", "y"), (1.0, 0.0), finished=True)
+    path = tmp_path / "rows.jsonl"
+    if step_format == "processbench":
+        lines(path, {"problem": "p", "steps": ["x", "y"], "label": 1})
+    else:
+        write_labelled(path, [one], step_format)
+    whole = json.loads(path.read_text())
+    for key in sorted(KEYS[step_format]):
+        lines(path, whole, {name: value for name, value in whole.items() if name != key})
+        with pytest.raises(UserError, match=rf"line 2 of rows\.jsonl is no row of format {step_format} \(it lacks `{key}`\)"):
+            read_labelled(path)
+
+
 def test_a_changed_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("REPIRL_DATA_DIR", raising=False)
     card = prm_cards()["processbench"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from repirl.cli.output import JsonFlag, emit, note
+from repirl.cli.output import JsonFlag, check_folder, emit, note
 
 if TYPE_CHECKING:
     from repirl.bench.run import OnEvent
@@ -41,6 +41,8 @@ def bench_command(
     from repirl.reporting.leaderboard import build_pages, write_pages
     from repirl.reporting.terminal import to_terminal
 
+    check_folder(work, "--work")
+    check_folder(results, "--results")
     results = (results or paths.results_dir()).resolve()
     options = SuiteOptions(
         work=work or results.parent / "runs" / suite,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from repirl.cli.output import JsonFlag, emit, working
+from repirl.cli.output import JsonFlag, check_folder, emit, working
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -68,6 +68,7 @@ def eval_command(
         },
     )
     protocol.parts()
+    check_folder(out, "--out")
     with working("loading"):
         names = expand_benchmarks(benchmark, include or ())
         loaded = [load_benchmark(name, data_dir=data_dir, include=include or ()) for name in names]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from repirl.cli.output import JsonFlag, emit, note, working
+from repirl.cli.output import JsonFlag, check_output, emit, note, working
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -48,11 +48,10 @@ def grade_command(
     from repirl.grading.grade_file import OWN_GOLD, grade_file, write_lines, write_verdicts
 
     if not file.is_file():
-        raise UserError("no such file", str(file))
+        raise UserError("a folder, not a file" if file.is_dir() else "no such file", str(file), "give a JSONL file")
     if audit and benchmark == OWN_TESTS:
         raise UserError("--audit is for mathematical answers", benchmark, "leave it out: tests are run, not compared")
-    if verdicts is not None and not verdicts.parent.is_dir():
-        raise UserError("no such folder for the verdicts", str(verdicts.parent))
+    check_output(verdicts, "--verdicts", [file])
     problems = None
     with working("grading") as on_progress:
         if benchmark == OWN_TESTS:

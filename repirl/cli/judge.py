@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from repirl.cli.output import JsonFlag, emit, working
+from repirl.cli.output import JsonFlag, check_output, emit, working
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -64,8 +64,7 @@ def judge_command(
     known = cast("StepFormat | None", step_format if step_format in FORMATS else None)
     if step_format is not None and known is None:
         raise UserError("unknown format of labelled steps", step_format, f"use one of {', '.join(FORMATS)}")
-    if verdicts is not None and not verdicts.absolute().parent.is_dir():
-        raise UserError("no such folder for the verdicts", str(verdicts.parent))
+    check_output(verdicts, "--verdicts", sets)
     if reward == "oracle" and (other := next((name for name in sets if name != "arith"), None)):
         raise UserError("the oracle knows only arith problems, not", other, "judge it on arith")
     place = device or default_device()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from repirl.cli.output import JsonFlag, emit, note, working
+from repirl.cli.output import JsonFlag, check_folder, emit, note, working
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +27,7 @@ def leaderboard_command(
 
     if results is not None and not results.is_dir():
         raise UserError("no such folder of records", str(results))
+    check_folder(out, "--out")
     if results is not None and out is None:
         out = results.resolve().parent / "leaderboard"
     with working("leaderboard"):

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from repirl.errors import UserError
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one machine-readable object on stdout.")]
 OnProgress = Callable[[int, int], None]
+
+LINE_EVERY_S = 15.0
+"""Where stderr is a file or a pipe, progress is a line this often."""
 
 
 def emit(as_json: bool, payload: Mapping[str, Any], render: Callable[[], Any]) -> None:
@@ -30,7 +37,7 @@ def emit(as_json: bool, payload: Mapping[str, Any], render: Callable[[], Any]) -
 def working(label: str) -> Iterator[OnProgress]:
     """For the time of the work, prints of libraries go to stderr, and progress is shown there.
 
-    Yields `on_progress(done, total)`. Without a terminal nothing is drawn.
+    Yields `on_progress(done, total)`: a bar on a terminal, elsewhere a line every `LINE_EVERY_S` seconds.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -40,8 +47,14 @@ def working(label: str) -> Iterator[OnProgress]:
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     task = bar.add_task(label, total=None)
 
+    last_line = time.monotonic()
+
     def on_progress(done: int, total: int) -> None:
+        nonlocal last_line
         bar.update(task, completed=done, total=total)
+        if not console.is_terminal and time.monotonic() - last_line >= LINE_EVERY_S:
+            last_line = time.monotonic()
+            note(f"{label}: {done} of {total}")
 
     with redirect_stdout(sys.stderr), bar:
         yield on_progress
@@ -50,3 +63,24 @@ def working(label: str) -> Iterator[OnProgress]:
 def note(line: str) -> None:
     """One line on stderr."""
     print(line, file=sys.stderr, flush=True)
+
+
+def check_folder(path: Path | None, option: str) -> None:
+    """UserError if a folder cannot be at `path`, because it or something above it is a file."""
+    if path is None:
+        return
+    above = path.expanduser().absolute()
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir():
+        raise UserError(f"{option} must be a folder, and there is a file", str(path), "give another one")
+
+
+def check_output(path: Path | None, option: str, inputs: Iterable[str | Path] = ()) -> None:
+    """UserError if a file cannot be written at `path`, or if it is one of the files that are read."""
+    if path is None:
+        return
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UserError(f"{option} must be a file in a folder that there is", str(path))
+    if path.exists() and any(Path(given).exists() and path.samefile(given) for given in inputs):
+        raise UserError(f"{option} would write over the file that is read", str(path), "give another file")

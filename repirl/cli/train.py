@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from repirl.cli.output import JsonFlag, emit, working
+from repirl.cli.output import JsonFlag, check_folder, emit, working
 
 
 def register(app: typer.Typer) -> None:
@@ -41,13 +41,14 @@ def train_command(
     from repirl.precision import training_in
     from repirl.registry import load_method
 
+    folder = out or Path("runs") / f"{method}-{recipe}-s{seed}"
+    check_folder(folder, "--out")
     with working("loading"), training_in(dtype):
         chosen = load_method(method, tuple(map(str, include or ())))
         config = with_overrides(chosen.recipe(recipe), list(settings or ()))
         start = load_policy(policy, device=device or default_device(), revision=revision)
         if gradient_checkpointing:
             start.model.gradient_checkpointing_enable({"use_reentrant": False})
-    folder = out or Path("runs") / f"{method}-{recipe}-s{seed}"
     with working(f"{method}, {recipe}") as on_progress, training_in(dtype):
         context = FitContext(
             start,
@@ -81,6 +82,7 @@ def pretrain_command(
     from repirl.config import parse_config
     from repirl.methods.pretrain import PretrainConfig, pretrain_tiny
 
+    check_folder(out, "--out")
     given = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
     with working("pretrain") as on_progress:
         made = pretrain_tiny(out, parse_config(PretrainConfig, given), lambda step, total, metrics: on_progress(step, total))
@@ -96,5 +98,15 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and abs(value) < float("inf") else None
 
 
-def _lines(payload: dict[str, Any]) -> str:
-    return "\n".join(f"{name}: {value}" for name, value in payload.items())
+def _lines(payload: dict[str, Any], indent: str = "") -> str:
+    """One line for each value; what is nested stands indented below its name."""
+    return "\n".join(
+        f"{indent}{name}:\n{_lines(value, indent + '  ')}" if isinstance(value, dict) else f"{indent}{name}: {_shown(value)}"
+        for name, value in payload.items()
+    )
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

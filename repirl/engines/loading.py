@@ -59,6 +59,8 @@ def load_policy(
     """
     if dtype not in DTYPES:
         raise UserError("unknown dtype", dtype, f"use one of {', '.join(DTYPES)}")
+    if device is not None:
+        check_device(device)
     path = policy_dir(name_or_path, revision)
     if not (path / "config.json").is_file():
         raise UserError("no config.json in the policy's folder", str(path), "give a folder written by save_pretrained")
@@ -76,6 +78,16 @@ def load_policy(
     if device is not None:
         model.to(device)
     return LoadedPolicy(model, tokenizer, str(name_or_path), path, folder_digest(path), str(model.dtype).removeprefix("torch."))
+
+
+def check_device(device: str | torch.device) -> None:
+    """UserError for a device that torch does not know or that is not there."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # what torch raises differs by kind of device
+        raise UserError("no such device here", str(device), "use cpu, or cuda with a GPU and a CUDA build of torch") from error
 
 
 def policy_dir(name_or_path: str | Path, revision: str | None = None) -> Path:

@@ -31,20 +31,17 @@ def save_torch(path: Path, value: Any) -> None:
 
 
 class RunFolder:
-    """One training run on disk. Opening a folder that holds another configuration is a UserError."""
+    """One training run on disk. Opening a folder in which a run of another configuration has begun is a UserError."""
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
         config = path / "config.json"
         identity = json.loads(json.dumps(identity))
-        if config.is_file():
-            if json.loads(config.read_text()) != identity:
-                raise UserError(
-                    "the run folder holds a run with other settings", str(path), "choose another folder or remove it"
-                )
-        else:
-            write_json(config, identity)
+        begun = any((path / name).exists() for name in ("metrics.jsonl", "checkpoint.pt", "best.pt", "done.json"))
+        if begun and config.is_file() and json.loads(config.read_text()) != identity:
+            raise UserError("the run folder holds a run with other settings", str(path), "choose another folder or remove it")
+        write_json(config, identity)
 
     @property
     def done(self) -> dict[str, Any] | None:

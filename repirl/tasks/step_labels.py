@@ -88,6 +88,8 @@ def read_labelled(path: Path, step_format: StepFormat | None = None) -> list[Lab
         if step_format is None:
             step_format = recognise(row, path)
         try:
+            if missing := step_formats.KEYS[step_format] - row.keys():
+                raise Malformed(f"it lacks `{min(missing)}`")
             for one in _READERS[step_format](row):
                 name = one.id or f"{number}{one.suffix}"
                 fields = (one.problem, one.steps, one.labels, one.subset, one.final_answer_correct, one.finished)
@@ -95,7 +97,7 @@ def read_labelled(path: Path, step_format: StepFormat | None = None) -> list[Lab
         except Malformed as error:
             raise UserError(f"{where} is no row of format {step_format} ({error})", str(row)[:60]) from None
     if not solutions:
-        raise UserError("the file has no labelled solutions", str(path))
+        raise UserError("the file has no labelled solutions", str(path), "give one row or more")
     return solutions
 
 
