@@ -152,6 +152,12 @@ def test_an_output_folder_that_is_a_file(capsys: pytest.CaptureFixture[str], tmp
     assert file.read_text() == "mine"
 
 
+def test_check_of_one_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["check", "arith", "--json"]) == 0
+    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)["benchmarks"]] == ["arith"]
+    assert "unknown benchmark: 'arihtm'" in fails(capsys, ["check", "arihtm"])
+
+
 @pytest.mark.parametrize("verb", [["grade", "math"], ["judge", "random"]])
 def test_what_is_read_is_not_written_over(capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: list[str]) -> None:
     file = tmp_path / "rows.jsonl"

@@ -26,18 +26,24 @@ def register(app: typer.Typer) -> None:
 
 
 def check_command(
+    benchmark: Annotated[list[str] | None, typer.Argument(help="Only these benchmarks or suites of them.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of benchmark cards.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Check benchmark cards, gold answers and the environment; exit 1 if a gold answer is refused."""
     from repirl.errors import UserError
-    from repirl.tasks.benchmarks import benchmark_cards
+    from repirl.tasks.benchmarks import benchmark_cards, expand_benchmarks
 
     if data_dir is not None and not data_dir.is_dir():
         raise UserError("no such data folder", str(data_dir))
     with working("checking") as on_progress:
         cards = benchmark_cards(include=include or (), data_dir=data_dir)
+        if benchmark:
+            names = expand_benchmarks(benchmark, include or ())
+            if unknown := sorted(set(names) - {card.name for card in cards}):
+                raise UserError("unknown benchmark", unknown[0], "see `repirl list benchmarks`")
+            cards = [card for card in cards if card.name in names]
         checked = [_check_card(card, data_dir, include or (), on_progress) for card in cards]
         found = {"benchmarks": checked, "environment": environment()}
     ok = not any(entry["gold_refused"] or entry["wrong_accepted"] for entry in checked)
@@ -128,7 +134,8 @@ def _tables(found: dict[str, Any]) -> Group:
         listed.add_column(column)
     for entry in found["benchmarks"]:
         refused, known, accepted = (entry[name] for name in ("gold_refused", "gold_exceptions", "wrong_accepted"))
-        checked = str(entry["checked"]) if entry["status"] in _AT_HAND else "no: give --data-dir"
+        at_hand = entry["status"] in _AT_HAND
+        checked = str(entry["checked"] or "none: it brings no solutions") if at_hand else "no: not in a --data-dir"
         counts = f"{len(refused)}{f' and {len(known)} listed' if known else ''}"
         said = f"{len(accepted)}: {', '.join(accepted[:3])}" if accepted else "0"
         cards.add_row(entry["name"], entry["status"], str(entry["problems"]), checked, counts, said)
