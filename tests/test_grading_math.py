@@ -329,8 +329,8 @@ class TestMathGrader:
 
     def test_poison_is_ungraded_and_costs_only_itself(self) -> None:
         grader = MathGrader(PoolOptions(workers=1, deadline_s=4))
-        poison = "\\boxed{\\prod_{k=1}^{100000000} k}"
-        verdicts = grader.grade_many([("x+1", "\\boxed{1+x}", "stop"), ("204", poison, "stop"), ("y", "\\boxed{z}", "stop")])
+        gold, poison = "\\prod_{k=1}^{200000000} k", "\\boxed{\\prod_{k=1}^{100000000} k}"
+        verdicts = grader.grade_many([("x+1", "\\boxed{1+x}", "stop"), (gold, poison, "stop"), ("y", "\\boxed{z}", "stop")])
         grader.close()
         assert [(verdict.outcome, verdict.reason) for verdict in verdicts] == [
             ("correct", ""), ("ungraded", "timeout"), ("wrong", ""),

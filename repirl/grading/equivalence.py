@@ -9,38 +9,40 @@ rounded decimal is not an exact answer.
 from __future__ import annotations
 
 import logging
-import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
-from repirl.grading.normalize import (
-    based,
-    choice,
-    clean,
-    key,
-    number,
-    numbers_equal,
-    strip_unit,
-    without_choice_word,
-    words,
-)
+from repirl.grading.normalize import clean, fractions_end, key, number, numbers_equal, without_text_commands
 from repirl.grading.shapes import (
     LABEL,
     MEMBER,
     as_interval,
+    as_intervals,
     bracketed,
     builder_key,
     elements,
     labels,
+    matrix,
     rising,
     split_list,
     split_union,
 )
+from repirl.grading.units import contradict, strip_unit, with_unit_of
+from repirl.grading.values import (
+    MAX_VALUE_DIGITS,
+    differ,
+    digits,
+    equations_differ,
+    is_symbol_in_other_form,
+    settled,
+    too_large_to_read,
+    unbounded,
+)
+from repirl.grading.wording import based, choice, choices, clock_time, in_text, without_choice_word, words
 
-# Values with more decimal digits than this are not evaluated (9^{9^9}).
-MAX_VALUE_DIGITS = 20_000
 _FLOAT_ROUNDING = 12  # decimal places: a decimal counts only if it is the exact value
 _MAX_LIST = 64
 _MAX_NESTING = 40
@@ -83,6 +85,7 @@ def _equal(gold: str, answer: str, depth: int) -> bool:
         return bool(gold.strip())
     if not answer.strip() or depth > 6:
         return False
+    answer = with_unit_of(gold, answer)
     gold_number, answer_number = number(gold), number(answer)
     if gold_number is not None and answer_number is not None:
         return numbers_equal(gold_number, answer_number)
@@ -91,17 +94,31 @@ def _equal(gold: str, answer: str, depth: int) -> bool:
             return gold_base == answer_base
         if answer.isdigit():
             return answer.lstrip("0") == gold_base[0]
-    gold_words = words(gold)
-    if gold_words is not None and gold_words == words(answer):
-        return True
-    if (letter := choice(gold)) is not None and len(without_choice_word(gold).strip("() ")) == 1:
-        given = choice(answer)
-        if given is not None and (letter == given or gold_words is not None):
-            return letter == given
-    verdict = _labelled(gold, answer, depth)
+    verdict = _worded(gold, answer)
+    if verdict is None:
+        verdict = _labelled(gold, answer, depth)
     if verdict is None:
         verdict = _structured(gold, answer, depth)
     return _symbolic(gold, answer) if verdict is None else verdict
+
+
+def _worded(gold: str, answer: str) -> bool | None:
+    """Words, choice letters and clock times; None if neither side is anything of the kind, or nothing is certain."""
+    gold_time, answer_time = clock_time(gold), clock_time(answer)
+    if gold_time and answer_time and (gold_time[2] or answer_time[2]):
+        return gold_time[:2] == answer_time[:2] and (gold_time[2] is None or answer_time[2] in {None, gold_time[2]})
+    gold_words, answer_words = (words(text, short=in_text(gold) or in_text(answer)) for text in (gold, answer))
+    if gold_words is not None and gold_words == answer_words:
+        return True
+    if (in_text(gold) or in_text(answer)) and without_text_commands(gold).split() == without_text_commands(answer).split():
+        return True
+    if (gold_choices := choices(gold)) is not None and (answer_choices := choices(answer)) is not None:
+        return gold_choices == answer_choices
+    if (letter := choice(gold)) is not None and len(without_choice_word(gold).strip("() ")) == 1:
+        given = choice(answer)
+        if given is not None and (letter == given or words(gold) is not None):
+            return letter == given
+    return None
 
 
 def _labelled(gold: str, answer: str, depth: int) -> bool | None:
@@ -125,7 +142,7 @@ def _structured(gold: str, answer: str, depth: int) -> bool | None:
     gold_builder, answer_builder = builder_key(gold), builder_key(answer)
     if gold_builder is not None and answer_builder is not None and gold_builder == answer_builder:
         return True
-    gold, answer = as_interval(gold, answer), as_interval(answer, gold)
+    gold, answer = as_intervals(gold, answer) or (as_interval(gold, answer), as_interval(answer, gold))
     gold_parts, answer_parts = split_union(gold), split_union(answer)
     if len(gold_parts) == len(answer_parts) > 1:
         # Parts may overlap or touch: only a match is definite.
@@ -137,6 +154,12 @@ def _structured(gold: str, answer: str, depth: int) -> bool | None:
         if len(gold_tuple.parts) == 2 and gold_tuple.brackets != answer_tuple.brackets:
             return False
         return all(_equal(g, a, depth + 1) for g, a in zip(gold_tuple.parts, answer_tuple.parts, strict=True))
+    gold_matrix, answer_matrix = matrix(gold), matrix(answer)
+    if gold_matrix and answer_matrix:
+        if [len(row) for row in gold_matrix] != [len(row) for row in answer_matrix]:
+            return False
+        cells = zip(chain(*gold_matrix), chain(*answer_matrix), strict=True)
+        return all(_equal(g, a, depth + 1) for g, a in cells)
     gold_list, answer_list = elements(gold), elements(answer)
     if gold_tuple or answer_tuple:
         parts = (gold_tuple.parts if gold_tuple else gold_list, answer_tuple.parts if answer_tuple else answer_list)
@@ -191,17 +214,29 @@ def _symbolic(gold: str, answer: str) -> bool:
     if len(answer) > _MAX_CHARS + 4 * len(gold):
         raise _Undecided(False, "answer not parsed")
     gold, answer = _without_units(gold, answer)
-    gold_tree, answer_tree = (_parse(text) if _is_parseable(text) else () for text in (gold, answer))
-    if not gold_tree or not answer_tree:
-        raise _Undecided(False, "gold not parsed" if not gold_tree else "answer not parsed")
-    too_large = [any(_digits(tree) > MAX_VALUE_DIGITS for tree in trees) for trees in (gold_tree, answer_tree)]
+    unread = [too_large_to_read(text) for text in (gold, answer)]
+    trees = [
+        _parse(text) if not unread_side and _is_parseable(text) else ()
+        for unread_side, text in zip(unread, (gold, answer), strict=True)
+    ]
+    gold_tree, answer_tree = trees
+    too_large = [
+        unread_side or any(digits(tree) > MAX_VALUE_DIGITS for tree in forms)
+        for unread_side, forms in zip(unread, trees, strict=True)
+    ]
     if any(too_large):  # if only one is, they differ
         raise _Undecided(None if all(too_large) else False, "too large to evaluate")
+    if not gold_tree or not answer_tree:
+        raise _Undecided(False, "gold not parsed" if not gold_tree else "answer not parsed")
     from math_verify import verify
 
-    gold_forms, answer_forms = [_uniform(tree) for tree in gold_tree], [_uniform(tree) for tree in answer_tree]
-    if _differ_at_a_point(gold_forms[0], answer_forms[0]):
+    gold_forms, answer_forms = ([settled(_uniform(tree)) for tree in forms] for forms in trees)
+    if differ(gold_forms[0], answer_forms[0]) or equations_differ(gold_forms[0], answer_forms[0]):
         return False
+    if unbounded(gold_forms[0], answer_forms[0]):
+        raise _Undecided(False, "left unevaluated")
+    if is_symbol_in_other_form(gold_forms[0], answer_forms[0]):
+        return True
     return verify(
         gold_forms,
         answer_forms,
@@ -214,6 +249,8 @@ def _symbolic(gold: str, answer: str) -> bool:
 def _without_units(gold: str, answer: str) -> tuple[str, str]:
     """Units dropped; degrees count as radians inside a trigonometric function and against a multiple of pi."""
     sides = [strip_unit(gold), strip_unit(answer)]
+    if contradict(sides[0][1], sides[1][1]):
+        raise _Undecided(False, "another unit")
     in_degrees = [_TRIGONOMETRIC.search(text) is not None for text in (gold, answer)]
     for here, there in ((0, 1), (1, 0)):
         if sides[here][1] == "degree" and sides[there][1] != "degree" and "\\pi" in sides[there][0]:
@@ -238,28 +275,6 @@ def _uniform(tree: Any) -> Any:
     return tree.rewrite(exp) if tree.has(HyperbolicFunction) else tree
 
 
-def _differ_at_a_point(gold: Any, answer: Any) -> bool:
-    """Whether two expressions clearly differ where all variables have some positive values.
-
-    Then no rewriting makes them equal, and the search for one, which is what takes time, is spared. False where nothing
-    is known. math-verify has rules of its own for single symbols and percentages, and for what is not an expression.
-    """
-    from sympy import Expr, Integral, Limit, Product, Rational, Sum, Symbol, UnevaluatedExpr
-
-    if not all(isinstance(side, Expr) and not isinstance(side, Symbol) for side in (gold, answer)):
-        return False
-    if any(side.has(UnevaluatedExpr, Sum, Product, Integral, Limit) for side in (gold, answer)):
-        return False
-    names = sorted({symbol.name for side in (gold, answer) for symbol in side.free_symbols})
-    point = {Symbol(name, real=True): Rational(10 + 7 * k, 9 + 2 * k) for k, name in enumerate(names)}
-    try:
-        values = [complex(side.evalf(20, subs=point)) for side in (gold, answer)]
-    except (TypeError, ValueError, ArithmeticError, AttributeError):
-        return False
-    size = max(map(abs, values))
-    return math.isfinite(size) and abs(values[0] - values[1]) > 1e-6 * max(size, 1.0)
-
-
 def _is_parseable(text: str) -> bool:
     """False for what would only exhaust the parser: deep nesting, endless towers."""
     depth = deepest = 0
@@ -281,26 +296,9 @@ def _parse(text: str) -> tuple[Any, ...]:
     exact = _DECIMAL.sub(lambda d: rf"\frac{{{d.group(1)}{d.group(2)}}}{{1{'0' * len(d.group(2))}}}", text)
     return tuple(
         parse(
-            f"${exact}$",
+            f"${fractions_end(exact)}$",
             extraction_config=[LatexExtractionConfig(boxed_match_priority=-1, normalization_config=spelling)],
             fallback_mode="no_fallback",
             parsing_timeout=None,  # type: ignore[arg-type]
         )
     )
-
-
-def _digits(tree: Any) -> float:
-    """Rough upper bound of the decimal digits that evaluating an expression produces, without evaluating it."""
-    from sympy import Integer, Pow, Rational, binomial, factorial
-
-    if isinstance(tree, Rational):
-        return max(abs(tree.p).bit_length(), tree.q.bit_length()) * 0.302
-    args = [_digits(arg) for arg in getattr(tree, "args", ())]
-    if isinstance(tree, Pow) and args:
-        base, exponent = max(args[0], 0.5), tree.args[1]
-        power = abs(int(exponent)) if isinstance(exponent, Integer) and args[1] < 20 else 10 ** min(args[1], 30)
-        return base * power if args[1] > 0 else base
-    if isinstance(tree, factorial | binomial) and args:
-        top = 10 ** min(args[0], 30)
-        return top * max(args[0], 0.5)
-    return sum(args)

@@ -1,7 +1,7 @@
 r"""One spelling for many ways to write an answer: pure text, nothing is evaluated.
 
 `clean` gives LaTeX that a parser can read; `number` reads exact rationals (decimals, fractions, mixed numbers,
-scientific notation, percentages, with or without a unit) as `Fraction`; `words` reads answers that are words.
+scientific notation, percentages, words, with or without a unit) as `Fraction`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
+from repirl.grading.numerals import leading_number_in_digits
+from repirl.grading.units import contradict, strip_unit
+
 # Longer digit strings and larger exponents are compared as text: int() and 10**n must stay instant.
 MAX_DIGITS = 1000
 
@@ -19,6 +22,7 @@ _UNICODE = {
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "°": r"^\circ ", "π": r"\pi ",
     "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
     "±": r"\pm ", "½": r"\frac{1}{2}", "θ": r"\theta ", "λ": r"\lambda ",
+    "。": ".", "，": ",", "：": ":", "（": "(", "）": ")", "％": "%",
     "\u00a0": " ", "\u2009": " ", "\u202f": " ", "’": "'", "\n": " ", "\t": " ",
 }  # fmt: skip
 _UNICODE_TABLE = str.maketrans(_UNICODE)
@@ -28,6 +32,7 @@ _SUPERSCRIPT_RUN = re.compile(f"[{_SUPERSCRIPTS}]+")
 _ROOT_SIGN = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[A-Za-z])|\(([^()]*)\)|(?=\{))")
 
 _GREEK = r"\\(?:pi|alpha|beta|gamma|theta|lambda|mu|phi|omega)(?![A-Za-z])"
+_NUMBER_START = r"[+-]?(?:\\\$\s*)?[+-]?\d[\d,.:]*(?:\s*\\?%)?"
 _TEXT_COMMAND = r"\\(?:text|mbox|mathrm|textbf|textit|textrm|mathbf|mathit|texttt|operatorname)"
 
 
@@ -41,13 +46,27 @@ def _magnitude_in_text(match: re.Match[str]) -> str:
     return f" {match.group(1)} " + (rf"\text{{ {rest}}}" if rest else "")
 
 
+def _as_half_open(match: re.Match[str]) -> str:
+    before, opening, inside, closing = match.groups()
+    if (opening, closing) == ("[", "]"):
+        return match.group()
+    return f"{before}{'(' if opening == ']' else '['}{inside}{')' if closing == '[' else ']'}"
+
+
+def _clock_time(match: re.Match[str]) -> str:
+    return rf"{match.group(1)}\text{{ {match.group(2).lower()}m}}"
+
+
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp"
 _REWRITES = [
     (re.compile(pattern), to)
     for pattern, to in [
-        (r"\\text\s*\{\s*\\?\$\s*\}", r"\\$"),
+        (r"\\text\s*\{\s*(\\?[$%])\s*\}", lambda sign: "\\" + sign.group(1)[-1]),
         (r"(?<!\\)\$", ""),
         (r"^\s*\*\*(.*?)\*\*\s*$", r"\1"),  # bold in Markdown
+        (r"\\\\\s*\[\s*-?[\d.]+\s*[a-z]{2}\s*\]", r"\\\\"),  # space between the rows of a matrix
+        (r"\\(?:text)?color\s*\{[^{}]*\}|\\(?:tiny|small|normalsize|[lL]arge|LARGE|[hH]uge|bf|rm|it)(?![A-Za-z])", " "),
+        (r"^\s*((?:\\text(?:bf)?\s*\{)?)\s*(?i:(?:the\s+)?(?:final\s+)?answer)\s*(?::|is\b:?)\s*(?:(?<=\{.)\s*\})?", r"\1"),
         (r"\*\*\s*\(?\s*([+-]?\d+)\s*\)?", r"^{\1}"),
         (r"\*\*", "^"),
         (r"<=", r"\\le "),
@@ -58,6 +77,8 @@ _REWRITES = [
         (r"(?<!\\)\\[()\[\]]", ""),
         (r"(?<=\d),\\!\s*(?=\d)", ""),  # 10,\!080
         (r"(?<=\d)\{,\}\s*(?=\d)", ""),  # 10{,}080
+        (r"\{\s*:\s*\}", ":"),
+        (r"\.\s*\}$", "}"),
         (r"(?<!\\)\\!", ""),
         (r"(?<=\d)\\,(?=\d{3})", ""),
         (r"(?<!\\)\\[,;:> ]|~|\\q?quad\b|\\(?:display|text)style\b|\\limits\b", " "),
@@ -71,10 +92,19 @@ _REWRITES = [
         (r"(?<![A-Za-z}_^])\{\s*(\d+)\s*\}(?=\s*[\^_])", r"\1"),  # {10}^{33}, {52}_8
         (r"(\\times|\\cdot)\s*\{\s*(\d+)\s*\}", r"\1 \2"),
         (r"\\(?:mathrm|mathbf|mathit|text|rm)\s*\{\s*([ei])\s*\}", r"\1"),
+        (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
         (r"\\log\s*_\s*\{?\s*e\s*\}?(?![A-Za-z])", r"\\ln "),
         (r"\\varnothing\b|^\\\{\s*\\\}$", r"\\emptyset "),
-        (r"\\(?:text|mbox|mathrm)\s*\{\s*(hundred|thousand|million|billion|trillion)\b\s*([^{}]*)\}", _magnitude_in_text),
+        (r"\\(?:text|mbox|mathrm)\s*\{\s*(dozen|hundred|thousand|million|billion|trillion)\b\s*([^{}]*)\}", _magnitude_in_text),
         (rf"{_TEXT_COMMAND}\s*\{{\s*({_TEXT_COMMAND}\s*\{{[^{{}}]*\}})\s*\}}", r"\1"),
+        (rf"{_TEXT_COMMAND}\s*\{{\s*({_NUMBER_START})\s*\}}", r"\1"),  # \text{18}, \text{75\%}
+        (
+            rf"^{_TEXT_COMMAND}\s*\{{\s*({_NUMBER_START})\s*(?!(?:st|nd|rd|th) )([A-Za-z][A-Za-z ./]*)\}}",
+            r"\1\\text{ \2}",
+        ),  # \text{40 dollars}
+        (r"^(\d{1,2}(?::\d{2}|(?=\s*\\text)|(?=.*\.)))\s*(?:\\text\s*\{)?\s*([APap])\.?\s?[Mm]\.?\s*\}?$", _clock_time),
+        (r"^\\(?:text|mbox)\s*\{\s*(?i:(?:the set of )?(?:all )?real numbers|all reals)\s*\}\.?$", r"\\mathbb{R}"),
+        (r"(^|\\cup)\s*([\[\]])([^\[\]]*,[^\[\]]*)([\[\]])\s*(?=$|\\cup)", _as_half_open),  # ]0,4]
         (r"^\\(?:underline|boldsymbol|bm|boxed|fbox)\s*\{([^{}]*)\}$", r"\1"),
         (r"^\s*(?:=|\\approx\b|\\simeq\b)", ""),
         (r",?\s*(?:\\text\s*\{\s*,?\s*)?\bfor (?:all|any|every)\b.*$", ""),
@@ -94,35 +124,9 @@ _REWRITES = [
 ]
 _TEXT = re.compile(rf"{_TEXT_COMMAND}\s*\{{([^{{}}]*)\}}")
 
-_UNIT_WORDS = {
-    "dollar": "dollar|dollars|usd|bucks", "cent": "cent|cents", "degree": "degree|degrees|deg",
-    "mile": "mile|miles|mi", "mph": "mph", "km": "km|kilometer|kilometers|kilometre|kilometres",
-    "m": "meter|meters|metre|metres", "cm": "cm|centimeter|centimeters", "mm": "mm|millimeter|millimeters",
-    "inch": "inch|inches", "foot": "foot|feet|ft", "yard": "yard|yards|yd", "hour": "hour|hours|hr|hrs",
-    "minute": "minute|minutes|min|mins", "second": "second|seconds|sec", "day": "day|days", "week": "week|weeks",
-    "month": "month|months", "year": "year|years", "gram": "gram|grams", "kg": "kg|kilogram|kilograms",
-    "pound": "pound|pounds|lb|lbs", "ounce": "ounce|ounces|oz", "liter": "liter|liters|litre|litres",
-    "gallon": "gallon|gallons", "unit": "unit|units", "percent": "percent|percentage|pct",
-    "euro": "euro|euros|eur",
-}  # fmt: skip
-_UNITS = {word: unit for unit, spellings in _UNIT_WORDS.items() for word in spellings.split("|")}
-_UNIT_SYMBOLS_IN_TEXT = {"in": "inch", "m": "m", "g": "gram", "s": "second", "h": "hour", "l": "liter"}
-_CURRENCIES = {"€": "euro", "EUR": "euro", "£": "pound sterling", r"\pounds": "pound sterling"}
-_CURRENCY = re.compile(r"(\\\$|€|£|\\pounds\b|(?:USD|EUR)(?![A-Za-z]))\s*")
-_POWER = r"(?:\s*\^\s*(?:\{\s*([23])\s*\}|([23])))?"
-_TEXT_TAIL = re.compile(
-    r"(?<=[^\s=+\-*/^_(,])\s*\\(?:text|mbox|mathrm|textrm)\s*"
-    rf"\{{([A-Za-z ./]*)(?:\^\s*\{{?([23])\}}?)?\}}{_POWER}\s*$"
-)
-_WORD_TAIL = re.compile(rf"(?<=[\d}})\]!i])\s*((?:[A-Za-z]+ )?[A-Za-z]+)\.?{_POWER}\s*$")
-# What is counted (`41 apples`): any plain word, unless it is a number itself.
-_COUNTED = re.compile(
-    r"(?<=[\d}])\s+(?!(?:dozen|score|hal|third|quarter|four|fif|six|seven|eigh|nin|ten|squared|cubed|factorial|choose|times|plus"
-    r"|minus|over|mod|hundred|thousand|million|billion|trillion|and\b|or\b|percent|base))[a-z]{4,}(?: [a-z]{3,}){0,2}$"
-)
 _ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:\\(?:text|mathrm|textrm)\s*\{)?\s*(?:st|nd|rd|th)\s*\}{0,2}(?![A-Za-z])")
-_MAGNITUDES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_MAGNITUDE = re.compile(r"(?<=[\d} ])\s*(hundred|thousand|million|billion|trillion)\s*$", re.I)
+_MAGNITUDES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_MAGNITUDE = re.compile(rf"(?<=[\d}} ])\s*({'|'.join(_MAGNITUDES)})\s*$", re.I)
 
 _DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
 _THOUSANDS = re.compile(r"\d{1,3}(?:(?:,\s?\d{3})+|(?: \d{3})+)(?:\.\d*)?")
@@ -134,7 +138,6 @@ _FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _SLASH = re.compile(rf"\(?\s*([+-]?{_DECIMAL})\s*/\s*([+-]?{_DECIMAL})\s*\)?")
 _MIXED = re.compile(r"(\d+)\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d+)\s+(\d+)\s*/\s*(\d+)")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\s*\{\s*(\d+)\s*\}")
-_BASED = re.compile(r"\(?(\d+)\)?\s*_\s*\{?\s*\(?(\d{1,2})\)?\s*\}?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,67 +188,21 @@ def matching_close(text: str, start: int) -> int:
     return -1
 
 
+def fractions_end(text: str) -> str:
+    r"""`\frac{1}{2}48` as `\frac{1}{2}\cdot 48`: the parser would take the 48 for 4 + 8."""
+    start = 0
+    while (start := text.find("\\frac{", start)) >= 0:
+        middle = matching_close(text, start + 5)
+        end = matching_close(text, middle + 1) if text[middle + 1 : middle + 2] == "{" else -1
+        if middle > 0 and end > 0 and text[end + 1 :].lstrip()[:1].isdigit():
+            text = f"{text[: end + 1]}\\cdot {text[end + 1 :].lstrip()}"
+        start += 5
+    return text
+
+
 def without_text_commands(text: str) -> str:
     r"""`\text{a}` and its relatives replaced by their content."""
     return _TEXT.sub(r" \1 ", clean(text)).strip()
-
-
-def words(text: str) -> str | None:
-    """Lower-case words of an answer that is words (articles and punctuation dropped); None for mathematics."""
-    plain = without_text_commands(text)
-    if not re.fullmatch(r"[A-Za-z][A-Za-z '.,\-]*", plain):
-        return None
-    in_text = plain != clean(text)
-    parts = [part for part in re.split(r"[^A-Za-z']+", plain) if part]
-    if not in_text and max(map(len, parts)) < 4:  # ab and AB are products
-        return None
-    lowered = [part.lower() for part in parts]
-    return " ".join(part for part in lowered if part not in {"a", "an", "the"}) or " ".join(lowered)
-
-
-def without_choice_word(text: str) -> str:
-    """`Option C` and `\\text{C}` as `C`."""
-    return re.sub(r"^(?:option|choice|answer)\s+", "", without_text_commands(text), flags=re.I)
-
-
-def choice(text: str) -> str | None:
-    r"""The letter of a multiple-choice answer: `C`, `(C)`, `\text{(C)}`, `(C) 12`, `C. twelve`."""
-    plain = without_choice_word(text)
-    match = re.fullmatch(r"\(?\s*([A-Za-z])\s*\)?", plain) or re.match(r"\(\s*([A-Z])\s*\)\s*\S|([A-Z])[.:)]\s", plain)
-    return (match.group(1) or match.group(2)).upper() if match else None
-
-
-def based(text: str) -> tuple[str, str] | None:
-    """Digits and base of a number with a base as subscript (`52_8`)."""
-    match = _BASED.fullmatch(clean(text))
-    return (match.group(1).lstrip("0") or "0", match.group(2)) if match else None
-
-
-def strip_unit(text: str) -> tuple[str, str | None]:
-    r"""A cleaned answer without its unit, and the unit in one spelling (None if there is none or it is unknown)."""
-    if (sign := _CURRENCY.match(text)) is not None:
-        return strip_unit(text[sign.end() :])[0], _CURRENCIES.get(sign.group(1), "dollar")
-    if text.endswith(r"^\circ"):
-        return text.removesuffix(r"^\circ").rstrip(), "degree"
-    if text.endswith("%"):
-        return text[:-1].removesuffix("\\").rstrip(), "percent"
-    if (match := _TEXT_TAIL.search(text)) is not None and not {"and", "or"} & set(match.group(1).split()):
-        rest = text[: match.start()].rstrip()
-        return strip_unit(rest)[0], _unit(match, _UNITS | _UNIT_SYMBOLS_IN_TEXT)
-    if (match := _WORD_TAIL.search(text)) is not None and _unit(match, _UNITS) is not None:
-        return strip_unit(text[: match.start()].rstrip())[0], _unit(match, _UNITS)
-    return _COUNTED.sub("", text), None
-
-
-def _unit(match: re.Match[str], table: dict[str, str]) -> str | None:
-    """The unit with its power (`inch^2`): a known word, alone or after `square` or `cubic`."""
-    parts = match.group(1).lower().replace(".", " ").split()
-    power = next((part for part in match.groups()[1:] if part), "")
-    if len(parts) == 2 and parts[0] in {"square", "sq", "cubic"}:
-        power, parts = ("3" if parts[0] == "cubic" else "2"), parts[1:]
-    if len(parts) != 1 or parts[0] not in table:
-        return None
-    return table[parts[0]] + (f"^{power}" if power else "")
 
 
 @lru_cache(maxsize=4096)
@@ -253,16 +210,19 @@ def number(text: str) -> Number | None:
     """The exact rational that an answer states, or None if it is anything else."""
     if len(text) > MAX_DIGITS:
         return None
-    value_text, unit = strip_unit(_ORDINAL.sub("", clean(text)))
-    shift = 0
+    spelling = clean(text)
+    if not any(map(str.isdigit, spelling)):
+        spelling = leading_number_in_digits(without_text_commands(spelling))
+    value_text, unit = strip_unit(_ORDINAL.sub("", spelling))
+    factor = 1
     if (match := _MAGNITUDE.search(value_text)) is not None:
-        shift = _MAGNITUDES[match.group(1).lower()]
+        factor = _MAGNITUDES[match.group(1).lower()]
         value_text = value_text[: match.start()]
     value = _rational(value_text.strip())
     if value is None:
         return None
     percent = unit == "percent"
-    return Number(value * 10**shift, percent=percent, unit=None if percent else unit)
+    return Number(value * factor, percent=percent, unit=None if percent else unit)
 
 
 def _rational(text: str) -> Fraction | None:
@@ -299,7 +259,8 @@ def _scaled(value: Fraction, exponent: int) -> Fraction | None:
 
 def numbers_equal(a: Number, b: Number) -> bool:
     """Exact equality; a missing unit is fine, a contradicting one is not; 62.5% equals 0.625 and also 62.5."""
-    if a.unit is not None and b.unit is not None and a.unit != b.unit:
+    units = ["percent" if side.percent else side.unit for side in (a, b)]
+    if contradict(*units):
         return False
     if a.percent == b.percent:
         return a.value == b.value

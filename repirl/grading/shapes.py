@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from repirl.grading.normalize import key, matching_close
+from repirl.grading.normalize import key, matching_close, number
 
 # A name and what it is equal to: `x = 5`, `a_1 = 2`, `f(x) = 2x`.
 LABEL = re.compile(r"([A-Za-z](?:_\{?\w+\}?|\w{0,3})(?:\s*\([A-Za-z, ]*\))?)\s*=\s*([^=<>]+)")
@@ -16,6 +16,10 @@ MEMBER = re.compile(r"[A-Za-z]\w?\s*\\in\s*(?=[\[({\\])")
 _BETWEEN = re.compile(r"(.+?)\s*(<|\\le)\s*(\\?[A-Za-z]+)\s*(<|\\le)\s*(.+)")
 _FALLING = re.compile(r"(.+?)\s*(>|\\ge)\s*(\\?[A-Za-z]+)\s*(>|\\ge)\s*(.+)")
 _ONE_SIDED = re.compile(r"(\\?[A-Za-z]+)\s*(<|>|\\le|\\ge)\s*(.+)")
+_MATRIX = re.compile(
+    r"(?:\\?[A-Za-z]+(?:\s*\{[A-Za-z]\})?(?:\s*\^\s*(?:\{-1\}|[T\d]))?\s*=)?\s*([^=&,<>]*?)\s*"
+    r"[(\[]?\s*\\begin\s*\{([pbB]?matrix|array)\}(?:\s*\{[clr|]+\})?(.*?)\\end\s*\{\2\}\s*[)\]]?"
+)
 _BUILDER = re.compile(r"\\\{\s*(.+?)\s*(?:\\mid\b|\\vert\b|\\?\||:)\s*(.+?)\s*\\\}")
 
 
@@ -88,6 +92,25 @@ def split_list(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()] or [text]
 
 
+def matrix(text: str) -> list[list[str]] | None:
+    """Rows of a matrix or vector, a factor before it multiplied into every entry; None if it is none."""
+    match = _MATRIX.fullmatch(text) if "\\begin" in text else None
+    if match is None or "\\begin" in match.group(1) + match.group(3):
+        return None
+    factor, _, body = match.groups()
+    rows = [[cell.strip() for cell in row.split("&")] for row in re.split(r"\\\\|\\cr\b", body) if row.strip()]
+    return [[_times(re.sub(r"\s*(?:\\cdot|\\times|\*)$", "", factor), cell) for cell in row] for row in rows]
+
+
+def _times(factor: str, text: str) -> str:
+    one, other = (number(part) for part in (factor, text))
+    if one is not None and other is not None:
+        return str(one.value * other.value)
+    if not factor:
+        return text
+    return f"-({text})" if factor == "-" else rf"({factor}) \cdot ({text})"
+
+
 def rising(text: str) -> str:
     """A chain such as `4 \\ge x > 3` written from small to large; any other text as it is."""
     match = _FALLING.fullmatch(text)
@@ -127,6 +150,18 @@ def as_interval(text: str, other: str) -> str:
         else:
             return text
     return " \\cup ".join(intervals)
+
+
+def as_intervals(one: str, other: str) -> tuple[str, str] | None:
+    """Two inequalities in one and the same variable as intervals; None if they are anything else."""
+    names = []
+    for text in (one, other):
+        match = _BETWEEN.fullmatch(text)
+        names.append(match.group(3) if match else (match := _ONE_SIDED.fullmatch(text)) and match.group(1))
+    if names[0] is None or names[0] != names[1]:
+        return None
+    intervals = as_interval(one, "("), as_interval(other, "(")
+    return intervals if all(interval[0] in "([" for interval in intervals) else None
 
 
 def builder_key(text: str) -> str | None:
