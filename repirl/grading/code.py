@@ -2,6 +2,9 @@
 
 A program's process never holds an expected value. It returns claims about its outputs, as plain data, and whatever it
 does to itself (exit, prints, monkeypatches, writes to descriptors, redefines `==`) can only change those claims.
+
+`stdio` judges as a shell script would: the output counts only of a program that ends by itself, without an uncaught
+exception and with exit code 0 (`sys.exit()` and `sys.exit(0)` are fine, another number or a message is a failure).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import marshal
 import pickle
 import re
 import signal
+import textwrap
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -20,27 +24,70 @@ from dataclasses import replace
 from typing import Any
 
 from repirl.errors import UserError
+from repirl.grading._child import sbx_checks
 from repirl.grading.claims import matches, same_output
-from repirl.grading.sandbox import Job, Run, SandboxLimits, run_jobs
+from repirl.grading.sandbox import MAX_TIMEOUTS, Job, Run, SandboxLimits, run_jobs
 from repirl.types import CodeTests, Verdict
 
 DEFAULT_LIMITS = SandboxLimits()
 CACHE_SIZE = 1 << 16
-_FENCE = re.compile(r"^[ \t]*(```+|~~~+)[^\n`]*\n(.*?)(^[ \t]*\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
-
+MAX_REASON = 200  # characters
+# What tests may ask for: seconds of CPU per case, and MiB, of which Python itself takes some tens.
+MAX_TIME_LIMIT_S, MEMORY_LIMITS_MIB = 3600, (64, 65536)
+_FENCE_LINE = re.compile(r"([ \t]*)(```+|~~~+)([^\n`]*)")
+_QUOTES = re.compile(r"\\.|\"\"\"|'''", re.DOTALL)
 _FUTURE = re.compile(r"^from __future__ import [^\n(]*$", re.MULTILINE)
 
 
 def extract_code(completion: str) -> str | None:
-    """The last fenced block of a completion, or all of it where there is no fence; None if that is blank."""
-    blocks = _FENCE.findall(completion)
-    code = blocks[-1][1] if blocks else completion
+    """The last fenced block of a completion, or all of it where there is no fence; None if that is blank.
+
+    Lines may end as on Windows. The code of an indented fence (in an item of a list) loses its common indentation. A
+    fence within text in triple quotes does not end a block, as long as another one does.
+    """
+    blocks = _blocks(completion)
+    code = blocks[-1][0] if blocks else completion
     return code if code.strip() else None
 
 
 def has_closed_block(completion: str) -> bool:
     """Whether a fenced block is complete: then a completion that the token limit cut still holds an answer."""
-    return any(match.group(3) and match.group(2).strip() for match in _FENCE.finditer(completion))
+    return any(closed and code.strip() for code, closed in _blocks(completion))
+
+
+def _blocks(completion: str) -> list[tuple[str, bool]]:
+    """The fenced blocks in order, each with whether it is closed."""
+    lines = completion.replace("\r\n", "\n").split("\n")
+    blocks = []
+    start = 0
+    while start < len(lines) - 1:  # a fence on the last line opens nothing
+        opening = _FENCE_LINE.fullmatch(lines[start])
+        start += 1
+        if opening is None:
+            continue
+        end, closed = _block_end(lines, start, opening[2])
+        code = "".join(f"{line}\n" for line in lines[start:end]) if closed else "\n".join(lines[start:end])
+        blocks.append((textwrap.dedent(code) if opening[1] else code, closed))
+        start = end + 1
+    return blocks
+
+
+def _block_end(lines: list[str], start: int, fence: str) -> tuple[int, bool]:
+    """Where the block that begins at line `start` ends, and whether by a fence: by the first outside of triple quotes,
+    else (the quotes were no such thing) by the first of all."""
+    quote = ""
+    first: int | None = None
+    for number in range(start, len(lines)):
+        if (line := _FENCE_LINE.fullmatch(lines[number])) is not None:
+            if line[2] == fence and not line[3].strip():
+                first = number if first is None else first
+                if not quote:
+                    return number, True
+            elif first is not None:  # the next block begins
+                break
+        for found in _QUOTES.findall(lines[number]):
+            quote = "" if found == quote else quote or (found if found[0] != "\\" else "")
+    return (len(lines), False) if first is None else (first, True)
 
 
 class _VerdictCache:
@@ -84,8 +131,11 @@ def grade_programs(
     """Verdicts on completions, each with its hidden tests, in order.
 
     `correct` only if every test passes; `score` is the fraction that does. A program that raises, runs too long, uses
-    too much or dies is `wrong` with that reason; `ungraded` means that the sandbox failed. The same program with the
-    same tests runs once. Raises UserError on tests that cannot be run, and where the machine's sandbox is too weak.
+    too much or dies is `wrong` with that reason; `ungraded` means that the sandbox failed, or that the tests cannot be
+    run or assert nothing. The same program with the same tests runs once. After MAX_TIMEOUTS cases of `stdio` that ran
+    out of time the remaining ones count as failed without being run.
+
+    Raises UserError on tests that cannot be run, and where the machine's sandbox is too weak.
     """
     verdicts: dict[bytes, Verdict] = {}
     to_run: dict[bytes, tuple[CodeTests, str]] = {}
@@ -101,24 +151,27 @@ def grade_programs(
         if key in verdicts or key in to_run:
             continue
         if code is None:
-            verdicts[key] = _verdict(tests, 0, "no code", _count_asserts(tests.code) if tests.kind == "asserts" else None)
+            total = sbx_checks.count_tests(_prepared(tests)) if tests.kind == "asserts" else None
+            verdicts[key] = _verdict(tests, 0, "no code", total)
         elif (known := _cache.get(key)) is not None:
             verdicts[key] = known
         else:
             to_run[key] = (tests, code)
     by_limits: dict[SandboxLimits, list[tuple[bytes, CodeTests, str, list[Job]]]] = {}
-    for key, (tests, code) in to_run.items():
-        plan = (key, tests, code, _jobs(tests, _after(tests.prelude, code)))
-        by_limits.setdefault(_own_limits(tests, limits), []).append(plan)
+    limits_of = {id(tests): _own_limits(tests, limits) for tests, _ in to_run.values()}
+    for group, (key, (tests, code)) in enumerate(to_run.items()):
+        plan = (key, tests, code, _jobs(tests, _after(tests.prelude, code), group))
+        by_limits.setdefault(limits_of[id(tests)], []).append(plan)
     for own, plans in by_limits.items():
         runs = iter(run_jobs([job for *_, jobs in plans for job in jobs], own, allow_weak_sandbox))
         for key, tests, code, jobs in plans:
             own_runs = [next(runs) for _ in jobs]
             verdict = _judge(tests, own_runs, own)
             seconds = sum(run.wall_s for run in own_runs)
-            verdicts[key] = verdict = replace(verdict, extracted=code, seconds=seconds)
+            reason = _printable(verdict.reason)
+            verdicts[key] = verdict = replace(verdict, reason=reason, extracted=code, seconds=seconds)
             # A timeout by the clock says as much about the machine's load as about the program.
-            if verdict.outcome != "ungraded" and verdict.reason != "timeout (wall clock)":
+            if verdict.outcome != "ungraded" and not any(run.timed_out for run in own_runs):
                 _cache.put(key, verdict)
     return [verdicts[key] for key in keys]
 
@@ -131,13 +184,35 @@ def _after(prelude: str, code: str) -> str:
 
 
 def _own_limits(tests: CodeTests, limits: SandboxLimits) -> SandboxLimits:
-    """`limits` with those that the tests bring. All cases of `functional` run in one process and share its time."""
+    """`limits` with those that the tests bring. All cases of `functional` run in one process and share its time.
+
+    A program may print, or return, some more than twice what is expected.
+    """
     if tests.time_limit_s is not None:
         cpu_s = tests.time_limit_s * (len(tests.cases) if tests.kind == "functional" else 1)
         limits = replace(limits, cpu_s=cpu_s, wall_s=max(limits.wall_s, cpu_s + 2.0))
     if tests.memory_limit_mib is not None:
         limits = replace(limits, memory_mib=tests.memory_limit_mib)
+    wanted = 2 * _expected_bytes(tests) + (1 << 16)
+    if wanted > limits.output_bytes:  # rounded up, as programs of the same limits run together
+        limits = replace(limits, output_bytes=1 << wanted.bit_length())
     return limits
+
+
+def _expected_bytes(tests: CodeTests) -> int:
+    """About how much a right program writes to one of its descriptors."""
+    if tests.kind == "stdio":
+        return max(len(case.stdout.encode("utf-8", "surrogateescape")) for case in tests.cases)
+    try:
+        return 2 * len(marshal.dumps([case.expected for case in tests.cases]))
+    except ValueError:  # no plain data
+        return 0
+
+
+def _printable(reason: str) -> str:
+    """A reason as one short line: parts of it may be the program's own words."""
+    cut = reason if len(reason) <= MAX_REASON else reason[: MAX_REASON - 3] + "..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
 def _digest(tests: CodeTests, limits: SandboxLimits) -> bytes:
@@ -150,44 +225,58 @@ def _digest(tests: CodeTests, limits: SandboxLimits) -> bytes:
 
 def check_tests(tests: CodeTests) -> None:
     """Raises UserError if these tests cannot be run at all."""
-    if tests.kind == "asserts":
-        try:
-            compile(tests.code, "<tests>", "exec", dont_inherit=True)
-        except (SyntaxError, ValueError) as error:
-            raise UserError("the tests are not Python", str(error), "fix the field `code` of the tests") from error
-        return
-    for name in ("time_limit_s", "memory_limit_mib"):
-        if (limit := getattr(tests, name)) is not None and (type(limit) is not int or limit <= 0):
-            raise UserError(f"{name} of the tests must be a positive integer", limit)
+    for name in ("prelude", "entry_point", "code"):
+        if not isinstance(given := getattr(tests, name), str):
+            raise UserError(f"{name} of the tests must be text", str(given)[:80])
+    bounds = {"time_limit_s": (1, MAX_TIME_LIMIT_S), "memory_limit_mib": MEMORY_LIMITS_MIB}
+    for name, (least, most) in bounds.items():
+        if (limit := getattr(tests, name)) is not None and (type(limit) is not int or not least <= limit <= most):
+            raise UserError(f"{name} of the tests must be a whole number from {least} to {most}", limit)
     tolerance = tests.float_tolerance
     if tolerance is not None and not (type(tolerance) in (int, float) and 0 <= tolerance < 1):
         raise UserError("float_tolerance of the tests must be at least 0 and below 1", tolerance)
-    if not tests.cases:
+    if tests.kind == "asserts":
+        _check_asserts(tests)
+    elif not tests.cases:
         raise UserError(f"tests of kind {tests.kind} without cases")
-    if tests.kind == "functional" and not tests.entry_point:
+    elif tests.kind == "functional" and not tests.entry_point:
         raise UserError("tests of kind functional without entry_point")
+    elif tests.kind == "stdio":
+        for number, case in enumerate(tests.cases, start=1):
+            try:
+                (case.stdin + case.stdout).encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError as error:
+                raise UserError(f"case {number}: `stdin` and `stdout` must be text that can be encoded", str(error)) from error
 
 
-def _jobs(tests: CodeTests, code: str) -> list[Job]:
+def _check_asserts(tests: CodeTests) -> None:
+    todo = "fix the field `code` of the tests"
+    try:
+        compile(tests.code, "<tests>", "exec", dont_inherit=True)
+        missing = sbx_checks.what_is_missing(_prepared(tests))
+    except (SyntaxError, ValueError) as error:
+        raise UserError("the tests are not Python", str(error), todo) from error
+    except (MemoryError, RecursionError) as error:
+        raise UserError("the tests are nested too deeply", todo=todo) from error
+    if missing is not None:
+        raise UserError(missing, tests.code.strip()[:80], todo)
+
+
+def _prepared(tests: CodeTests) -> ast.Module:
+    return sbx_checks.prepare(tests.code, tests.entry_point)
+
+
+def _jobs(tests: CodeTests, code: str, group: int = 0) -> list[Job]:
     """One run per problem, or for `stdio` one per case (each needs a fresh process)."""
     if tests.kind == "stdio":
         stdins = [case.stdin.encode("utf-8", "surrogateescape") for case in tests.cases]
-        return [Job("stdio", marshal.dumps((code, stdin)), capture=True) for stdin in stdins]
+        return [Job("stdio", marshal.dumps((code, stdin)), capture=True, group=group) for stdin in stdins]
     if tests.kind == "asserts":
         return [Job("asserts", marshal.dumps((code, tests.code, tests.entry_point)))]
     try:
         return [Job("functional", marshal.dumps((code, tests.entry_point, [case.args for case in tests.cases])))]
     except ValueError as error:
         raise UserError("test arguments are not plain data", tests.entry_point, "use numbers, text, lists") from error
-
-
-def _count_asserts(code: str) -> int:
-    """How many tests `_child/sbx_asserts.py` would count."""
-    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    statements = [s for s in ast.parse(code).body if not isinstance(s, definitions)]
-    calls = [isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) for s in statements]
-    asserts = [any(isinstance(node, ast.Assert) for node in ast.walk(s)) for s in statements]
-    return max(1, sum(map(max, calls, asserts)))
 
 
 def _verdict(tests: CodeTests, passed: int, reason: str, total: int | None = None) -> Verdict:
@@ -227,8 +316,7 @@ def _how_it_died(run: Run, limits: SandboxLimits) -> str:
         return "too much output"
     if run.timed_out:
         return "timeout (wall clock)"
-    # The limit is kept by counting clock ticks, cpu_s is exact: on a busy machine they differ.
-    if run.signal == signal.SIGKILL and run.cpu_s >= 0.7 * limits.cpu_s:
+    if run.out_of_time(limits):
         return "timeout"
     if run.signal:
         return f"killed: {signal.Signals(run.signal).name}" if run.signal in _SIGNALS else f"killed: {run.signal}"
@@ -239,7 +327,7 @@ _SIGNALS = {int(s) for s in signal.Signals}
 
 
 def _exception(name: Any) -> str:
-    name = str(name)
+    name = name if isinstance(name, str) else "without a name"
     return "memory" if name == "MemoryError" else name if name.startswith("missing ") else f"exception: {name}"
 
 
@@ -261,37 +349,59 @@ def _judge_functional(tests: CodeTests, run: Run, limits: SandboxLimits) -> Verd
 
 
 def _judge_stdio(tests: CodeTests, runs: list[Run], limits: SandboxLimits) -> Verdict:
-    passed, reason = 0, ""
-    for case, run in zip(tests.cases, runs, strict=True):
-        frames = _frames(run)
-        failure = ""
-        if run.too_much_output or run.timed_out or run.signal:
-            failure = _how_it_died(run, limits)
-        elif frames and frames[0][0] == "raise" and len(frames[0]) > 1:
-            failure = _exception(frames[0][1])
-        elif not same_output(case.stdout, run.stdout.decode("utf-8", "surrogateescape"), tests.float_tolerance):
-            failure = "wrong answer"
+    """The cases after MAX_TIMEOUTS that ran out of time have failed whether they ran or not, so that the score depends
+    neither on how many ran at once nor on their luck."""
+    passed, reason, timeouts = 0, "", 0
+    for done, (case, run) in enumerate(zip(tests.cases, runs, strict=True)):
+        if timeouts == MAX_TIMEOUTS or run.not_run:
+            reason += f"; after {MAX_TIMEOUTS} timeouts the rest counts as failed ({len(runs) - done})"
+            break
+        failure = _failure_of(case.stdout, run, limits, tests.float_tolerance)
+        timeouts += run.out_of_time(limits)
         passed += not failure
         reason = reason or failure
     return _verdict(tests, passed, reason)
 
 
+def _failure_of(expected: str, run: Run, limits: SandboxLimits, tolerance: float | None) -> str:
+    """Why a case of `stdio` failed; empty if it did not."""
+    frames = _frames(run)
+    if run.too_much_output or run.timed_out or run.signal:
+        return _how_it_died(run, limits)
+    if frames and frames[0][0] == "raise" and len(frames[0]) > 1:
+        return _exception(frames[0][1])
+    if run.exit_code:
+        return _how_it_died(run, limits)
+    return "" if same_output(expected, run.stdout.decode("utf-8", "surrogateescape"), tolerance) else "wrong answer"
+
+
 def _judge_asserts(tests: CodeTests, run: Run, limits: SandboxLimits) -> Verdict:
-    total, passed, reason = 1, 0, ""
-    finished = False
+    """`ungraded` only for what the tests do, never by the program's choice: whether any check is reached without a
+    single request to the program is up to the tests, and so is what they import and pass on."""
+    total, passed, reason, finished = 1, 0, "", False
     for kind, *rest in _frames(run):
+        finished = kind == "checks"
         if kind == "total":
             total = rest[0]
         elif kind == "pass":
             passed += 1
-        elif kind == "stop" and rest[0] == "NotSendable":
-            return Verdict("ungraded", f"sandbox: the tests pass a {rest[1]} to the program")
+        elif kind == "stop" and rest[0] in _TESTS_AT_FAULT and not reason:
+            return Verdict("ungraded", _TESTS_AT_FAULT[rest[0]].format(rest[1]))
         elif kind == "stop":
             reason = reason or _how_it_died(run, limits)
         elif kind in ("load", "fail"):
             failure = "wrong answer" if rest[0] == "AssertionError" else _exception(rest[0])
             reason = reason or failure
-    finished = passed == total
-    if not finished and not reason:
-        reason = _how_it_died(run, limits)
+        elif kind == "checks" and rest[0] == 0 and not reason:
+            if not rest[1]:
+                return Verdict("ungraded", "tests: no assertion was executed")
+            passed, reason = 0, "no assertion was reached"
+    if not (finished and passed == total):
+        reason = reason or _how_it_died(run, limits)
     return _verdict(tests, passed, reason, total)
+
+
+_TESTS_AT_FAULT = {
+    "NotSendable": "tests: they pass a {} to the program",
+    "MissingModule": "tests: they import {}, which is not in the sandbox",
+}

@@ -77,8 +77,9 @@ def _tests(where: str, given: Any) -> CodeTests:
     if not isinstance(given, dict):
         raise UserError(f"{where}: needs `tests`, an object", None if given is None else json.dumps(given)[:80])
     kind = given.get("kind")
-    if kind not in _NEEDED:
-        raise UserError(f"{where}: unknown kind of tests", kind, f"use {', '.join(_NEEDED)}")
+    if not isinstance(kind, str) or kind not in _NEEDED:
+        given_kind = None if kind is None else str(kind)[:80]
+        raise UserError(f"{where}: unknown kind of tests", given_kind, f"use {', '.join(_NEEDED)}")
     for key in _NEEDED[kind]:
         wanted = list if key == "cases" else str
         if not isinstance(given.get(key), wanted) or not given[key]:

@@ -140,9 +140,9 @@ def _verdict_row(row: GradedRow) -> dict[str, Any]:
 
 
 def write_lines(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """A JSONL file. Raises UserError if it cannot be written."""
+    """A JSONL file, UTF-8 also where a text holds half a surrogate pair. Raises UserError if it cannot be written."""
     try:
-        with path.open("w", encoding="utf-8", errors="surrogatepass") as file:
+        with path.open("w", encoding="utf-8", errors="backslashreplace") as file:  # just as JSON writes them
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
     except OSError as error:
@@ -168,8 +168,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _parse_row(path: Path, line: int, text: str) -> dict[str, Any]:
     try:
         row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        detail = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    except (ValueError, RecursionError) as error:
+        detail = getattr(error, "msg", "a number is too long" if isinstance(error, ValueError) else "nested too deeply")
         raise UserError(f"{path}, line {line}: not valid JSON ({detail})", text.strip()[:80]) from None
     if not isinstance(row, dict):
         raise UserError(f"{path}, line {line}: not a JSON object", text.strip()[:80])

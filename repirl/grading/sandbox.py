@@ -13,17 +13,19 @@ import selectors
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from repirl.errors import UserError
-from repirl.grading.sandbox_server import Job, Run, SandboxLimits, Server, ServerFault, Stream
+from repirl.grading.sandbox_server import MAX_TIMEOUTS, Job, Run, SandboxLimits, Server, ServerFault, Stream
 
-__all__ = ["Job", "Run", "SandboxLevel", "SandboxLimits", "SandboxPool", "run_jobs", "sandbox_level"]
+__all__ = ["MAX_TIMEOUTS", "Job", "Run", "SandboxLevel", "SandboxLimits", "SandboxPool", "run_jobs", "sandbox_level"]
 
 # Most programs end sooner than this, with an answer that fits the socket's buffer: their sockets are never polled.
 POLL_AFTER_S = 0.005
+MAX_TRIES = 3  # of a job; two servers may have died of the same cause before it came
 NEEDED_FOR_STRONG = ("process namespace", "mount namespace", "network namespace", "ipc namespace", "seccomp")
 
 
@@ -182,7 +184,8 @@ class _Batch:
         self.results: list[Run | None] = [None] * len(jobs)
         self.busy: dict[Server, int] = {}
         self.broken: set[Server] = set()
-        self.retried: set[int] = set()
+        self.tries: Counter[int] = Counter()  # that ended with a broken server, by job
+        self.timeouts: Counter[int] = Counter()  # by group
         # A sandbox that fails again and again is not worth a restart per program.
         self.faults_left = 3 + len(jobs) // 20
 
@@ -216,30 +219,39 @@ class _Batch:
                 self._on_time(selector)
 
     def _next(self, server: Server, selector: selectors.BaseSelector) -> None:
+        while self.waiting and self._given_up(self.waiting[-1]):
+            self.results[self.waiting.pop()] = Run(not_run=True)
         if not self.waiting:
             return
         self.busy[server] = self.waiting.pop()
         try:
             server.begin(self.jobs[self.busy[server]], self.limits)
         except ServerFault as fault:
-            self._broken(server, str(fault), selector)
+            self._broken(server, str(fault), selector, began=False)
+
+    def _given_up(self, index: int) -> bool:
+        group = self.jobs[index].group
+        return group is not None and self.timeouts[group] >= MAX_TIMEOUTS
 
     def _on_answer(self, server: Server, selector: selectors.BaseSelector) -> None:
         self._unregister_streams(server, selector)
+        index = self.busy[server]
         try:
-            self.results[self.busy[server]] = server.finish(self.limits)
+            self.results[index] = run = server.finish(self.limits)
         except ServerFault as fault:
             self._broken(server, str(fault), selector)
             return
+        if (group := self.jobs[index].group) is not None:
+            self.timeouts[group] += run.out_of_time(self.limits)
         del self.busy[server]
         self._next(server, selector)
 
-    def _broken(self, server: Server, why: str, selector: selectors.BaseSelector) -> None:
+    def _broken(self, server: Server, why: str, selector: selectors.BaseSelector, began: bool = True) -> None:
         index = self.busy.pop(server)
-        if index in self.retried:
+        self.tries[index] += began
+        if self.tries[index] >= MAX_TRIES:
             self.results[index] = Run(fault=why)
-        else:  # the server may have died of something that this program has no part in
-            self.retried.add(index)
+        else:  # the server may have died of something that this program has no part in, and was dead if it never began
             self.waiting.append(index)
         self._unregister_streams(server, selector)
         selector.unregister(server.control)

@@ -14,6 +14,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from signal import SIGKILL
 from typing import IO, Any, Literal
 
 from repirl.errors import UserError
@@ -23,6 +24,7 @@ START_DEADLINE_S = 30.0
 # How much longer than a program's deadline the server may take to kill it and clean up.
 GRACE_S = 15.0
 WALL_STRETCH = 4.0  # see sbx_zygote.Server.wait
+MAX_TIMEOUTS = 3  # of one program
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +51,22 @@ class SandboxLimits:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run. `request` is what the child reads first (marshalled, see sbx_programs); `capture` collects its stdout."""
+    """One run. `request` is what the child reads first (marshalled, see sbx_programs); `capture` collects its stdout.
+
+    `group` names the runs of one program: after MAX_TIMEOUTS of them ran out of time the others are not run.
+    """
 
     kind: Literal["functional", "stdio", "asserts"]
     request: bytes
     capture: bool = False
+    group: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """How a job ended. `frames` and `stdout` are the program's claims, the rest is the kernel's and ours.
 
-    `fault` is set when the sandbox itself failed; nothing else means anything then.
+    `fault` is set when the sandbox itself failed, `not_run` when the group was given up; nothing else means anything then.
     """
 
     frames: bytes = b""
@@ -72,6 +78,14 @@ class Run:
     timed_out: bool = False
     too_much_output: bool = False
     fault: str | None = None
+    not_run: bool = False
+
+    def out_of_time(self, limits: SandboxLimits) -> bool:
+        """Whether it was killed for the time that it took, by the clock or of the processor.
+
+        The limit is kept by counting clock ticks, cpu_s is exact: on a busy machine they differ.
+        """
+        return self.timed_out or (self.signal == SIGKILL and self.cpu_s >= 0.7 * limits.cpu_s)
 
 
 class ServerFault(Exception):
@@ -138,6 +152,7 @@ class Server:
             self.streams: list[Stream] = []
             self.started = self.deadline = 0.0  # of the running job, time.monotonic()
             self.polled = self.cancelled = False
+            self.number = 0  # of the job
             self.ready: dict[str, Any] = self._first_answer(stderr)
 
     def _first_answer(self, stderr: IO[bytes]) -> dict[str, Any]:
@@ -167,8 +182,9 @@ class Server:
         self.polled = self.cancelled = False
         self.started = time.monotonic()
         self.deadline = self.started + WALL_STRETCH * limits.wall_s + GRACE_S
-        order = {"kind": job.kind, "wall_s": limits.wall_s, "cpu_s": limits.cpu_s, "open_files": limits.open_files}
-        order |= {"memory_bytes": limits.memory_mib << 20, "file_bytes": limits.file_mib << 20}
+        self.number += 1
+        order = {"number": self.number, "kind": job.kind, "wall_s": limits.wall_s, "cpu_s": limits.cpu_s}
+        order |= {"open_files": limits.open_files, "memory_bytes": limits.memory_mib << 20, "file_bytes": limits.file_mib << 20}
         order["threads"] = limits.threads
         self.streams[0].send_some()
         try:
@@ -180,11 +196,11 @@ class Server:
                 theirs.close()
 
     def cancel(self) -> None:
-        """Asks for the running job to be killed now."""
+        """Asks for the running job to be killed now; if it has just ended, the server knows by the number."""
         if not self.cancelled:
             self.cancelled = True
             with contextlib.suppress(OSError):
-                self.control.send(b"stop")
+                self.control.send(b"%d" % self.number)
 
     def finish(self, limits: SandboxLimits) -> Run:
         """The outcome, once the control socket has something to say."""

@@ -6,6 +6,10 @@ read an attribute. The *tester* holds the tests, in which every name that the pr
 number. So the expected values are never in the program's memory, and an object that calls itself equal to everything
 is a `Remote` here, which is equal to nothing but itself.
 
+An exception that leaves the program arrives with its message, its plain arguments and its classes; `except` knows the
+program's own classes of exceptions by name. A StopIteration arrives as a RuntimeError, as out of a generator: it would
+end the loops of the tests quietly.
+
 Limits: functions of the tests cannot be passed to the program, and two program objects never compare equal.
 """
 
@@ -13,28 +17,79 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import importlib
 import json
 import marshal
 import sys
 import types
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
+import sbx_checks
 import sbx_codec
 from sbx_programs import name_of, read_block, run_program, say, write_block
 
 PEER_FD = 3  # the server's only descriptor; the tester talks to the grader on 3 and to the server on 4
 SERVER_FD = 4
+MAX_MESSAGE = 2000  # of an exception, in characters
+MAX_ARGUMENTS = 10_000  # of an exception, as JSON
+MAX_ITERATED = 1_000_000  # members of an iterator that the tests pass
+
+
+class _Kept:
+    """What stays with the server, by number; a class has one number for good."""
+
+    def __init__(self) -> None:
+        self.objects: list[Any] = []
+        self.numbers: dict[int, int] = {}
+
+    def __call__(self, value: Any) -> list[Any]:
+        return ["h", self.number(value), type(value).__name__[:80]]
+
+    def number(self, value: Any) -> int:
+        if isinstance(value, type) and id(value) in self.numbers:
+            return self.numbers[id(value)]
+        self.objects.append(value)
+        if isinstance(value, type):
+            self.numbers[id(value)] = len(self.objects) - 1
+        return len(self.objects) - 1
+
+    def class_form(self, kind: type) -> list[Any]:
+        """A class of exceptions: its number, module and name, and its bases of the same form."""
+        bases = [base for base in kind.__bases__ if issubclass(base, BaseException)]
+        return [self.number(kind), str(kind.__module__), kind.__name__[:80], [self.class_form(base) for base in bases]]
+
+    def error_form(self, error: BaseException) -> list[Any]:
+        """An exception: the form of its class, its message, its arguments if they are plain, and its number."""
+        message, arguments = "", None
+        with contextlib.suppress(BaseException):  # the program's own `__str__`, or an argument that is an object
+            message = str(error)[:MAX_MESSAGE]
+            arguments = sbx_codec.encode(list(error.args), _refuse)
+            error.__traceback__ = None  # it is kept, the frames need not be
+        if arguments is None or len(json.dumps(arguments)) > MAX_ARGUMENTS:
+            arguments = ["l", message]
+        return [self.class_form(type(error)), message, arguments, self.number(error)]
+
+
+def _refuse(value: Any) -> Any:
+    raise ValueError(f"a {type(value).__name__} is not plain")
+
+
+def _of_library(module: str, name: str) -> Any:
+    """What the tests name: a module of the standard library (no name), or something in it."""
+    found: Any = importlib.import_module(module)
+    for part in name.split(".") if name else ():
+        found = getattr(found, part)
+    return found
 
 
 def serve() -> None:
     """The server: receives the program, then requests `[op, ...]`, until the tester hangs up."""
     source = read_block(PEER_FD).decode("utf-8", "surrogatepass")
-    kept: list[Any] = []
-
-    def keep(value: Any) -> list[Any]:
-        kept.append(value)
-        return ["h", len(kept) - 1, type(value).__name__[:80]]
+    kept = _Kept()
 
     def reply(*answer: Any) -> None:
         write_block(PEER_FD, json.dumps(answer).encode())
@@ -51,64 +106,156 @@ def serve() -> None:
         except EOFError:
             return
         try:
-            reply("ok", *_perform(request, namespace, kept, keep))
+            reply("ok", *_perform(request, namespace, kept))
         except BaseException as error:  # noqa: BLE001 (reported as the program's own fault)
-            reply("raise", name_of(error))
+            reply("raise", *kept.error_form(error))
 
 
-def _perform(request: list[Any], namespace: dict[str, Any], kept: list[Any], keep: Any) -> list[Any]:
-    """The answer to one request: the form of the result and, for a call, those of changed arguments by position."""
+def _perform(request: list[Any], namespace: dict[str, Any], kept: _Kept) -> list[Any]:
+    """The answer to one request: the form of the result and, for a call, those of changed arguments."""
     op, *rest = request
     if op == "name":
         value = namespace[rest[0]]
-        return [["m", value.__name__]] if isinstance(value, types.ModuleType) else [sbx_codec.encode(value, keep)]
-    target = kept[rest[0]]
-    values = [sbx_codec.decode(form, lambda number, _: kept[number]) for form in rest[1:]]
+        if isinstance(value, types.ModuleType):
+            return [["m", value.__name__]]
+        if isinstance(value, type) and issubclass(value, BaseException):
+            return [["e", kept.class_form(value)]]
+        return [sbx_codec.encode(value, kept)]
+    target = kept.objects[rest[0]]
+    values = [sbx_codec.decode(form, lambda number, _: kept.objects[number], _of_library) for form in rest[1:]]
     if op == "call":
         arguments, named = values
-        result = sbx_codec.encode(target(*arguments, **named), keep)
+        result = sbx_codec.encode(target(*arguments, **named), kept)
         changed = {}
-        for index, argument in enumerate(arguments):
-            if isinstance(argument, (list, dict, set)):
-                now = sbx_codec.encode(argument, keep)
-                if now != rest[1][1 + index]:
-                    changed[index] = now
+        sent = dict(zip(rest[2][1::2], rest[2][2::2], strict=True))
+        given = [(index, argument, rest[1][1 + index]) for index, argument in enumerate(arguments)]
+        for key, argument, form in given + [(name, argument, sent[name]) for name, argument in named.items()]:
+            if isinstance(argument, (list, dict, set, deque)):
+                now = sbx_codec.encode(argument, kept)
+                if now != form:
+                    changed[key] = now
         return [result, changed]
     if op == "set":
         setattr(target, *values)
         return [None]
     if op == "get":
-        return [sbx_codec.encode(getattr(target, *values), keep)]
+        return [sbx_codec.encode(getattr(target, *values), kept)]
     if op == "next":
         try:
-            return [sbx_codec.encode(next(target), keep)]
+            return [sbx_codec.encode(next(target), kept)]
         except StopIteration:
             return [["end"]]
     simple = {"iter": iter, "len": len, "str": str, "repr": repr, "bool": bool, "item": lambda o, k: o[k]}
     result = simple[op](target, *values)
-    return [keep(result) if op == "iter" else sbx_codec.encode(result, keep)]
+    return [kept(result) if op == "iter" else sbx_codec.encode(result, kept)]
 
 
-class ProgramEnded(Exception):
-    """The process with the program is gone."""
+class ProgramEnded(BaseException):
+    """The process with the program is gone. Not an Exception, so that no `except` of the tests takes it for the
+    program's; nor is the next one."""
 
 
-class NotSendable(Exception):
+class NotSendable(BaseException):
     """The tests pass something to the program that is not plain data."""
 
 
+class ProgramStopped(RuntimeError):
+    """A StopIteration that left the program."""
+
+
+ProgramStopped.__name__ = "StopIteration"  # what it is called in a reason
+
+
+class _Tester:
+    """What happened in the tests so far."""
+
+    checks = 0
+    asked = False  # the program had a say in what the tests did
+    end: BaseException | None = None  # why they cannot go on
+
+
+def _end(why: BaseException) -> BaseException:
+    _Tester.end = _Tester.end or why
+    return why
+
+
 def _ask(*request: Any) -> list[Any]:
+    _Tester.asked = _Tester.asked or request[0] != "name"
     try:
         write_block(SERVER_FD, json.dumps(request).encode())
         verdict, *answer = json.loads(read_block(SERVER_FD))
     except (EOFError, OSError):
-        raise ProgramEnded from None
+        raise _end(ProgramEnded()) from None
     if verdict == "ok":
         return answer
-    error = getattr(builtins, str(answer[0]), None)
-    if isinstance(error, type) and issubclass(error, Exception):
-        raise error("raised by the program")
-    raise type(str(answer[0]), (Exception,), {})("raised by the program")
+    raise _error_of(*answer)
+
+
+class _Errors:
+    """The body of every class of exceptions that stands for one of the program's."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __str__(self) -> str:
+        arguments = self.args  # type: ignore[attr-defined]
+        return self.__dict__.get("_message", str(arguments[0]) if len(arguments) == 1 else str(arguments or ""))
+
+    def __getattr__(self, name: str) -> Any:
+        number = self.__dict__.get("_number")
+        if number is None or name.startswith("__"):
+            raise AttributeError(name)
+        return _value(_ask("get", number, name)[0])
+
+
+_ERROR_BODY = {name: vars(_Errors)[name] for name in ("__init__", "__str__", "__getattr__")}
+_own_errors: dict[int, type[BaseException]] = {}  # by number
+_own_numbers: dict[type, int] = {}
+
+
+def _new_error_class(name: str, bases: tuple[type, ...]) -> Any:
+    name = name if name.isidentifier() else "ProgramError"
+    try:
+        return type(name, bases, dict(_ERROR_BODY))
+    except TypeError:  # bases that do not go together here
+        return type(name, bases[:1], dict(_ERROR_BODY))
+
+
+def _class_of(form: list[Any]) -> Any:
+    """The class of exceptions behind a form: the same one of the standard library, else one made to stand for it.
+
+    Of what does not derive from Exception only SystemExit is itself: GeneratorExit, say, ends a generator quietly.
+    """
+    number, module, name, bases = form
+    found = getattr(sys.modules.get(module), name, None) if module.partition(".")[0] in sys.stdlib_module_names else None
+    if isinstance(found, type) and issubclass(found, (StopIteration, StopAsyncIteration)):
+        return ProgramStopped
+    if isinstance(found, type) and issubclass(found, (Exception, SystemExit)):
+        return found
+    if number not in _own_errors:
+        above = tuple(dict.fromkeys(map(_class_of, bases))) if found is None else ()
+        _own_errors[number] = _new_error_class(name, above or (Exception,))
+        _own_numbers[_own_errors[number]] = number
+    return _own_errors[number]
+
+
+def _error_of(class_form: list[Any], message: str, arguments: Any, number: int) -> BaseException:
+    kind = _class_of(class_form)
+    error = _made(kind, _value(arguments), message)
+    error.__dict__.update(_message=message, _number=number)
+    return error
+
+
+def _made(kind: Any, given: Any, message: str) -> BaseException:
+    if kind not in _own_numbers:
+        try:
+            error = kind(*given)
+            if str(error) == message:
+                return error
+            return type(kind.__name__, (kind,), {"__str__": _ERROR_BODY["__str__"]})(*given)  # an OSError of a file
+        except Exception:  # noqa: BLE001 (it takes other arguments than it keeps, as JSONDecodeError does)
+            kind = _new_error_class(kind.__name__, (kind,))
+    return kind.__new__(kind, *given)
 
 
 def _value(form: Any) -> Any:
@@ -116,12 +263,40 @@ def _value(form: Any) -> Any:
 
 
 def _form(value: Any) -> Any:
-    def other(inner: Any) -> list[Any]:
-        if type(inner) is Remote:
-            return ["h", object.__getattribute__(inner, "_number"), ""]
-        raise NotSendable(type(inner).__name__)
+    return sbx_codec.encode(value, _other_form)
 
-    return sbx_codec.encode(value, other)
+
+def _other_form(value: Any) -> list[Any]:
+    """What stands for an object of the program, or for something of the standard library. Raises NotSendable."""
+    if type(value) is Remote:
+        return ["h", object.__getattribute__(value, "_number"), ""]
+    if isinstance(value, type) and value in _own_numbers:
+        return ["h", _own_numbers[value], ""]
+    if isinstance(value, BaseException) and "_number" in value.__dict__:
+        return ["h", value.__dict__["_number"], ""]
+    if isinstance(value, types.ModuleType) and value.__name__.partition(".")[0] in sys.stdlib_module_names:
+        return ["g", value.__name__, ""]
+    if (name := _library_name(value)) is not None:
+        return ["g", *name]
+    if isinstance(value, Iterator) and type(value).__module__ in ("builtins", "itertools"):
+        members = list(islice(value, MAX_ITERATED + 1))
+        if len(members) <= MAX_ITERATED:
+            return ["it", *map(_form, members)]
+    if (value if isinstance(value, type) else type(value)).__module__ == __name__:
+        raise TypeError("this stands for something of the program")  # which thus has no part in what is NotSendable
+    raise _end(NotSendable(type(value).__name__))
+
+
+def _library_name(value: Any) -> tuple[str, str] | None:
+    """Module and name of a function, method or class of the standard library."""
+    name = getattr(value, "__qualname__", None)
+    module = getattr(value, "__module__", None) or getattr(getattr(value, "__objclass__", None), "__module__", None)
+    if not (isinstance(name, str) and isinstance(module, str) and module.partition(".")[0] in sys.stdlib_module_names):
+        return None
+    try:
+        return (module, name) if _of_library(module, name) is value else None
+    except (ImportError, AttributeError):
+        return None
 
 
 class Remote:
@@ -135,10 +310,10 @@ class Remote:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         result, changed = _ask("call", self._number, _form(args), _form(kwargs))
-        for index, form in changed.items():
-            argument, now = args[int(index)], _value(form)
+        for key, form in changed.items():
+            argument, now = kwargs[key] if key in kwargs else args[int(key)], _value(form)
             argument.clear()
-            argument.extend(now) if isinstance(argument, list) else argument.update(now)
+            argument.extend(now) if isinstance(argument, (list, deque)) else argument.update(now)
         return _value(result)
 
     def __getattr__(self, name: str) -> Any:
@@ -156,6 +331,12 @@ class Remote:
         iterator = _value(_ask("iter", self._number)[0])
         while (form := _ask("next", iterator._number)[0]) != ["end"]:
             yield _value(form)
+
+    def __next__(self) -> Any:
+        form = _ask("next", self._number)[0]
+        if form == ["end"]:
+            raise StopIteration
+        return _value(form)
 
     def __len__(self) -> int:
         return int(_value(_ask("len", self._number)[0]))
@@ -180,12 +361,13 @@ def _bind_names(tree: ast.Module, entry_point: str) -> dict[str, Any]:
     bases = [node.value for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     namespace: dict[str, Any] = {"__name__": "tests"}
     from_program = 0
-    names = sorted({node.id for node in reads} | ({entry_point} if entry_point else set()))
+    entry, _, method = entry_point.replace("()", "").partition(".")
+    names = sorted({node.id for node in reads} | ({entry} if entry else set()))
     for name in names:
-        if name != entry_point and hasattr(builtins, name):
+        if name != entry and hasattr(builtins, name):
             continue
         uses = [node for node in reads if node.id == name]
-        if name in sys.stdlib_module_names and name != entry_point and all(node in bases for node in uses):
+        if name in sys.stdlib_module_names and name != entry and all(node in bases for node in uses):
             namespace[name] = importlib.import_module(name)
         else:
             from_program += _bind(name, namespace)
@@ -193,9 +375,14 @@ def _bind_names(tree: ast.Module, entry_point: str) -> dict[str, Any]:
         for name in names:
             if hasattr(builtins, name):
                 _bind(name, namespace)
-    if entry_point in namespace:
-        namespace.setdefault("candidate", namespace[entry_point])
+    if entry in namespace and "candidate" not in namespace:
+        namespace["candidate"] = getattr(namespace[entry](), method) if method else namespace[entry]
+    namespace[sbx_checks.COUNTER], namespace[sbx_checks.STOPPED] = _count, ProgramStopped
     return namespace
+
+
+def _count() -> None:
+    _Tester.checks += 1
 
 
 def _bind(name: str, namespace: dict[str, Any]) -> bool:
@@ -204,51 +391,74 @@ def _bind(name: str, namespace: dict[str, Any]) -> bool:
         form = _ask("name", name)[0]
     except KeyError:
         return False  # the tests define it themselves, or will raise NameError
-    if not (isinstance(form, list) and form[:1] == ["m"]):
+    kind = form[0] if isinstance(form, list) and len(form) == 2 else None
+    if kind == "m":
+        known = form[1] in sys.stdlib_module_names or form[1] in sys.modules
+        if known and form[1].partition(".")[0] in sys.stdlib_module_names:
+            namespace[name] = importlib.import_module(form[1])
+    elif kind == "e":
+        found = _class_of(form[1])
+        # A program must not have the tests catch their own AssertionError.
+        namespace[name] = _new_error_class(name, (Exception,)) if issubclass(AssertionError, found) else found
+    else:
         namespace[name] = _value(form)
-    elif str(form[1]).partition(".")[0] in sys.stdlib_module_names:
-        namespace[name] = importlib.import_module(form[1])
+        _Tester.asked = _Tester.asked or type(namespace[name]) is not Remote
     return True
-
-
-def _is_test(statement: ast.stmt) -> bool:
-    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return False
-    is_call = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
-    return is_call or any(isinstance(node, ast.Assert) for node in ast.walk(statement))
 
 
 def run_tests(request: bytes) -> None:
     """The tester. Frames: `["total", n]`, then per test `["pass"]` or `["fail", reason]`; or `["load", error]`.
 
     Each top-level statement that holds an `assert`, and each top-level call such as `check(candidate)`, is one test;
-    a failed one does not stop the next. Any other statement that fails ends the run.
+    a failed one does not stop the next. Any other statement that fails ends the run. Where all was run, the last frame
+    is `["checks", how many were reached, whether the program had a say in that]`.
     """
     source, code, entry_point = marshal.loads(request)
     write_block(SERVER_FD, source.encode("utf-8", "surrogatepass"))
-    tree = ast.parse(code)
-    say("total", max(1, sum(map(_is_test, tree.body))))
+    tree = sbx_checks.prepare(code, entry_point)
+    say("total", sbx_checks.count_tests(tree))
     try:
-        verdict, problem = json.loads(read_block(SERVER_FD))
+        verdict, *problem = json.loads(read_block(SERVER_FD))
         if verdict != "ok":
-            say("load", problem)
+            say("load", problem[0] if problem else "")
             return
         namespace = _bind_names(tree, entry_point)
     except (EOFError, ProgramEnded):
         say("stop", "ProgramEnded", "")
         return
+    except Exception as error:  # noqa: BLE001 (of the program, as it made the object to be tested)
+        say("load", name_of(error))
+        return
     for statement in tree.body:
+        is_test = sbx_checks.is_test(statement)
+        failure: BaseException | None = None
         try:
-            exec(compile(ast.Module([statement], []), "<tests>", "exec", dont_inherit=True), namespace)
-        except (NotSendable, ProgramEnded) as error:
-            say("stop", name_of(error), str(error))
-            return
+            counted = sbx_checks.count_checks(ast.Module([statement], []))
+            exec(compile(counted, "<tests>", "exec", dont_inherit=True), namespace)
         except BaseException as error:  # noqa: BLE001 (a failed test, with its reason)
-            say("fail", name_of(error))
-            if not _is_test(statement):
+            failure = _missing_module(error)
+        if _Tester.end is not None:
+            say("stop", name_of(_Tester.end), str(_Tester.end))
+            return
+        if failure is not None:
+            say("fail", name_of(failure))
+            if not is_test:
                 return
-        else:
-            if _is_test(statement):
-                say("pass")
-    if not any(map(_is_test, tree.body)):
+        elif is_test:
+            say("pass")
+    if not any(map(sbx_checks.is_test, tree.body)):
         say("pass")
+    say("checks", _Tester.checks, _Tester.asked)
+
+
+class MissingModule(Exception):
+    """The tests import what is not here: no fault of the program."""
+
+
+def _missing_module(error: BaseException) -> BaseException:
+    """The error; notes if it is the tests' own import of something outside of the standard library."""
+    if isinstance(error, ModuleNotFoundError) and "_number" not in error.__dict__:
+        root = str(error.name).partition(".")[0]
+        if root not in sys.stdlib_module_names:
+            _end(MissingModule(root))
+    return error

@@ -6,8 +6,12 @@ ever a *claim* about outputs, and the expected values are not here.
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import io
 import json
 import os
+import re
 import struct
 import sys
 import types
@@ -16,6 +20,7 @@ from typing import Any
 import sbx_codec
 
 CONVERSATION_FD = 3
+_METHOD = re.compile(r"(\w+)(?:\(\))?\.(\w+)")  # compiled once, not in every child
 
 
 def read_exactly(fd: int, count: int) -> bytes:
@@ -73,11 +78,15 @@ def run_program(source: str, module_name: str) -> dict[str, Any]:
 def find_entry(namespace: dict[str, Any], name: str) -> Any:
     """The method `name` of a class `Solution` (LeetCode's form), else the function of that name; None if neither.
 
-    The class comes first because `name` may also have been imported by a star (`count` from itertools).
+    The class comes first because `name` may also have been imported by a star (`count` from itertools). A class may be
+    named as well: `Solution.twoSum` and `Solution().twoSum` both are the method of an object that is made once.
     """
-    solution = namespace.get("Solution")
-    if isinstance(solution, type) and hasattr(solution, name):
-        return getattr(solution(), name)
+    class_name, method = "Solution", name
+    if dotted := _METHOD.fullmatch(name):
+        class_name, method = dotted.groups()
+    solution = namespace.get(class_name)
+    if isinstance(solution, type) and hasattr(solution, method):
+        return getattr(solution(), method)
     return namespace.get(name)
 
 
@@ -99,23 +108,47 @@ def functional(source: str, entry_point: str, calls: list[tuple[Any, ...]]) -> N
         write_all(CONVERSATION_FD, frame)
 
 
-def stdio(source: str) -> None:
-    """Runs the program as a script on the real descriptors 0 and 1. Frames: `["raise", error]` or `["end"]`."""
-    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+def stdio(source: str) -> int:
+    """Runs the program as a script on the real descriptors 0 and 1. Frames: `["raise", error]` or `["end"]`.
+
+    Returns the exit code: not 0 after `sys.exit` with a message or another number.
+    """
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     frame: tuple[str, ...] = ("end",)
+    code = 0
     try:
-        run_program(source, "__main__")
+        try:
+            run_program(source, "__main__")
+        except SystemExit as error:  # the usual way to stop early; what was printed counts
+            code = exit_code(error.code)
         if (threading := sys.modules.get("threading")) is not None:
             threading._shutdown()  # a script ends when its threads have ended
-    except SystemExit:
-        pass  # the usual way to stop early; what was printed counts
     except BaseException as error:  # noqa: BLE001 (reported as the program's own fault)
         frame = ("raise", name_of(error))
     try:
         if (atexit := sys.modules.get("atexit")) is not None:
             atexit._run_exitfuncs()
-        sys.stdout.flush()
+        flush_files()
     except BaseException as error:  # noqa: BLE001 (reported as the program's own fault)
         frame = ("raise", name_of(error))
-    say(*frame)
+    with contextlib.suppress(OSError):  # it may have closed the descriptor: what it printed counts
+        say(*frame)
+    return code
+
+
+def exit_code(given: Any) -> int:
+    """That of a script which ends by `sys.exit(given)`."""
+    if given is None or isinstance(given, int):
+        return ((given & 0xFF) or 1) if given else 0
+    return 1
+
+
+def flush_files() -> None:
+    """What an interpreter does at its end: writes what is left in the buffers, first of `sys.stdout`, then of all files."""
+    if not getattr(sys.stdout, "closed", False):
+        sys.stdout.flush()
+    for thing in gc.get_objects():
+        if issubclass(type(thing), (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)):
+            with contextlib.suppress(Exception):
+                thing.flush()

@@ -5,7 +5,8 @@ grader, MODE `namespaces` or `plain`. It never sees a program: the grader sends,
 socket of its own, from which the forked child reads what to run and to which it writes what came out. The server
 learns only limits, keeps the deadline, kills everything in its process namespace afterwards and empties the scratch folder.
 
-Jobs (marshal, from the grader): a dict with `kind`, `wall_s` and the limits of `set_limits`.
+Jobs (marshal, from the grader): a dict with `number`, `kind`, `wall_s` and the limits of `set_limits`. A number alone, in
+digits, is the wish to stop that job; it may come when the job has ended, and is nothing then.
 Answers (JSON): `{"ready": ...}` once, then per job `{"exit", "signal", "cpu_s", "timed_out"}` or `{"fault": text}`.
 """
 
@@ -70,10 +71,12 @@ class Server:
             packet, fds = self.receive()
             if not packet:
                 return
+            if packet.isdigit():  # a stop that came too late
+                continue
             try:
                 answer = self.run(marshal.loads(packet), fds)
-            except OSError as error:
-                answer = {"fault": str(error)}
+            except (OSError, EOFError, ValueError, TypeError, LookupError) as error:
+                answer = {"fault": f"{type(error).__name__}: {error}"}
             self.control.send(json.dumps(answer).encode())
 
     def receive(self) -> tuple[bytes, list[int]]:
@@ -98,7 +101,7 @@ class Server:
             pids = [watched]
         for fd in fds:
             os.close(fd)
-        ended = self.wait(watched, pids, job["wall_s"])
+        ended = self.wait(watched, pids, job["wall_s"], b"%d" % job["number"])
         timed_out = watched not in ended
         self.kill_rest(pids, ended)
         if self.state.scratch:
@@ -108,8 +111,8 @@ class Server:
         cpu_s = program_usage.ru_utime + program_usage.ru_stime
         return {"exit": max(code, 0), "signal": max(-code, 0), "cpu_s": cpu_s, "timed_out": timed_out}
 
-    def wait(self, watched: int, pids: list[int], wall_s: float) -> dict[int, Any]:
-        """Until `watched` ends, its time is up or the grader says stop; what ended by then.
+    def wait(self, watched: int, pids: list[int], wall_s: float, stop: bytes) -> dict[int, Any]:
+        """Until `watched` ends, its time is up or the grader says `stop`; what ended by then.
 
         Time is up after `wall_s` for a program that then does nothing, after WALL_STRETCH times as much for one that
         works: on a busy machine it may not have had its processor time, which has a limit of its own.
@@ -135,9 +138,11 @@ class Server:
             for fd, _ in self.poll.poll((deadline - now) * 1000 + 1):
                 if fd == self.wake_r:
                     os.read(self.wake_r, 4096)
-                elif not self.control.recv(16):
+                    continue
+                packet = self.control.recv(64)
+                if not packet:
                     os._exit(0)  # the grader is gone, and with process 1 goes all the rest
-                else:
+                if packet == stop:
                     return ended
 
     def kill_rest(self, pids: list[int], ended: dict[int, Any]) -> None:
@@ -167,6 +172,7 @@ class Server:
 
     def child(self, job: dict[str, Any], fds: list[int]) -> NoReturn:
         """In the child. Never returns, never raises."""
+        code = 0
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -177,13 +183,13 @@ class Server:
             for offset in range(len(fds)):
                 os.dup2(100 + offset, 3 + offset)
             os.closerange(100, 256)
-            self.run_job(job)
+            code = self.run_job(job)
         except BaseException:  # noqa: BLE001 (the exit code says so; the grader sees an unfinished conversation)
             os._exit(113)
-        os._exit(0)
+        os._exit(code)
 
-    def run_job(self, job: dict[str, Any]) -> None:
-        """Reads the request, takes on the limits, runs."""
+    def run_job(self, job: dict[str, Any]) -> int:
+        """Reads the request, takes on the limits, runs. Returns the exit code."""
         kind = job["kind"]
         request = b"" if kind == "serve" else sbx_programs.read_block(3)
         if kind == "stdio":
@@ -205,11 +211,12 @@ class Server:
         if kind == "functional":
             sbx_programs.functional(*marshal.loads(request))
         elif kind == "stdio":
-            sbx_programs.stdio(source)
+            return sbx_programs.stdio(source)
         elif kind == "serve":
             sbx_asserts.serve()
         else:
             sbx_asserts.run_tests(request)
+        return 0
 
 
 def main() -> None:
