@@ -44,6 +44,10 @@ from repirl.grading.values import (
 from repirl.grading.wording import based, choice, choices, clock_time, in_text, without_choice_word, words
 
 _FLOAT_ROUNDING = 12  # decimal places: a decimal counts only if it is the exact value
+_SUBSCRIPTED = re.compile(r"-?[\d.,]+_.+")
+_PRIME = re.compile(r"(?<=[A-Za-z])('+)")
+_INDEXED_E = re.compile(r"(?<![A-Za-z\\])E(?=\s*_)")  # the parser takes it for Euler's number, and no index then
+_SPACED_TEXT = re.compile(r"\\(text|mathrm|mbox) +\{")
 _MAX_LIST = 64
 _MAX_NESTING = 40
 _MAX_POWERS = 200
@@ -94,6 +98,10 @@ def _equal(gold: str, answer: str, depth: int) -> bool:
             return gold_base == answer_base
         if answer.isdigit():
             return answer.lstrip("0") == gold_base[0]
+    if gold_number is not None and "_" in answer and _SUBSCRIPTED.fullmatch(answer.replace(" ", "")):
+        # The parser drops what follows `_`. A base that the gold leaves out may be named, if it is one.
+        answer_base = based(answer)
+        return answer_base is not None and answer_base[0] == gold
     verdict = _worded(gold, answer)
     if verdict is None:
         verdict = _labelled(gold, answer, depth)
@@ -213,7 +221,7 @@ def _symbolic(gold: str, answer: str) -> bool:
     """What math-verify says of two single expressions."""
     if len(answer) > _MAX_CHARS + 4 * len(gold):
         raise _Undecided(False, "answer not parsed")
-    gold, answer = _without_units(gold, answer)
+    gold, answer = (_one_spelling(side) for side in _without_units(gold, answer))
     unread = [too_large_to_read(text) for text in (gold, answer)]
     trees = [
         _parse(text) if not unread_side and _is_parseable(text) else ()
@@ -244,6 +252,12 @@ def _symbolic(gold: str, answer: str) -> bool:
         allow_set_relation_comp=True,
         timeout_seconds=None,
     )
+
+
+def _one_spelling(text: str) -> str:
+    """Derivatives with primes, worded subscripts and an indexed E as the parser can tell them apart."""
+    primes = _PRIME.sub(lambda found: "^{" + r"\prime" * len(found.group(1)) + "}", text)
+    return _INDEXED_E.sub(r"\\Xi ", _SPACED_TEXT.sub(r"\\\1{", primes))
 
 
 def _without_units(gold: str, answer: str) -> tuple[str, str]:
