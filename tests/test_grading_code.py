@@ -15,8 +15,9 @@ import pytest
 from repirl.errors import UserError
 from repirl.grading import code
 from repirl.grading.claims import matches, same_output, same_text
-from repirl.grading.code import clear_cache, extract_code, grade_programs
+from repirl.grading.code import clear_cache, grade_programs
 from repirl.grading.dispatch import grade_rollouts, outcome_rewards
+from repirl.grading.fences import extract_code
 from repirl.grading.sandbox import Job, SandboxLimits, sandbox_level
 from repirl.types import Case, CodeTests, Problem, Verdict
 

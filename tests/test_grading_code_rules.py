@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from repirl.cli.main import app
 from repirl.errors import UserError
 from repirl.grading import code, sandbox
-from repirl.grading.code import MAX_REASON, check_tests, clear_cache, extract_code, grade_programs, has_closed_block
+from repirl.grading.code import MAX_REASON, check_tests, clear_cache, grade_programs
+from repirl.grading.fences import extract_code, has_closed_block
 from repirl.grading.sandbox import MAX_TIMEOUTS, Job, SandboxLimits, SandboxPool, sandbox_level
 from repirl.types import Case, CodeTests, Verdict
 

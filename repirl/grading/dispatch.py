@@ -60,7 +60,8 @@ def grade_rollouts(
 def _grade_code(
     problems: Sequence[Problem], completions: Sequence[str], reasons: Sequence[str], allow_weak_sandbox: bool
 ) -> list[Verdict]:
-    from repirl.grading.code import grade_programs, has_closed_block
+    from repirl.grading.code import grade_programs
+    from repirl.grading.fences import has_closed_block
 
     verdicts = [Verdict("truncated", reason="" if has_closed_block(text) else NO_ANSWER) for text in completions]
     complete = [i for i, reason in enumerate(reasons) if reason != "length"]

@@ -33,6 +33,7 @@ import sbx_asserts
 import sbx_isolation as iso
 import sbx_programs
 import sbx_seccomp
+import sbx_serve
 from sbx_setup import PID_MARK, State, finish_isolation, isolate_with_namespaces
 
 del sys.path[0]
@@ -213,7 +214,7 @@ class Server:
         elif kind == "stdio":
             return sbx_programs.stdio(source)
         elif kind == "serve":
-            sbx_asserts.serve()
+            sbx_serve.serve()
         else:
             sbx_asserts.run_tests(request)
         return 0
