@@ -9,9 +9,8 @@ from abc import abstractmethod
 
 from repirl.methods.base import FitContext, Fitted, Method
 from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_process_loop
-from repirl.rewards.base import ProcessReward
-from repirl.rewards.energy import energy_from_policy
-from repirl.rewards.nulls import ConfidenceReward, ConstantReward, LengthReward, RandomReward
+from repirl.rewards.base import StepReward
+from repirl.rewards.nulls import ConstantReward, LengthReward, RandomReward, confidence_reward
 from repirl.rollouts.steps import StepSegmentation
 
 
@@ -24,7 +23,7 @@ class _Null(Method[RLConfig]):
     recipes = {"tiny": RLConfig(data=tiny_data(), loop=tiny_process_loop())}
 
     @abstractmethod
-    def reward(self, context: FitContext, segmentation: StepSegmentation) -> ProcessReward:
+    def reward(self, context: FitContext, segmentation: StepSegmentation) -> StepReward:
         """The reward that is paid."""
 
     def fit(self, context: FitContext, config: RLConfig) -> Fitted:
@@ -69,6 +68,5 @@ class ConfidenceNull(_Null):
     name = "confidence"
     title = "confidence reward"
 
-    def reward(self, context: FitContext, segmentation: StepSegmentation) -> ConfidenceReward:
-        model = energy_from_policy(context.policy.model, base_measure=1.0).requires_grad_(False)
-        return ConfidenceReward(model, context.policy.tokenizer, segmentation)
+    def reward(self, context: FitContext, segmentation: StepSegmentation) -> StepReward:
+        return confidence_reward(context.policy.model, context.policy.tokenizer, segmentation)

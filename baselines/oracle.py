@@ -5,7 +5,7 @@ rollouts of the group that were still right before that step. No real method can
 process reward is worth on the testbed (DESIGN section 6).
 """
 
-from repirl.learn.mixing import MixConfig
+from repirl.learn.credit import StepCredit
 from repirl.methods.base import FitContext, Fitted, Method
 from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_loop
 from repirl.rewards.nulls import OracleReward
@@ -21,9 +21,7 @@ class Oracle(Method[RLConfig]):
     status = "exact"
     kind = "reference"
     recipes = {
-        "tiny": RLConfig(
-            data=tiny_data(), loop=tiny_loop(MixConfig(outcome_weight=0.5, process_weight=2.0, process_credit="step"))
-        ),
+        "tiny": RLConfig(data=tiny_data(), loop=tiny_loop(StepCredit(outcome_weight=0.5, process_weight=2.0))),
     }
 
     def fit(self, context: FitContext, config: RLConfig) -> Fitted:

@@ -5,7 +5,6 @@ A = r - mean of the other rollouts of the prompt; token-mean policy-gradient los
 ratio and KL in the reward by default; both are options here (`loop.optim.loss`), off in the recipes as in the paper.
 """
 
-from repirl.learn.mixing import MixConfig
 from repirl.methods.base import FitContext, Fitted, Method
 from repirl.methods.rl import RLConfig, fit_policy, paper_data, paper_loop, tiny_data, tiny_loop
 
@@ -18,9 +17,9 @@ class RLOO(Method[RLConfig]):
     source = "arXiv 2402.14740; settings of arXiv 2602.07832"
     status = "advantages agree with the closed form; paper recipe not yet run at that size"
     recipes = {
-        "tiny": RLConfig(data=tiny_data(), loop=tiny_loop(MixConfig())),
-        "paper-qwen2.5-3b": RLConfig(data=paper_data(), loop=paper_loop(MixConfig(), chat=True)),
-        "paper-qwen3-4b": RLConfig(data=paper_data(), loop=paper_loop(MixConfig(), chat=False)),
+        "tiny": RLConfig(data=tiny_data(), loop=tiny_loop()),
+        "paper-qwen2.5-3b": RLConfig(data=paper_data(), loop=paper_loop(chat=True)),
+        "paper-qwen3-4b": RLConfig(data=paper_data(), loop=paper_loop(chat=False)),
     }
 
     def fit(self, context: FitContext, config: RLConfig) -> Fitted:

@@ -1,4 +1,4 @@
-"""The two ways a verb can end badly."""
+"""The ways a verb can end badly."""
 
 from __future__ import annotations
 
@@ -18,3 +18,13 @@ class UserError(Exception):
 
 class GradingFault(Exception):
     """Too many verdicts could not be given for the numbers to mean anything; exit code 1."""
+
+
+class TrainingFault(Exception):
+    """Training cannot go on: something that must be a number is not; exit code 1, the last good checkpoint stays.
+
+    The message says what, and what to do about it.
+    """
+
+    def __init__(self, what: str, todo: str) -> None:
+        super().__init__(f"{what}; {todo}")

@@ -10,6 +10,8 @@ import numpy as np
 
 Outcome = Literal["correct", "wrong", "truncated", "ungraded"]
 FinishReason = Literal["stop", "length"]
+Metrics = dict[str, Any]
+"""Numbers of one training step by name; what was not measured is not in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,3 +211,7 @@ class RolloutGroup:
     rollouts: tuple[Rollout, ...]
     verdicts: tuple[Verdict, ...]
     demonstrations: tuple[Demonstration, ...] = ()
+
+
+Scored = list[list[StepRewards]]
+"""Process rewards of a batch: of every rollout, group by group."""

@@ -13,7 +13,7 @@ from repirl.bench.suites import Suite, SuiteEvaluation, SuiteRun, load_suite, pl
 from repirl.engines.loading import folder_digest, policy_dir
 from repirl.errors import UserError
 from repirl.records import store
-from repirl.registry import load_method
+from repirl.methods.registry import load_method
 from repirl.reporting.leaderboard import build_board
 
 SMALL = """

@@ -23,7 +23,7 @@ from repirl.learn.mixing import MixConfig
 from repirl.learn.policy_losses import PolicyLossConfig
 from repirl.learn.update import OptimConfig
 from repirl.methods.base import FitContext
-from repirl.registry import load_method
+from repirl.methods.registry import load_method
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.energy import energy_from_policy
 from repirl.rewards.nulls import RandomReward

@@ -14,7 +14,7 @@ from repirl.errors import UserError
 from repirl.learn.checkpoint import save_torch
 from repirl.learn.collect import Validator
 from repirl.methods.base import FitContext, Fitted
-from repirl.registry import load_method, load_module, method_names, methods
+from repirl.methods.registry import load_method, load_module, method_names, methods
 from repirl.rewards.energy import load_energy
 from repirl.tasks.training_sets import TrainingSetConfig, load_training_set, read_jsonl
 from repirl.types import Verdict

@@ -19,9 +19,9 @@ from repirl.bench.suites import Suite, WorkItem, load_suite, parent_key, plan
 from repirl.config import parse_config, with_overrides
 from repirl.engines.loading import folder_digest, policy_dir
 from repirl.errors import UserError
+from repirl.methods.registry import load_method
 from repirl.records import store
 from repirl.records.schema import RunRecord
-from repirl.registry import load_method
 from repirl.tasks.benchmarks import benchmark_cards
 
 OnEvent = Callable[[dict[str, Any]], None]

@@ -16,10 +16,10 @@ from repirl.engines.loading import LoadedPolicy, load_policy
 from repirl.errors import GradingFault, UserError
 from repirl.evals.policy import EvalProtocol, evaluate_policy
 from repirl.methods.base import FitContext, Fitted, Method
+from repirl.methods.registry import load_method
 from repirl.records import store
 from repirl.records.build import new_record
 from repirl.records.schema import BasePolicy, RunRecord
-from repirl.registry import load_method
 from repirl.tasks.benchmarks import load_benchmark
 from repirl.types import Report
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from repirl.evals.judging import RewardOnSet, SetReport
-    from repirl.evals.reward_loading import LoadedReward
+    from repirl.rewards.load import LoadedReward
     from repirl.tasks.step_labels import StepFormat
 
 
@@ -56,8 +56,8 @@ def judge_command(
     from repirl.errors import UserError
     from repirl.evals.judged_sets import SetOptions, load_set, natural_separator
     from repirl.evals.judging import default_rule, judge
-    from repirl.evals.reward_loading import LoadOptions, load_reward
     from repirl.evals.thresholds import parse_rule
+    from repirl.rewards.load import LoadOptions, load_reward
     from repirl.tasks.step_labels import FORMATS
 
     rule = None if threshold is None else parse_rule(threshold)

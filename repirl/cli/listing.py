@@ -42,7 +42,7 @@ def list_command(
 
 
 def _methods(include: tuple[Path, ...]) -> list[Entry]:
-    from repirl.registry import methods
+    from repirl.methods.registry import methods
 
     return [
         {

@@ -35,29 +35,32 @@ def train_command(
 ) -> None:
     """Train METHOD into a run folder; the same command again continues an interrupted run."""
     from repirl.cli.evaluate import default_device
-    from repirl.config import with_overrides
+    from repirl.config import parse_config, with_overrides
     from repirl.engines.loading import load_policy
-    from repirl.methods.base import FitContext
+    from repirl.methods.base import FitContext, Runtime
+    from repirl.methods.registry import load_method
     from repirl.precision import training_in
-    from repirl.registry import load_method
 
     folder = out or Path("runs") / f"{method}-{recipe}-s{seed}"
     check_folder(folder, "--out")
     with working("loading"), training_in(dtype):
         chosen = load_method(method, tuple(map(str, include or ())))
         config = with_overrides(chosen.recipe(recipe), list(settings or ()))
-        start = load_policy(policy, device=device or default_device(), revision=revision)
-        if gradient_checkpointing:
+        runtime = parse_config(
+            Runtime,
+            {
+                "device": device or default_device(),
+                "dtype": dtype,
+                "max_batch_rows": max_batch_rows,
+                "max_cache_tokens": max_cache_tokens,
+                "gradient_checkpointing": gradient_checkpointing,
+            },
+        )
+        start = load_policy(policy, device=runtime.device, revision=revision)
+        if runtime.gradient_checkpointing:
             start.model.gradient_checkpointing_enable({"use_reentrant": False})
     with working(f"{method}, {recipe}") as on_progress, training_in(dtype):
-        context = FitContext(
-            start,
-            folder,
-            seed,
-            lambda step, steps, metrics: on_progress(step, steps),
-            max_batch_rows=max_batch_rows,
-            max_cache_tokens=max_cache_tokens,
-        )
+        context = FitContext(start, folder, seed, lambda step, steps, metrics: on_progress(step, steps), runtime)
         fitted = chosen.fit(context, config)
     payload = {
         "method": method,
@@ -67,6 +70,7 @@ def train_command(
         "policy": _path(fitted.policy_folder),
         "reward": _path(fitted.reward_folder),
         "budget": asdict(fitted.budget),
+        "validation_budget": asdict(fitted.validation_budget),
         "diagnostics": {name: _finite(value) for name, value in fitted.diagnostics.items()},
     }
     emit(as_json, payload, lambda: _lines(payload))

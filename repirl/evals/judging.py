@@ -10,9 +10,9 @@ import numpy as np
 from repirl.errors import UserError
 from repirl.evals import prm_quality as quality
 from repirl.evals.judged_sets import JudgedSet
-from repirl.evals.reward_loading import LoadedReward, model_free_nulls
 from repirl.evals.step_scoring import ScoredSteps, score_solutions
 from repirl.evals.thresholds import Pairs, ThresholdRule, UsedThreshold, right_steps, thresholds_for
+from repirl.rewards.load import LoadedReward, model_free_nulls
 from repirl.stats import auc, pearson
 from repirl.tasks.prm_benchmarks import CONTROL
 from repirl.tasks.step_labels import RIGHT_FROM, LabelledSolution

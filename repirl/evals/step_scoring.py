@@ -15,9 +15,8 @@ import numpy as np
 
 from repirl.engines.sampling import decode
 from repirl.errors import UserError
-from repirl.evals.reward_loading import LoadedReward
-from repirl.learn.supervised import encode_solution
-from repirl.rollouts.prompts import encode_prompt
+from repirl.rewards.load import LoadedReward
+from repirl.rollouts.prompts import encode_prompt, encode_solution
 from repirl.rollouts.steps import step_end_tokens
 from repirl.tasks import arith
 from repirl.tasks.step_labels import LabelledSolution

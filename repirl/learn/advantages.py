@@ -13,13 +13,13 @@ import numpy as np
 
 from repirl.types import StepRewards
 
-OutcomeAdvantage = Literal["rloo", "rloo_scaled", "grpo", "grpo_no_std"]
+OutcomeAdvantage = Literal["rloo", "grpo", "grpo_no_std"]
 
 
 def outcome_advantages(rewards_G: np.ndarray, how: OutcomeAdvantage, eps: float = 1e-4) -> np.ndarray:
     """float64 [G] advantages of one group of outcome rewards.
 
-    `rloo`: r - mean of the others (TRL). `rloo_scaled`: n/(n-1) (r - mean), the same number by verl's formula.
+    `rloo`: r - mean of the others (TRL), which is n/(n-1) (r - mean), verl's formula.
     `grpo`: (r - mean) / (unbiased std + eps) (TRL). `grpo_no_std`: r - mean. A group of fewer than two graded rollouts,
     or without variance, has advantage 0. RECIPES B10 gives [1, 0, 0, 0] -> [1, -1/3, -1/3, -1/3] and [1.5, -0.5, ...].
     """
@@ -32,8 +32,6 @@ def outcome_advantages(rewards_G: np.ndarray, how: OutcomeAdvantage, eps: float 
     graded = rewards_G[graded_G]
     if how == "rloo":
         advantages = graded - (graded.sum() - graded) / (n - 1)
-    elif how == "rloo_scaled":
-        advantages = n / (n - 1) * (graded - graded.mean())
     elif how == "grpo":
         advantages = (graded - graded.mean()) / (graded.std(ddof=1) + eps)
     elif how == "grpo_no_std":

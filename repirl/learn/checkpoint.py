@@ -1,7 +1,8 @@
 """Run folders: atomic checkpoints and a metrics log that a killed run continues exactly.
 
-A folder holds `config.json` (what the run is), `checkpoint.pt` (after the last completed step), `best.pt` (policy weights
-of the best validation), `metrics.jsonl`, and at the end `policy/`, `reward/` and `done.json`.
+A folder holds `config.json` (what the run is), `checkpoint.pt` (after the last completed step), `best.pt` (weights of the
+best validation: of the policy, and of the reward as it was then), `metrics.jsonl`, and at the end `policy/`, `reward/` and
+`done.json`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ class RunFolder:
         write_json(config, identity)
 
     @property
+    def metrics_file(self) -> Path:
+        """The log of metrics: one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
     def done(self) -> dict[str, Any] | None:
         """The summary of a finished run, None if it has not finished."""
         path = self.path / "done.json"
@@ -59,7 +65,7 @@ class RunFolder:
         """The last checkpoint, None if there is none; metrics after it are cut off."""
         path = self.path / "checkpoint.pt"
         if not path.is_file():
-            (self.path / "metrics.jsonl").unlink(missing_ok=True)
+            self.metrics_file.unlink(missing_ok=True)
             return None
         state = torch.load(path, weights_only=False, map_location="cpu")
         self._truncate_metrics(state["step"])
@@ -69,21 +75,29 @@ class RunFolder:
         """`state["step"]` is the number of completed steps."""
         save_torch(self.path / "checkpoint.pt", state)
 
+    def save_best(self, weights: dict[str, dict[str, torch.Tensor]]) -> None:
+        """Weights of all modules of the best checkpoint so far, by the module's name."""
+        save_torch(self.path / "best.pt", weights)
+
+    def load_best(self) -> dict[str, dict[str, torch.Tensor]]:
+        """What `save_best` kept last."""
+        return torch.load(self.path / "best.pt", map_location="cpu", weights_only=True)
+
     def log(self, metrics: dict[str, Any]) -> None:
         """Append one line to the metrics log; NaN becomes null."""
         clean = {k: None if isinstance(v, float) and v != v else v for k, v in metrics.items()}
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with self.metrics_file.open("a") as file:
             file.write(json.dumps(clean) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """All logged lines; a half-written last line (a killed run) is dropped."""
-        path = self.path / "metrics.jsonl"
+        path = self.metrics_file
         lines = path.read_text().split("\n")[:-1] if path.is_file() else []
         return [json.loads(line) for line in lines]
 
     def _truncate_metrics(self, steps: int) -> None:
         kept = [line for line in self.metrics() if line["step"] <= steps]
-        path = self.path / "metrics.jsonl"
+        path = self.metrics_file
         temporary = path.with_name("metrics.jsonl.tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(temporary, path)

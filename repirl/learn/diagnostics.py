@@ -1,25 +1,34 @@
-"""What to look at while a process reward learns: separation, shortcuts, and agreement with the exact checker."""
+"""What to look at while a process reward learns: separation, shortcuts, and agreement with the exact checker.
+
+Taken by the training loop, the same for every reward (DESIGN rule 5).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from repirl.learn.mixing import progress
+from repirl.engines.sampling import decode
+from repirl.rewards.base import RewardLearner
 from repirl.rewards.nulls import exact_step_labels
 from repirl.stats import auc, grouped_auc, pearson
 from repirl.tasks import arith
-from repirl.types import RolloutGroup, StepRewards
+from repirl.types import Metrics, Rollout, RolloutGroup, Scored, StepRewards, Verdict
+
+PROBED_ROLLOUTS = 16
+REPETITIONS = 4
 
 
-def reward_diagnostics(groups: Sequence[RolloutGroup], scored: Sequence[Sequence[StepRewards]]) -> dict[str, float]:
-    """Metrics of one scored batch; NaN where a class is empty.
+def reward_diagnostics(groups: Sequence[RolloutGroup], scored: Scored) -> Metrics:
+    """Metrics of one scored batch; what has no value (a class is empty, a side is constant) is left out.
 
     `auc`, `auc_within`: mean token reward against the true outcome, over all rollouts and within groups.
     `length_correlation`: mean token reward against length. `step_auc`, `step_auc_within`: step rewards of right steps
     against first wrong steps (exact `arith` checker; later steps left out), over all and within a group at the same step
-    index; `progress_auc_within`: the same for the change of the step reward.
+    index.
     """
     means = np.array([float(s.token_rewards.mean()) for group in scored for s in group])
     rewards = np.array([v.reward for group in groups for v in group.verdicts])
@@ -35,7 +44,46 @@ def reward_diagnostics(groups: Sequence[RolloutGroup], scored: Sequence[Sequence
     }
     if all(group.problem.family == arith.FAMILY for group in groups):
         out |= _step_agreement(groups, scored)
-    return {name: float("nan") if value is None else float(value) for name, value in out.items()}
+    return {name: float(value) for name, value in out.items() if value is not None}
+
+
+def shortcut_scores(reward: RewardLearner, tokenizer: Any, groups: Sequence[RolloutGroup]) -> Metrics:
+    """Mean token reward of outputs that should earn nothing, made from the first rollouts of the batch.
+
+    `score_empty`: nothing but EOS; `score_one_token`: the first token and EOS; `score_repeated`: the first half,
+    said four times; `score_truncated`: the first half, cut off.
+    """
+    probed = [(group, rollout) for group in groups for rollout in group.rollouts][:PROBED_ROLLOUTS]
+    end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+
+    def half(ids: list[int]) -> list[int]:
+        return ids[: max(1, len(ids) // 2)]
+
+    probes: dict[str, Callable[[list[int]], list[int]]] = {
+        "score_empty": lambda ids: end or ids[:1],
+        "score_one_token": lambda ids: ids[:1] + end,
+        "score_repeated": lambda ids: half(ids) * REPETITIONS + end,
+        "score_truncated": half,
+    }
+    found: Metrics = {}
+    for name, change in probes.items():
+        changed = [_with_tokens(tokenizer, group, rollout, change(rollout.token_ids.tolist())) for group, rollout in probed]
+        scores = [rewards.token_rewards.mean() for row in reward.score(changed) for rewards in row]
+        found[name] = float(np.mean(scores))
+    return found
+
+
+def _with_tokens(tokenizer: Any, group: RolloutGroup, rollout: Rollout, ids: list[int]) -> RolloutGroup:
+    """A group of the one rollout, with other tokens."""
+    finished = ids[-1] == tokenizer.eos_token_id
+    made = replace(
+        rollout,
+        token_ids=np.array(ids, dtype=np.int64),
+        logprobs=np.full(len(ids), np.nan, dtype=np.float32),
+        text=decode(tokenizer, np.array(ids[:-1] if finished else ids, dtype=np.int64)),
+        finish_reason="stop" if finished else "length",
+    )
+    return RolloutGroup(group.problem, (made,), (Verdict("ungraded", "made up"),))
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -43,19 +91,13 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def _step_agreement(groups: Sequence[RolloutGroup], scored: Sequence[Sequence[StepRewards]]) -> dict[str, float | None]:
-    labels, scores, changes, places = [], [], [], []
+    labels, scores, places = [], [], []
     for g, (group, rewards) in enumerate(zip(groups, scored, strict=True)):
         for rollout, reward in zip(group.rollouts, rewards, strict=True):
             right = exact_step_labels(group.problem, rollout, len(reward.step_rewards))
             alive = right.index(False) + 1 if False in right else len(right)
-            change_S = progress(reward).step_rewards
             for s in range(alive):
                 labels.append(right[s])
                 scores.append(float(reward.step_rewards[s]))
-                changes.append(float(change_S[s]))
                 places.append((g, s))
-    return {
-        "step_auc": auc(scores, labels),
-        "step_auc_within": grouped_auc(scores, labels, places),
-        "progress_auc_within": grouped_auc(changes, labels, places),
-    }
+    return {"step_auc": auc(scores, labels), "step_auc_within": grouped_auc(scores, labels, places)}

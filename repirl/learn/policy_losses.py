@@ -14,8 +14,18 @@ from pydantic import Field
 from torch import Tensor
 
 from repirl.config import Config
+from repirl.learn.gradient import Counts
 
 Reduction = Literal["token_mean", "sequence_mean", "sequence_sum"]
+
+
+class KLPenalty(Config):
+    """KL(policy || reference) in the loss, summed by the same `reduction` as the surrogate."""
+
+    weight: float = Field(gt=0)
+    estimator: Literal["k1", "k3"] = "k3"
+    """Neither has that KL's gradient: on policy k3's expected gradient is that of KL(reference || policy), and k1's is zero
+    (it only adds noise)."""
 
 
 class PolicyLossConfig(Config):
@@ -30,18 +40,8 @@ class PolicyLossConfig(Config):
     `sequence_sum`: token sum per completion, then mean over completions."""
     entropy_weight: float = 0.0
     """Weight of the entropy *bonus* (PAPER section 10: it is subtracted from the loss)."""
-    kl_weight: float = Field(default=0.0, ge=0)
-    kl: Literal["k1", "k3"] = "k3"
-    """Estimator of KL(policy || reference) in the loss, summed by the same `reduction`. Neither has that KL's gradient: on
-    policy k3's expected gradient is that of KL(reference || policy), and k1's is zero (it only adds noise)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Denominators:
-    """Global counts of the batch that one update sees."""
-
-    tokens: int
-    sequences: int
+    kl: KLPenalty | None = None
+    """None: no reference policy is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class PolicyLoss:
     kl_sum: float
 
 
-def token_weights(lengths_B: Tensor, reduction: Reduction, counts: Denominators) -> Tensor:
+def token_weights(lengths_B: Tensor, reduction: Reduction, counts: Counts) -> Tensor:
     """float32 [N]: the weight of each token in the loss; summed over the whole batch they make the reduction."""
     if reduction == "token_mean":
         per_row_B = torch.full_like(lengths_B, 1 / counts.tokens, dtype=torch.float32)
@@ -75,7 +75,7 @@ def policy_loss(
     old_logprobs_N: Tensor | None,
     advantages_N: Tensor,
     lengths_B: Tensor,
-    counts: Denominators,
+    counts: Counts,
     config: PolicyLossConfig,
     *,
     entropy_N: Tensor | None = None,
@@ -104,9 +104,9 @@ def policy_loss(
     if entropy_N is not None:
         loss = loss - config.entropy_weight * (entropy_N / counts.tokens).sum()
         entropy_sum = float(entropy_N.detach().sum())
-    if reference_logprobs_N is not None:
+    if reference_logprobs_N is not None and config.kl is not None:
         k1_N = logprobs_N - reference_logprobs_N
         kl_sum = float(k1_N.detach().sum())
-        loss = loss + config.kl_weight * (weights_N * (k3(k1_N) if config.kl == "k3" else k1_N)).sum()
+        loss = loss + config.kl.weight * (weights_N * (k3(k1_N) if config.kl.estimator == "k3" else k1_N)).sum()
     clipped = (ratio_N * advantages_N > clipped_N * advantages_N).sum()
     return PolicyLoss(loss, float(clipped), entropy_sum, kl_sum)

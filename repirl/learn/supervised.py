@@ -1,53 +1,67 @@
-"""Maximum likelihood on given solutions: pretraining of the embedded policy and behavioural cloning."""
+"""Learning from given texts: any loss on rows of tokens; maximum likelihood is the one of cloning and of pretraining."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from repirl.rollouts.batching import TokenRow, length_sorted_chunks, pad_batch, token_logprobs
-
-
-def encode_solution(tokenizer, prompt_ids: Sequence[int], text: str) -> TokenRow:
-    """Prompt and solution tokens, EOS appended: the same form as a finished rollout."""
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return TokenRow(prompt_ids, [*ids, tokenizer.eos_token_id])
+from repirl.learn.gradient import Loss, global_counts
+from repirl.learn.updater import Updater
+from repirl.rollouts.batching import TokenBatch, TokenRow, token_logprobs
+from repirl.types import Budget, Metrics
 
 
-def switch_off_dropout(model: nn.Module) -> None:
-    """No dropout in training mode either: a policy must be trained as it was sampled from, and the same each time."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in ("attention_dropout", "dropout"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
+@dataclass(frozen=True, slots=True, eq=False)
+class LossBatch:
+    """What one step learns from: rows, their loss, what reading it cost, and metrics known once the step is done."""
+
+    rows: Sequence[TokenRow]
+    loss: Loss
+    budget: Budget = Budget()
+    metrics: Callable[[], Metrics] = field(default=dict)
 
 
-def supervised_step(
-    model,
-    optimizer: torch.optim.Optimizer,
-    rows: Sequence[TokenRow],
-    *,
-    pad_id: int,
-    max_grad_norm: float,
-    max_tokens: int = 8192,
-) -> dict[str, float]:
-    """One update on the mean negative log-likelihood of all completion tokens of `rows` (a global token mean).
+class Supervised:
+    """`Learner` that takes one gradient step on each batch; `batch_of_step` must be a function of the step's number alone."""
 
-    Returns the loss (nats per token), gradient norm and number of trained tokens.
-    """
-    device = next(model.parameters()).device
-    total = sum(len(row.response_ids) for row in rows)
-    loss_sum = 0.0
-    optimizer.zero_grad(set_to_none=True)
-    for chunk in length_sorted_chunks([len(row) for row in rows], max_tokens):
-        batch = pad_batch([rows[i] for i in chunk], pad_id, device)
-        loss = -token_logprobs(model, batch).logprobs_N.sum() / total
-        loss.backward()
-        loss_sum += float(loss.detach())
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-    optimizer.step()
-    return {"loss": loss_sum, "grad_norm": float(norm), "trained_tokens": float(sum(map(len, rows)))}
+    def __init__(self, updater: Updater, batch_of_step: Callable[[int], LossBatch], name: str = "policy") -> None:
+        self.updater = updater
+        self.batch_of_step = batch_of_step
+        self.name = name
+        self._spent = Budget()
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        return {self.name: self.updater.model}
+
+    @property
+    def budget(self) -> Budget:
+        """What batches cost, and the updates."""
+        return self._spent + Budget(policy_updates=self.updater.updates, trained_tokens=self.updater.trained_tokens)
+
+    def step(self, index: int) -> Metrics:
+        batch = self.batch_of_step(index)
+        stats = self.updater.step(batch.rows, batch.loss)
+        self._spent += batch.budget
+        found = {"loss": stats.loss, "grad_norm": stats.grad_norm, "trained_tokens": float(stats.trained_tokens)}
+        return found | batch.metrics()
+
+    def state(self) -> dict[str, Any]:
+        return {"updater": self.updater.state(), "spent": asdict(self._spent)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.updater.load_state(state["updater"])
+        self._spent = Budget(**state["spent"])
+
+
+def negative_log_likelihood(model: nn.Module, rows: Sequence[TokenRow]) -> Loss:
+    """Mean negative log-likelihood (nats) of all completion tokens of `rows`: a global token mean."""
+    tokens = global_counts(rows).tokens
+
+    def loss(batch: TokenBatch, chunk: list[int]) -> Tensor:
+        return -token_logprobs(model, batch).logprobs_N.sum() / tokens
+
+    return loss

@@ -4,53 +4,93 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
+
+from pydantic import Field
 
 from repirl.config import Config
 from repirl.engines.base import Engine
-from repirl.engines.loading import LoadedPolicy
+from repirl.engines.loading import LoadedPolicy, folder_digest
 from repirl.errors import UserError
-from repirl.types import Budget
+from repirl.types import Budget, Metrics
 
 C = TypeVar("C", bound=Config)
 
 
+class Runtime(Config):
+    """Where, in which precision and with which bounds a run computes. The bounds change no result (see `TorchEngine`)."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    """Of the matrix products in training; weights and optimiser stay in float32."""
+    engine: Literal["torch"] = "torch"
+    max_batch_rows: int = Field(default=512, ge=1)
+    """Completions sampled at a time."""
+    max_cache_tokens: int | None = Field(default=None, ge=1)
+    """Their tokens, prompts included; None: what fits the GPU."""
+    gradient_checkpointing: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class FitContext:
-    """Where and from what a method is fitted. `policy.model` is trained in place; `folder` is the run folder.
-
-    `max_batch_rows` and `max_cache_tokens` bound the engine's memory (see `TorchEngine`); they change no result.
-    """
+    """Where and from what a method is fitted. `policy.model` is trained in place; `folder` is the run folder."""
 
     policy: LoadedPolicy
     folder: Path
     seed: int
-    on_step: Callable[[int, int, dict[str, Any]], None] | None = None
-    max_batch_rows: int = 512
-    max_cache_tokens: int | None = None
+    on_step: Callable[[int, int, Metrics], None] | None = None
+    runtime: Runtime = Runtime()
 
-    def engine(self) -> Engine:
-        """A sampler over the policy, which follows its training."""
+    def engine(self, policy: LoadedPolicy | None = None) -> Engine:
+        """A sampler over a policy (None: the one that is trained; others are verifiers, completers), which follows its
+        training."""
         from repirl.engines.torch_engine import TorchEngine
 
+        chosen = self.policy if policy is None else policy
         return TorchEngine(
-            self.policy.model,
-            self.policy.tokenizer,
-            max_batch_rows=self.max_batch_rows,
-            max_cache_tokens=self.max_cache_tokens,
+            chosen.model,
+            chosen.tokenizer,
+            max_batch_rows=self.runtime.max_batch_rows,
+            max_cache_tokens=self.runtime.max_cache_tokens,
         )
+
+    def part(self, name: str, after: Fitted | None = None) -> FitContext:
+        """The context of one phase of a method, in a folder of its own.
+
+        With `after` it starts from the policy that an earlier phase left (and whose weights that phase's `fit` has put
+        into the model in memory).
+        """
+        policy = self.policy
+        if after is not None and after.policy_folder is not None:
+            folder = after.policy_folder
+            policy = replace(policy, name=f"{policy.name}, {folder.parent.name}", path=folder, digest=folder_digest(folder))
+        return replace(self, folder=self.folder / name, policy=policy)
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A finished run. Folders are None where a method makes no such thing; `diagnostics` None = not measured."""
+    """A finished run. Folders are None where a method makes no such thing; a diagnostic that is None was not measured.
+
+    `budget` is that of training alone, `validation_budget` that of choosing the checkpoint. `curve` is the log of metrics,
+    one JSON object a step.
+    """
 
     policy_folder: Path | None
     reward_folder: Path | None
     budget: Budget
     diagnostics: Mapping[str, float | None] = field(default_factory=dict)
+    validation_budget: Budget = Budget()
+    curve: Path | None = None
+
+    def after(self, *earlier: Fitted) -> Fitted:
+        """The result of a method of several phases, this one the last: what all of them cost is added up."""
+        return replace(
+            self,
+            budget=sum((part.budget for part in earlier), self.budget),
+            validation_budget=sum((part.validation_budget for part in earlier), self.validation_budget),
+        )
 
 
 class Method(ABC, Generic[C]):

@@ -15,16 +15,20 @@ from pydantic import Field
 
 from repirl.config import Config
 from repirl.engines.loading import folder_digest, load_policy
-from repirl.engines.tiny_model import PAD, build_model, build_tokenizer
+from repirl.engines.tiny_model import build_model, build_tokenizer
 from repirl.engines.torch_engine import TorchEngine
 from repirl.grading.dispatch import grade_rollouts
 from repirl.learn.checkpoint import RunFolder, write_json
-from repirl.learn.collect import Collector, SamplingConfig
-from repirl.learn.supervised import encode_solution, supervised_step
+from repirl.learn.run import ValidationConfig, Validator, run_steps
+from repirl.learn.supervised import LossBatch, Supervised, negative_log_likelihood
+from repirl.learn.updater import OptimConfig, Updater
+from repirl.methods.fitting import save_policy
 from repirl.rng import stream
-from repirl.rollouts.batching import TokenRow
+from repirl.rollouts.batching import TokenRow, padding_id
+from repirl.rollouts.collect import Collector, SamplingConfig
+from repirl.rollouts.prompts import encode_solution
 from repirl.tasks import arith, minicode
-from repirl.types import Problem
+from repirl.types import Metrics, Problem
 
 PROVENANCE_FILE = "provenance.json"
 
@@ -64,36 +68,42 @@ def pretrain_tiny(
     torch.manual_seed(config.seed)
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0, betas=(0.9, 0.95))
-    state = run.load_checkpoint()
-    step = 0
-    if state is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
     draw = _Draw(config, tokenizer)
-    model.train()
-    for step in range(state["step"] if state is not None else 0, config.steps):
-        warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-        cosine = 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / config.steps))))
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * warm * cosine
-        metrics = supervised_step(model, optimizer, draw.rows(step), pad_id=tokenizer.get_vocab()[PAD], max_grad_norm=1.0)
-        run.log({"step": step + 1, **metrics})
-        if (step + 1) % 50 == 0:
-            run.save_checkpoint({"step": step + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
-        if on_step is not None:
-            on_step(step + 1, config.steps, metrics)
-        if (step + 1) % config.check_every == 0 and metrics["loss"] < 0.2:
-            reached = accuracy(model, tokenizer, arith, 10, 2)["all"]
-            run.log({"step": step + 1, "sampled_accuracy": reached})
-            if reached >= config.target_accuracy:
-                break
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    provenance = _provenance(out, config, step + 1)
+
+    def batch_of_step(step: int) -> LossBatch:
+        rows = draw.rows(step)
+        return LossBatch(rows, negative_log_likelihood(model, rows))
+
+    optim = OptimConfig(lr=config.lr, warmup_steps=config.warmup, schedule="cosine")
+    learner = Supervised(Updater(model, padding_id(tokenizer), optim, config.steps, betas=(0.9, 0.95)), batch_of_step)
+    result = run_steps(
+        learner,
+        config.steps,
+        run,
+        _Accuracy(model, tokenizer, config),
+        checkpoint_every=50,
+        on_step=on_step,
+        stop=lambda metrics: metrics.get("validation_accuracy", 0.0) >= config.target_accuracy,
+    )
+    save_policy(out, model, tokenizer)
+    provenance = _provenance(out, config, result.last_step)
     write_json(out / PROVENANCE_FILE, provenance)
     run.finish(provenance)
     return provenance
+
+
+class _Accuracy(Validator):
+    """Looks every `check_every` steps, once the loss is low enough for solutions to end; the last weights are the result."""
+
+    def __init__(self, model, tokenizer, config: PretrainConfig) -> None:
+        collector = Collector(tokenizer, TorchEngine(model, tokenizer), grade_rollouts, SamplingConfig(max_new_tokens=192))
+        problems = arith.problems("validation", 10 * len(arith.LEVELS))
+        validation = ValidationConfig(every=config.check_every, num_problems=len(problems), samples=2, select="last")
+        super().__init__(collector, problems, validation, 0)
+        self.seed = 0
+
+    def due(self, step: int, steps: int, metrics: Metrics) -> bool:
+        return step > 0 and step % self.config.every == 0 and metrics["loss"] < 0.2
 
 
 class _Draw:

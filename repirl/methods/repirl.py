@@ -1,21 +1,20 @@
 """rePIRL (arXiv 2602.07832): a token-level PRM learned by inverse RL from demonstrations, trained with the policy.
 
 Equations and settings: PAPER.md sections 2-5; every choice the paper leaves open is a named option of `IRLConfig` and
-`MixConfig`. Recipes: `tiny` for the embedded default, `paper-*` with the paper's settings for the named base models.
+of the credit rule. Recipes: `tiny` for the embedded default, `paper-*` with the paper's settings for the named base models.
 """
 
 from __future__ import annotations
 
 from repirl.config import digest_of
 from repirl.errors import UserError
-from repirl.learn.energy_reward import EnergyReward
+from repirl.learn.credit import SequenceCredit
+from repirl.learn.inverse_rl import InverseRL
 from repirl.learn.irl import IRLConfig
-from repirl.learn.mixing import MixConfig
 from repirl.methods.base import FitContext, Fitted, Method
 from repirl.methods.rl import RLConfig, fit_policy, paper_data, paper_loop, tiny_data, tiny_process_loop
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.energy import energy_from_policy
-from repirl.rollouts.steps import StepSegmentation
 from repirl.tasks.training_sets import FAMILIES, TrainingSet
 
 
@@ -29,7 +28,7 @@ def _paper(outcome_to_process: float, *, chat: bool) -> RePIRLConfig:
     """Table 3: PRM lr 3e-8, gradient clip 10, four demonstrations a problem, outcome : PRM = 1 : 0.05 or 0.1."""
     return RePIRLConfig(
         data=paper_data(),
-        loop=paper_loop(MixConfig(process_weight=outcome_to_process, process_credit="sequence"), chat=chat),
+        loop=paper_loop(SequenceCredit(process_weight=outcome_to_process), chat=chat),
         irl=IRLConfig(
             weights="sequence",
             normalize="batch",
@@ -77,7 +76,7 @@ class RePIRL(Method[RePIRLConfig]):
     def fit(self, context: FitContext, config: RePIRLConfig) -> Fitted:
         """Alternate PRM and policy updates; leaves `policy/` and `reward/` in the run folder."""
 
-        def make_reward(data: TrainingSet) -> EnergyReward:
+        def make_reward(data: TrainingSet) -> InverseRL:
             if config.irl.demos_per_prompt > 0 and not any(data.demonstrations.values()):
                 raise UserError(
                     "no demonstrations to learn a reward from",
@@ -91,15 +90,13 @@ class RePIRL(Method[RePIRLConfig]):
                 template="chat" if config.loop.sampling.chat_template else "plain",
                 prompt_suffix=None if config.data.source in FAMILIES else config.data.prompt_suffix,
                 step_aggregation=config.irl.step_aggregation,
-                solution_aggregation="mean",
                 base_digest=context.policy.digest,
                 training_digest=digest_of([config.model_dump(mode="json"), data.digest, context.seed]),
             )
-            return EnergyReward(
+            return InverseRL(
                 energy_from_policy(context.policy.model, layers=config.irl.layers, base_measure=config.irl.base_measure),
                 context.policy.tokenizer,
                 config.irl,
-                StepSegmentation(config.data.step_separator),
                 contract,
             )
 

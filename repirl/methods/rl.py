@@ -1,27 +1,22 @@
-"""What all methods that train a policy by RL share: data, loop and run folder; they differ in the process reward."""
+"""What all methods that train a policy by RL share: data, loop and recipes; they differ in reward and credit rule."""
 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from repirl.config import Config
-from repirl.engines.loading import quiet_transformers
-from repirl.errors import UserError
-from repirl.grading.dispatch import grade_rollouts
-from repirl.learn.checkpoint import RunFolder
-from repirl.learn.collect import Collector, SamplingConfig, ValidationConfig
-from repirl.learn.loop import Loop, LoopConfig, LoopData, LoopResult
-from repirl.learn.mixing import MixConfig
+from repirl.learn.credit import Credit, CreditConfig, LeaveOneOut, OutcomeCredit, StepCredit
+from repirl.learn.policy_gradient import LoopConfig, LoopData, PolicyGradient
 from repirl.learn.policy_losses import PolicyLossConfig
-from repirl.learn.update import OptimConfig
+from repirl.learn.policy_update import PolicyOptimConfig
+from repirl.learn.run import Learner, ValidationConfig
 from repirl.methods.base import FitContext, Fitted
-from repirl.precision import training_dtype
-from repirl.rewards.base import ProcessReward
+from repirl.methods.fitting import fit_learner, make_collector
+from repirl.rewards.base import RewardLearner
+from repirl.rollouts.collect import SamplingConfig
 from repirl.tasks.training_sets import TrainingSet, TrainingSetConfig, load_training_set
-from repirl.types import Budget
 
 
 class RLConfig(Config):
@@ -36,13 +31,13 @@ def tiny_data() -> TrainingSetConfig:
     return TrainingSetConfig(source="arith", num_problems=4000, validation_problems=96)
 
 
-def tiny_loop(mix: MixConfig) -> LoopConfig:
-    """The loop of every `tiny` recipe: the same sampler, updates and rollouts, only the rewards' mix differs."""
+def tiny_loop(credit: CreditConfig = OutcomeCredit()) -> LoopConfig:
+    """The loop of every `tiny` recipe: the same sampler, updates and rollouts, only the credit differs."""
     return LoopConfig(
         steps=40,
         sampling=SamplingConfig(prompts_per_step=48, group_size=8, max_new_tokens=144),
-        mix=mix,
-        optim=OptimConfig(
+        credit=credit,
+        optim=PolicyOptimConfig(
             lr=1e-4,
             warmup_steps=4,
             schedule="linear",
@@ -60,14 +55,12 @@ def tiny_process_loop() -> LoopConfig:
     reported this agreed most with exact step labels (cosine of the advantages with the oracle's: 0.64, against 0.32 for
     plain step means of the same scores) and did least harm late in training, when the scores tell mostly confidence.
     """
-    mix = MixConfig(
-        process_weight=0.5, process_credit="step", process_scale="batch_std", step_signal="rank", doubtful_share=0.4
+    return tiny_loop(
+        StepCredit(process_weight=0.5, process_scale="batch_std", process_ends=1.0, signal="rank", doubtful_share=0.4)
     )
-    loop = tiny_loop(mix)
-    return loop.model_copy(update={"process_decay_steps": loop.steps})
 
 
-def paper_loop(mix: MixConfig, *, chat: bool) -> LoopConfig:
+def paper_loop(credit: CreditConfig = OutcomeCredit(), *, chat: bool) -> LoopConfig:
     """PAPER section 5: batch 128 prompts x 4, mini-batch 32 prompts, lr 5e-7, clip 0.2, entropy 0.001, no KL.
 
     218 steps are two passes over 14,000 problems; validation on 2,050 held-out problems.
@@ -75,8 +68,8 @@ def paper_loop(mix: MixConfig, *, chat: bool) -> LoopConfig:
     return LoopConfig(
         steps=218,
         sampling=SamplingConfig(prompts_per_step=128, group_size=4, max_new_tokens=3000, chat_template=chat),
-        mix=mix,
-        optim=OptimConfig(lr=5e-7, mini_batches=4, micro_batch_tokens=4535, loss=PolicyLossConfig(entropy_weight=0.001)),
+        credit=credit,
+        optim=PolicyOptimConfig(lr=5e-7, mini_batches=4, micro_batch_tokens=4535, loss=PolicyLossConfig(entropy_weight=0.001)),
         validation=ValidationConfig(every=20, num_problems=2050, samples=1),
         checkpoint_every=10,
     )
@@ -96,75 +89,46 @@ def paper_data() -> TrainingSetConfig:
 def fit_policy(
     context: FitContext,
     config: RLConfig,
-    make_reward: Callable[[TrainingSet], ProcessReward | None],
+    make_reward: Callable[[TrainingSet], RewardLearner | None],
     *,
     method: str,
     uses_demonstrations: bool = False,
+    make_credit: Callable[[TrainingSet], Credit] | None = None,
 ) -> Fitted:
-    """Run (or continue) the alternating loop in the context's folder and save policy and reward there."""
-    policy_folder = context.folder / "policy"
+    """Policy gradient (or its continuation) in the context's folder, with a reward and a credit rule.
+
+    `make_credit` None: the leave-one-out rule that the configuration names. Leaves `policy/`, and `reward/` where the
+    reward has parameters.
+    """
     data = load_training_set(config.data, with_demonstrations=uses_demonstrations)
-    run = RunFolder(context.folder, run_identity(context, config, method, data))
-    if run.done is None:
-        process = make_reward(data)
-        model, tokenizer = context.policy.model, context.policy.tokenizer
-        collector = Collector(tokenizer, context.engine(), grade_rollouts, config.loop.sampling)
-        needs_reference = config.loop.optim.loss.kl_weight > 0
-        reference = copy.deepcopy(model).requires_grad_(False).eval() if needs_reference else None
-        loop_data = LoopData(data.problems, data.validation, data.demonstrations)
-        loop = Loop(model, collector, loop_data, process, config.loop, run, context.seed, context.on_step, reference=reference)
-        result = loop.run()
-        save_policy(policy_folder, model, tokenizer)
-        if process is not None:
-            process.save(context.folder / "reward")
-        run.finish(summary(result))
-    return fitted_from(run, policy_folder)
+    loop = config.loop
 
+    def make_learner() -> PolicyGradient:
+        model = context.policy.model
+        return PolicyGradient(
+            model,
+            make_collector(context, loop.sampling),
+            LoopData(data.problems, data.demonstrations),
+            make_reward(data),
+            LeaveOneOut(loop.credit) if make_credit is None else make_credit(data),
+            loop,
+            context.seed,
+            reference=None if loop.optim.loss.kl is None else copy.deepcopy(model).requires_grad_(False).eval(),
+        )
 
-def run_identity(context: FitContext, config: Config, method: str, data: TrainingSet) -> dict:
-    """What a run folder is bound to: another value of any of these cannot continue it."""
-    return {
-        "method": method,
-        "seed": context.seed,
-        "policy": context.policy.digest,
-        "precision": training_dtype(),
-        "data": data.digest,
-        "config": config.model_dump(mode="json"),
-    }
+    def save_reward(learner: Learner, folder: Path) -> None:
+        if isinstance(learner, PolicyGradient) and learner.reward is not None:
+            learner.reward.save(folder)
 
-
-def save_policy(folder: Path, model, tokenizer) -> None:
-    """An ordinary transformers folder."""
-    with quiet_transformers():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-
-def summary(result: LoopResult) -> dict:
-    """What `done.json` holds."""
-    from dataclasses import asdict
-
-    numbers = {
-        name: float(value) if value == value else None
-        for name, value in result.last_metrics.items()
-        if isinstance(value, int | float) and not name.startswith("time/")
-    }
-    return {
-        "budget": asdict(result.budget),
-        "validation": [list(entry) for entry in result.validation],
-        "diagnostics": {"best_step": result.best_step, "best_validation_accuracy": result.best_validation, **numbers},
-    }
-
-
-def fitted_from(run: RunFolder, policy_folder: Path) -> Fitted:
-    """The result of a finished run, read from its folder."""
-    done = run.done
-    if done is None:
-        raise UserError("the run has not finished", str(run.path), "run the same command again to continue it")
-    reward_folder = run.path / "reward"
-    return Fitted(
-        policy_folder,
-        reward_folder if reward_folder.is_dir() else None,
-        Budget(**done["budget"]),
-        json.loads(json.dumps(done["diagnostics"])),
+    return fit_learner(
+        context,
+        config,
+        make_learner,
+        method=method,
+        data=data,
+        steps=loop.steps,
+        sampling=loop.sampling,
+        validation=loop.validation,
+        checkpoint_every=loop.checkpoint_every,
+        save_reward=save_reward,
     )

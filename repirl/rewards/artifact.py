@@ -5,8 +5,9 @@ It lies beside the model files as `repirl_reward.json`; the folder stays an ordi
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,8 +23,9 @@ class RewardContract(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: Literal[1] = 1
-    kind: Literal["energy"]
+    schema_version: Literal[2] = 2
+    kind: str
+    """Which loader reads the folder; see `rewards/load.py`."""
     method: str
     step_separator: str
     template: Literal["plain", "chat"]
@@ -31,10 +33,6 @@ class RewardContract(BaseModel):
     prompt_suffix: str | None = None
     """What followed each problem's text in training; None: the problems were whole prompts (embedded tasks)."""
     step_aggregation: Aggregation
-    solution_aggregation: Aggregation
-    shift: float = 0.0
-    scale: float = 1.0
-    """A raw token reward r is reported as (r - shift) / scale."""
     base_digest: str
     training_digest: str
     """SHA-256 over the training configuration, data digests and seed."""
@@ -55,6 +53,16 @@ def read_contract(folder: Path) -> RewardContract:
     if not path.is_file():
         raise UserError("no reward contract in the folder", str(folder), f"expected {CONTRACT_FILE}")
     try:
-        return RewardContract.model_validate_json(path.read_text())
+        return RewardContract.model_validate(_current(json.loads(path.read_text())))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{CONTRACT_FILE} is not a reward contract", str(folder), str(error)) from error
     except ValidationError as error:
         raise UserError(f"{CONTRACT_FILE} is not a reward contract", str(folder), str(error.errors()[0]["msg"])) from error
+
+
+def _current(values: Any) -> Any:
+    """Version 1 had a rescaling, which no reward ever used, and an aggregation over steps, which nothing ever read."""
+    if isinstance(values, dict) and values.get("schema_version") == 1 and (values.get("shift"), values.get("scale")) == (0, 1):
+        dropped = ("shift", "scale", "solution_aggregation")
+        return {name: value for name, value in values.items() if name not in dropped} | {"schema_version": 2}
+    return values

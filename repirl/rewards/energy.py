@@ -13,10 +13,8 @@ Shapes: B rows, T tokens, N completion tokens.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -26,11 +24,18 @@ from transformers import AutoModelForTokenClassification
 from repirl.engines.loading import quiet_transformers
 from repirl.errors import UserError
 from repirl.precision import lowered
-from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract, write_contract
-from repirl.rollouts.batching import TokenBatch, TokenRow, hidden_states, length_sorted_chunks, pad_batch
+from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, write_contract
+from repirl.rewards.base import ModelReward
+from repirl.rollouts.batching import TokenBatch, hidden_states
 
-CPU_BATCH_TOKENS = 1024
-"""On a CPU a batch of this size stays in the caches: scoring is a tenth faster than with 2,048 tokens (tiny model)."""
+
+class EnergyReward(ModelReward):
+    """A frozen energy model as process reward; its token scores are r_phi(s_t, a_t)."""
+
+    name = "energy"
+
+    def per_token(self, batch: TokenBatch) -> Tensor:
+        return token_rewards(self.model, batch)
 
 
 def energy_from_policy(policy, *, layers: int | None = None, base_measure: float = 0.0) -> nn.Module:
@@ -79,46 +84,6 @@ def token_rewards(model, batch: TokenBatch) -> Tensor:
     return rewards_N - base_measure * functional.cross_entropy(logits_NV, targets_N, reduction="none")
 
 
-@torch.no_grad()
-def score_rows(model: nn.Module, rows: Sequence[TokenRow], pad_id: int, max_tokens: int | None = None) -> list[Tensor]:
-    """Raw token rewards of each row, float32 [T_i] on the CPU, in the order given; length-sorted batches.
-
-    `max_tokens` per batch; None chooses by device: on a CPU small batches stay in the caches and take half the time.
-    """
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    if max_tokens is None:
-        max_tokens = CPU_BATCH_TOKENS if device.type == "cpu" else 16384
-    # Groups of short completions hold many that are the same: each is scored once.
-    unique, same_as = distinct_rows(rows)
-    scored: list[Tensor] = [torch.empty(0)] * len(unique)
-    for chunk in length_sorted_chunks([len(row) for row in unique], max_tokens):
-        rewards_N = token_rewards(model, pad_batch([unique[i] for i in chunk], pad_id, device)).cpu()
-        pieces = rewards_N.split([len(unique[i].response_ids) for i in chunk])
-        for i, piece in zip(chunk, pieces, strict=True):
-            scored[i] = piece
-    model.train(was_training)
-    return [scored[i] for i in same_as]
-
-
-def distinct_rows(rows: Sequence[TokenRow]) -> tuple[list[TokenRow], list[int]]:
-    """The rows without repetitions, in order of first occurrence, and for each given row its place among them."""
-    places: dict[bytes, int] = {}
-    place_of = [places.setdefault(_key(row), len(places)) for row in rows]
-    distinct: list[TokenRow] = []
-    for row, place in zip(rows, place_of, strict=True):
-        if place == len(distinct):
-            distinct.append(row)
-    return distinct, place_of
-
-
-def _key(row: TokenRow) -> bytes:
-    """What tells one row from another."""
-    prompt, response = (np.asarray(ids, dtype=np.int64).tobytes() for ids in (row.prompt_ids, row.response_ids))
-    return len(prompt).to_bytes(4, "little") + prompt + response
-
-
 def save_energy(folder: Path, model, tokenizer, contract: RewardContract) -> None:
     """Write weights, tokenizer and contract as one transformers folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,11 +93,10 @@ def save_energy(folder: Path, model, tokenizer, contract: RewardContract) -> Non
     write_contract(folder, contract)
 
 
-def load_energy(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, RewardContract]:
-    """A saved PRM and its contract; UserError for a missing folder, contract, or weights that do not fit."""
+def load_energy_model(folder: Path, device: torch.device | str = "cpu") -> nn.Module:
+    """The model of a saved PRM, in evaluation mode and frozen; UserError for a missing folder or weights that do not fit."""
     if not folder.is_dir():
         raise UserError("no such reward folder", str(folder), "give a folder that `repirl train` wrote")
-    contract = read_contract(folder)
     try:
         with quiet_transformers():
             model, info = AutoModelForTokenClassification.from_pretrained(
@@ -146,4 +110,4 @@ def load_energy(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Mo
         raise UserError(f"cannot load the reward's model ({reason})", str(folder), "train it again or copy it anew") from error
     if info["missing_keys"] or info["mismatched_keys"] or info["unexpected_keys"]:
         raise UserError("the weights do not fit the reward's architecture", str(folder), f"see {CONTRACT_FILE}")
-    return model.to(device).eval(), contract
+    return model.requires_grad_(False).to(device).eval()

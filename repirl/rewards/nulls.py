@@ -5,111 +5,86 @@ The nulls are rows in every table: a method that does not beat them has learned 
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from repirl.errors import UserError
-from repirl.rewards.base import ProcessReward, steps_from_tokens, steps_to_tokens
-from repirl.rewards.energy import score_rows
+from repirl.rewards.base import StepReward
+from repirl.rewards.energy import EnergyReward, energy_from_policy
 from repirl.rng import stream
-from repirl.rollouts.batching import TokenRow, padding_id
 from repirl.rollouts.steps import StepSegmentation, step_end_tokens
 from repirl.tasks import arith
-from repirl.types import Problem, Rollout, RolloutGroup, StepRewards
+from repirl.types import Problem, Rollout, RolloutGroup
 
 
-class _PerRollout(ProcessReward):
-    """A reward that looks at one rollout at a time and assigns each step a number."""
-
-    def __init__(self, tokenizer, segmentation: StepSegmentation, seed: int = 0) -> None:
-        self.tokenizer = tokenizer
-        self.segmentation = segmentation
-        self.seed = seed
-
-    @abstractmethod
-    def _steps(self, problem: Problem, rollout: Rollout, step_ends_S: np.ndarray) -> StepRewards:
-        """Step rewards of one rollout whose steps end at these tokens."""
-
-    def score(self, groups: Sequence[RolloutGroup]) -> list[list[StepRewards]]:
-        return [
-            [
-                self._steps(group.problem, r, step_end_tokens(self.tokenizer, r.token_ids, self.segmentation, r.text))
-                for r in group.rollouts
-            ]
-            for group in groups
-        ]
-
-
-class RandomReward(_PerRollout):
+class RandomReward(StepReward):
     """Independent standard normal token rewards: a function of the run's seed and the rollout's tokens alone."""
 
     name = "random"
 
-    def _steps(self, problem: Problem, rollout: Rollout, step_ends_S: np.ndarray) -> StepRewards:
-        rng = stream(self.seed, "random-reward", problem.id, rollout.token_ids.tolist())
-        return steps_from_tokens(rng.standard_normal(len(rollout.token_ids)), step_ends_S, "mean")
+    def __init__(self, tokenizer: Any, segmentation: StepSegmentation, seed: int = 0) -> None:
+        super().__init__(tokenizer, segmentation)
+        self.seed = seed
+
+    def token_scores(self, groups: Sequence[RolloutGroup]) -> list[np.ndarray]:
+        return [
+            stream(self.seed, "random-reward", group.problem.id, r.token_ids.tolist()).standard_normal(len(r.token_ids))
+            for group in groups
+            for r in group.rollouts
+        ]
 
 
-class ConstantReward(_PerRollout):
+class ConstantReward(StepReward):
     """Every token earns the same."""
 
     name = "constant"
 
-    def _steps(self, problem: Problem, rollout: Rollout, step_ends_S: np.ndarray) -> StepRewards:
-        return steps_from_tokens(np.ones(len(rollout.token_ids)), step_ends_S, "mean")
+    def token_scores(self, groups: Sequence[RolloutGroup]) -> list[np.ndarray]:
+        return [np.ones(len(r.token_ids)) for group in groups for r in group.rollouts]
 
 
-class LengthReward(_PerRollout):
+class LengthReward(StepReward):
     """Every token earns the completion's length in units of 100 tokens: what a length-biased PRM would pay."""
 
     name = "length"
 
-    def _steps(self, problem: Problem, rollout: Rollout, step_ends_S: np.ndarray) -> StepRewards:
-        num_tokens = len(rollout.token_ids)
-        return steps_from_tokens(np.full(num_tokens, num_tokens / 100), step_ends_S, "mean")
+    def token_scores(self, groups: Sequence[RolloutGroup]) -> list[np.ndarray]:
+        return [np.full(len(r.token_ids), len(r.token_ids) / 100) for group in groups for r in group.rollouts]
 
 
-class ConfidenceReward(ProcessReward):
-    """The starting policy's log-probability of each token, frozen: what a residual energy pays before it learned anything.
+def confidence_reward(policy_model: Any, tokenizer: Any, segmentation: StepSegmentation) -> EnergyReward:
+    """The starting policy's log-probability of each token, frozen: a residual energy before it learned anything.
 
-    A step is worth its least likely token. `model` is `energy_from_policy(policy, base_measure=1.0)`.
+    A step is worth its least likely token.
     """
-
-    name = "confidence"
-
-    def __init__(self, model, tokenizer, segmentation: StepSegmentation) -> None:
-        self.model, self.tokenizer, self.segmentation = model, tokenizer, segmentation
-
-    def score(self, groups: Sequence[RolloutGroup]) -> list[list[StepRewards]]:
-        rows = [TokenRow(r.prompt_ids, r.token_ids) for group in groups for r in group.rollouts]
-        self.scored_tokens += sum(len(row) for row in rows)
-        raw = iter(score_rows(self.model, rows, padding_id(self.tokenizer)))
-        return [
-            [
-                steps_from_tokens(
-                    next(raw).numpy(), step_end_tokens(self.tokenizer, r.token_ids, self.segmentation, r.text), "min"
-                )
-                for r in group.rollouts
-            ]
-            for group in groups
-        ]
+    model = energy_from_policy(policy_model, base_measure=1.0).requires_grad_(False).eval()
+    reward = EnergyReward(model, tokenizer, segmentation, "min")
+    reward.name = "confidence"
+    return reward
 
 
-class OracleReward(_PerRollout):
-    """The exact step checker of `arith`: 1 for a right step, 0 for the first wrong one, nothing after it."""
+class OracleReward(StepReward):
+    """The exact step checker of `arith`: 1 for a right step, 0 for the first wrong one, nothing after it.
+
+    A step's reward lies on its last token.
+    """
 
     name = "oracle"
 
-    def _steps(self, problem: Problem, rollout: Rollout, step_ends_S: np.ndarray) -> StepRewards:
+    def token_scores(self, groups: Sequence[RolloutGroup]) -> list[np.ndarray]:
+        return [self._checked(group.problem, rollout) for group in groups for rollout in group.rollouts]
+
+    def _checked(self, problem: Problem, rollout: Rollout) -> np.ndarray:
         if problem.family != arith.FAMILY:
             raise UserError("the oracle knows only arith problems", problem.family, "use another method")
-        labels = exact_step_labels(problem, rollout, len(step_ends_S))
-        first_wrong = labels.index(False) if False in labels else len(labels)
-        mask_S = np.arange(len(labels)) <= first_wrong
-        rewards_S = np.array(labels, dtype=np.float32)
-        return StepRewards(steps_to_tokens(rewards_S, step_ends_S, len(rollout.token_ids)), step_ends_S, rewards_S, mask_S)
+        ends_S = step_end_tokens(self.tokenizer, rollout.token_ids, self.segmentation, rollout.text)
+        labels = exact_step_labels(problem, rollout, len(ends_S))
+        alive = labels.index(False) + 1 if False in labels else len(labels)
+        scores_T = np.full(len(rollout.token_ids), np.nan)
+        scores_T[ends_S[:alive]] = labels[:alive]
+        return scores_T
 
 
 def exact_step_labels(problem: Problem, rollout: Rollout, num_steps: int) -> list[bool]:

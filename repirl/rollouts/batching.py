@@ -5,7 +5,7 @@ Shapes: B rows, T tokens (prompt + completion, right-padded), N completion token
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repirl.precision import lowered
+from repirl.types import RolloutGroup
+
+SCORING_TOKENS_CPU = 1024
+SCORING_TOKENS_GPU = 16384
+"""Most (padded) tokens in a forward pass without gradient. On a CPU a small batch stays in the caches: a tenth faster than
+2,048 tokens (tiny model)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,11 @@ class TokenRow:
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.response_ids)
+
+
+def rollout_rows(groups: Sequence[RolloutGroup]) -> list[TokenRow]:
+    """All rollouts of the groups as rows, group by group."""
+    return [TokenRow(rollout.prompt_ids, rollout.token_ids) for group in groups for rollout in group.rollouts]
 
 
 def padding_id(tokenizer) -> int:
@@ -75,6 +86,54 @@ def length_sorted_chunks(lengths: Sequence[int], max_tokens: int) -> list[list[i
         else:
             chunks.append([i])
     return chunks
+
+
+def distinct_rows(rows: Sequence[TokenRow]) -> tuple[list[TokenRow], list[int]]:
+    """The rows without repetitions, in order of first occurrence, and for each given row its place among them."""
+    places: dict[bytes, int] = {}
+    place_of = [places.setdefault(_key(row), len(places)) for row in rows]
+    distinct: list[TokenRow] = []
+    for row, place in zip(rows, place_of, strict=True):
+        if place == len(distinct):
+            distinct.append(row)
+    return distinct, place_of
+
+
+def _key(row: TokenRow) -> bytes:
+    """What tells one row from another."""
+    prompt, response = (np.asarray(ids, dtype=np.int64).tobytes() for ids in (row.prompt_ids, row.response_ids))
+    return len(prompt).to_bytes(4, "little") + prompt + response
+
+
+@torch.no_grad()
+def map_rows(
+    model: torch.nn.Module,
+    rows: Sequence[TokenRow],
+    per_token: Callable[[TokenBatch], Tensor],
+    *,
+    pad_id: int,
+    max_tokens: int | None = None,
+) -> list[Tensor]:
+    """`per_token(batch)` [N] of each row's completion tokens, float32 [T_i] on the CPU, in the order given.
+
+    The one loop over batches without gradient: the model is in evaluation mode for the while, batches are sorted by
+    length and hold at most `max_tokens` (None: by device), and groups of short completions hold many rows that are the
+    same: each is run once.
+    """
+    device = next(model.parameters()).device
+    if max_tokens is None:
+        max_tokens = SCORING_TOKENS_CPU if device.type == "cpu" else SCORING_TOKENS_GPU
+    unique, same_as = distinct_rows(rows)
+    found: list[Tensor] = [torch.empty(0)] * len(unique)
+    was_training = model.training
+    model.eval()
+    for chunk in length_sorted_chunks([len(row) for row in unique], max_tokens):
+        values_N = per_token(pad_batch([unique[i] for i in chunk], pad_id, device)).float().cpu()
+        pieces = values_N.split([len(unique[i].response_ids) for i in chunk])
+        for i, piece in zip(chunk, pieces, strict=True):
+            found[i] = piece
+    model.train(was_training)
+    return [found[i] for i in same_as]
 
 
 def hidden_states(backbone: torch.nn.Module, batch: TokenBatch) -> Tensor:

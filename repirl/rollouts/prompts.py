@@ -1,8 +1,11 @@
-"""Prompts as token ids: plain text or the tokenizer's chat template, the same for training, evaluation and scoring."""
+"""Prompts and solutions as token ids: plain text or a chat template, the same for training, evaluation and scoring."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from repirl.errors import UserError
+from repirl.rollouts.batching import TokenRow
 
 
 def encode_prompt(tokenizer, prompt: str, *, chat: bool = False) -> tuple[int, ...]:
@@ -13,3 +16,9 @@ def encode_prompt(tokenizer, prompt: str, *, chat: bool = False) -> tuple[int, .
         raise UserError("the tokenizer has no chat template", tokenizer.name_or_path, "leave chat_template off")
     text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def encode_solution(tokenizer, prompt_ids: Sequence[int], text: str) -> TokenRow:
+    """Prompt and solution tokens, EOS appended: the same form as a finished rollout."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return TokenRow(prompt_ids, [*ids, tokenizer.eos_token_id])

@@ -1,4 +1,4 @@
-"""Graded rollouts of problems, and validation on them: the one way in which training code samples."""
+"""Graded rollouts of problems."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-import numpy as np
 from pydantic import Field
 
 from repirl.config import Config
 from repirl.engines.base import Engine, Request, SamplingParams
-from repirl.errors import UserError
 from repirl.grading.dispatch import check_ungraded
-from repirl.learn.checkpoint import RunFolder, save_torch
-from repirl.rng import seed_for
 from repirl.rollouts.prompts import encode_prompt
 from repirl.types import Budget, Demonstration, Problem, RolloutGroup, Verdict
+
+
+class KeepConfig(Config):
+    accuracy: tuple[float, float] = (0.0, 1.0)
+    truncated: bool = True
 
 
 class SamplingConfig(Config):
@@ -32,17 +33,11 @@ class SamplingConfig(Config):
     ungraded_limit: float = Field(default=0.02, ge=0, le=1)
     """Above this share of completions that could not be graded the run stops."""
 
+    keep: KeepConfig | None = None
+
     @property
     def is_full_distribution(self) -> bool:
         return self.top_p == 1 and self.top_k == 0
-
-
-class ValidationConfig(Config):
-    """Checkpoint selection: every `every` steps, `samples` completions of each validation problem."""
-
-    every: int = Field(default=10, ge=1)
-    num_problems: int = Field(default=64, ge=1)
-    samples: int = Field(default=4, ge=1)
 
 
 class Grader(Protocol):
@@ -94,33 +89,5 @@ class Collector:
         ]
 
 
-class Validator:
-    """Sampled accuracy on fixed validation problems; the best weights so far lie in the run folder as `best.pt`."""
-
-    def __init__(
-        self, collector: Collector, problems: Sequence[Problem], config: ValidationConfig, folder: RunFolder, seed: int
-    ) -> None:
-        if not problems:
-            raise UserError("no validation problems", todo="check the validation set")
-        self.collector = collector
-        self.problems = list(problems[: config.num_problems])
-        self.config = config
-        self.folder = folder
-        self.seed = seed_for(seed, "validation")
-        self.history: list[tuple[int, float]] = []
-
-    def run(self, step: int, model) -> float:
-        """Accuracy after `step` steps; the first of equally good checkpoints is kept. The same streams every time."""
-        groups = self.collector.groups(self.problems, self.config.samples, self.seed)
-        accuracy = float(np.nanmean([v.reward for group in groups for v in group.verdicts]))
-        if not self.history or accuracy > max(value for _, value in self.history):
-            save_torch(self.folder.path / "best.pt", model.state_dict())
-        self.history.append((step, accuracy))
-        return accuracy
-
-    def load_best(self, model) -> tuple[int, float]:
-        """Put the best weights into the model; returns (step, accuracy) of that checkpoint."""
-        import torch
-
-        model.load_state_dict(torch.load(self.folder.path / "best.pt", map_location="cpu", weights_only=True))
-        return max(self.history, key=lambda entry: (entry[1], -entry[0]))
+def kept(groups, keep):
+    return list(groups)

@@ -1,8 +1,12 @@
-"""Process rewards by name or folder, frozen, with all that scoring given texts needs."""
+"""Any process reward by name or folder, frozen, with all that scoring given texts needs. Nothing is trained to be loaded.
+
+A saved reward's contract names its kind, and `KINDS` the function that reads such a folder: another kind of PRM is one file
+in this room and one line here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,14 +16,11 @@ from transformers import AutoTokenizer
 
 from repirl.engines.loading import folder_digest, load_policy
 from repirl.errors import UserError
-from repirl.learn.energy_reward import EnergyReward
-from repirl.learn.irl import IRLConfig
-from repirl.rewards.artifact import CONTRACT_FILE, RewardContract
-from repirl.rewards.base import ProcessReward, steps_from_tokens
-from repirl.rewards.energy import energy_from_policy, load_energy
-from repirl.rewards.nulls import ConfidenceReward, ConstantReward, LengthReward, OracleReward, RandomReward
+from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract
+from repirl.rewards.base import StepReward
+from repirl.rewards.energy import EnergyReward, load_energy_model
+from repirl.rewards.nulls import ConstantReward, LengthReward, OracleReward, RandomReward, confidence_reward
 from repirl.rollouts.steps import StepSegmentation
-from repirl.types import RolloutGroup, StepRewards
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +32,7 @@ class LoadedReward:
     """
 
     name: str
-    reward: ProcessReward
+    reward: StepReward
     tokenizer: Any
     segmentation: StepSegmentation
     template: Literal["plain", "chat"]
@@ -52,34 +53,37 @@ class LoadOptions:
     device: str | torch.device = "cpu"
 
 
-_Maker = Callable[[Any, Any, StepSegmentation, int], ProcessReward]
+KINDS: dict[str, Callable[[Path, Any, RewardContract, str | torch.device], StepReward]] = {
+    "energy": lambda folder, tokenizer, contract, device: EnergyReward(
+        load_energy_model(folder, device), tokenizer, contract.segmentation, contract.step_aggregation
+    ),
+}
+"""Kind of a saved reward -> what reads its folder: (folder, tokenizer, contract, device) -> reward."""
 
-NULLS: dict[str, _Maker] = {
+NAMED: dict[str, Callable[[Any, Any, StepSegmentation, int], StepReward]] = {
     "random": lambda model, tokenizer, segmentation, seed: RandomReward(tokenizer, segmentation, seed),
     "constant": lambda model, tokenizer, segmentation, seed: ConstantReward(tokenizer, segmentation),
     "length": lambda model, tokenizer, segmentation, seed: LengthReward(tokenizer, segmentation),
-    "confidence": lambda model, tokenizer, segmentation, seed: ConfidenceReward(
-        energy_from_policy(model, base_measure=1.0).requires_grad_(False).eval(), tokenizer, segmentation
-    ),
+    "confidence": lambda model, tokenizer, segmentation, seed: confidence_reward(model, tokenizer, segmentation),
     "oracle": lambda model, tokenizer, segmentation, seed: OracleReward(tokenizer, segmentation),
 }
-"""Rewards without an artifact, by name."""
+"""Rewards without an artifact: name -> what makes it of a policy's model and tokenizer, a segmentation and a seed."""
 
 MODEL_FREE = ("random", "constant", "length")
 """Null rewards that need a tokenizer only: rows in every table (DESIGN rule 5)."""
 
 
 def load_reward(name: str, options: LoadOptions) -> LoadedReward:
-    """A saved reward's folder (or the run folder around it), or one of `NULLS`; UserError for anything else."""
-    if name in NULLS:
-        return _null(name, options)
+    """A saved reward's folder (or the run folder around it), or one of `NAMED`; UserError for anything else."""
+    if name in NAMED:
+        return _named(name, options)
     folder = Path(name).expanduser()
     if not (folder / CONTRACT_FILE).is_file() and (folder / "reward" / CONTRACT_FILE).is_file():
         folder = folder / "reward"
     if not folder.is_dir():
-        todo = f"give a folder that `repirl train` wrote, or one of {', '.join(NULLS)}"
+        todo = f"give a folder that `repirl train` wrote, or one of {', '.join(NAMED)}"
         raise UserError("no such process reward", name, todo)
-    return _energy(name, folder, options)
+    return _saved(name, folder, options)
 
 
 def model_free_nulls(beside: LoadedReward, seed: int) -> list[LoadedReward]:
@@ -87,7 +91,7 @@ def model_free_nulls(beside: LoadedReward, seed: int) -> list[LoadedReward]:
     return [
         LoadedReward(
             name,
-            NULLS[name](None, beside.tokenizer, beside.segmentation, seed),
+            NAMED[name](None, beside.tokenizer, beside.segmentation, seed),
             beside.tokenizer,
             beside.segmentation,
             beside.template,
@@ -98,13 +102,13 @@ def model_free_nulls(beside: LoadedReward, seed: int) -> list[LoadedReward]:
     ]
 
 
-def _null(name: str, options: LoadOptions) -> LoadedReward:
+def _named(name: str, options: LoadOptions) -> LoadedReward:
     policy = load_policy(options.policy, dtype=options.dtype, device=options.device)
     segmentation = StepSegmentation(options.separator)
     uses_model = name == "confidence"
     return LoadedReward(
         name=name,
-        reward=NULLS[name](policy.model, policy.tokenizer, segmentation, options.seed),
+        reward=NAMED[name](policy.model, policy.tokenizer, segmentation, options.seed),
         tokenizer=policy.tokenizer,
         segmentation=segmentation,
         template="plain",
@@ -114,40 +118,26 @@ def _null(name: str, options: LoadOptions) -> LoadedReward:
     )
 
 
-def _energy(name: str, folder: Path, options: LoadOptions) -> LoadedReward:
-    model, contract = load_energy(folder, options.device)
+def _saved(name: str, folder: Path, options: LoadOptions) -> LoadedReward:
+    contract = read_contract(folder)
+    if contract.kind not in KINDS:
+        raise UserError("no loader for this kind of reward", contract.kind, f"known are {', '.join(KINDS)}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError("the reward has no readable tokenizer", str(folder), str(error).split("\n")[0][:200]) from error
-    config = IRLConfig(step_aggregation=contract.step_aggregation)
-    scorer = EnergyReward(model.requires_grad_(False), tokenizer, config, contract.segmentation, contract)
+    reward = KINDS[contract.kind](folder, tokenizer, contract, options.device)
     return LoadedReward(
         name=name,
-        reward=scorer if (contract.shift, contract.scale) == (0.0, 1.0) else _Rescaled(scorer, contract),
+        reward=reward,
         tokenizer=tokenizer,
         segmentation=contract.segmentation,
         template=contract.template,
         digest=folder_digest(folder),
-        max_tokens=_longest(model),
+        max_tokens=_longest(getattr(reward, "model", None)),
         prompt_suffix=contract.prompt_suffix,
     )
 
 
-def _longest(model) -> int | None:
-    return getattr(model.config, "max_position_embeddings", None)
-
-
-class _Rescaled(ProcessReward):
-    """Token rewards as the contract reports them, (r - shift) / scale, and step rewards made of those."""
-
-    def __init__(self, inner: ProcessReward, contract: RewardContract) -> None:
-        self.inner, self.contract = inner, contract
-
-    def score(self, groups: Sequence[RolloutGroup]) -> list[list[StepRewards]]:
-        shift, scale, how = self.contract.shift, self.contract.scale, self.contract.step_aggregation
-        scored = self.inner.score(groups)
-        self.scored_tokens = self.inner.scored_tokens
-        return [
-            [steps_from_tokens((one.token_rewards - shift) / scale, one.step_ends, how) for one in group] for group in scored
-        ]
+def _longest(model: Any) -> int | None:
+    return getattr(getattr(model, "config", None), "max_position_embeddings", None)

@@ -15,13 +15,11 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from repirl.errors import UserError
+from repirl.methods.base import Method
 from repirl.paths import content_dir
-
-if TYPE_CHECKING:
-    from repirl.methods.base import Method
 
 BUILT_IN = ("repirl.methods.repirl",)
 ENTRY_POINTS = "repirl.methods"
@@ -46,8 +44,6 @@ def load_module(path: Path) -> ModuleType:
 
 
 def _methods_of(module: ModuleType) -> list[type[Method]]:
-    from repirl.methods.base import Method
-
     return [
         value
         for _, value in inspect.getmembers(module, inspect.isclass)

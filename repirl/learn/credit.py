@@ -1,0 +1,244 @@
+"""Credit: from outcomes and process rewards to one advantage for every token.
+
+A rule is an object. The leave-one-out rules of this file are functions of the batch; a rule may also learn (a value
+head). Leave-one-out is taken per source, then the sources are weighted and added (RECIPES B2 items 3-4).
+Settings of a rule exist only under that rule: `CreditConfig` is a union told apart by `rule`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+from torch import nn
+
+from repirl.config import Config
+from repirl.grading.dispatch import outcome_rewards
+from repirl.learn.advantages import (
+    OutcomeAdvantage,
+    leave_one_out_return_to_go,
+    leave_one_out_sequence,
+    leave_one_out_steps,
+    outcome_advantages,
+)
+from repirl.types import Budget, Metrics, RolloutGroup, Scored, StepRewards
+
+Advantages = list[list[np.ndarray]]
+"""float32 [T] of every rollout, group by group."""
+
+
+class Credit(ABC):
+    """A rule that pays tokens. `done` in [0, 1) is the share of training that lies behind, for schedules."""
+
+    @abstractmethod
+    def advantages(self, groups: Sequence[RolloutGroup], scored: Scored | None, done: float) -> Advantages:
+        """Advantages of one graded batch; ungraded rollouts get zeros where outcomes are used (DESIGN rule 1)."""
+
+    def learn(self, groups: Sequence[RolloutGroup], scored: Scored | None) -> Metrics:
+        """One update of what the rule learns from the batch; nothing unless overridden."""
+        return {}
+
+    @property
+    def budget(self) -> Budget:
+        """What learning consumed so far."""
+        return Budget()
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """What the rule trains, by name."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """All that resuming needs."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Inverse of `state`."""
+
+
+class _Paid(Config):
+    """What all leave-one-out rules share: how the outcome is paid."""
+
+    outcome: OutcomeAdvantage = "rloo"
+    fraction_of_tests: bool = False
+    """A wrong program earns the fraction of its tests that passed as its outcome reward, not 0."""
+    outcome_weight: float = Field(default=1.0, ge=0)
+    whiten: bool = False
+    """Shift and scale the summed advantages to mean 0 and unbiased variance 1 over the batch's tokens (PRIME); tokens of
+    ungraded rollouts neither count nor move."""
+
+
+class OutcomeCredit(_Paid):
+    """The outcome alone, on every token of the completion."""
+
+    rule: Literal["outcome"] = "outcome"
+
+
+class ProcessCredit(_Paid):
+    """Outcome and process reward; the rules below differ in how token and step rewards become advantages."""
+
+    process_weight: float = Field(gt=0)
+    process_scale: Literal["none", "batch_std"] = "none"
+    """`batch_std` divides the process advantages by their root mean square over all tokens of the batch."""
+    process_starts: float = Field(default=0.0, ge=0, lt=1)
+    """Share of training during which the process part is left out (the process reward learns already)."""
+    process_ends: float | None = Field(default=None, gt=0, le=1)
+    """From its start the process weight falls linearly, to 0 at this share of training; None: it stays as it is."""
+
+    @model_validator(mode="after")
+    def _starts_before_it_ends(self) -> Self:
+        if self.process_ends is not None and self.process_ends <= self.process_starts:
+            raise ValueError("process_ends must lie behind process_starts")
+        return self
+
+    def process_share(self, done: float) -> float:
+        """The part of `process_weight` that is paid when the share `done` of training lies behind."""
+        if done < self.process_starts:
+            return 0.0
+        if self.process_ends is None:
+            return 1.0
+        return max(0.0, 1 - (done - self.process_starts) / (self.process_ends - self.process_starts))
+
+
+class SequenceCredit(ProcessCredit):
+    """The mean process reward of the rollout's tokens against that of the others, on every token."""
+
+    rule: Literal["sequence"] = "sequence"
+
+
+class ReturnToGoCredit(ProcessCredit):
+    """The centred return-to-go of the process rewards at every token."""
+
+    rule: Literal["return_to_go"] = "return_to_go"
+
+
+class StepCredit(ProcessCredit):
+    """Each step's reward against that of the other rollouts at the same step."""
+
+    rule: Literal["step"] = "step"
+    signal: Literal["score", "progress", "rank"] = "score"
+    """What a step is paid: its score; the change of the score since the step before (a potential difference); or the
+    score's rank among all steps of the batch, in 0..1, which has no scale and no heavy tail."""
+    doubtful_share: float = Field(default=0.0, ge=0, lt=1)
+    """Steps whose score is among this lowest share of the batch count as doubtful, and a rollout earns process credit only
+    up to its first doubtful step: what follows a mistake continues from a wrong state. 0: every step earns."""
+
+
+CreditConfig = Annotated[OutcomeCredit | SequenceCredit | ReturnToGoCredit | StepCredit, Field(discriminator="rule")]
+
+PER_TOKEN_RULES = ("return_to_go", "step")
+"""Rules under which the tokens of one completion have different advantages."""
+
+_LEAVE_ONE_OUT: dict[type[ProcessCredit], Callable[[Sequence[StepRewards]], list[np.ndarray]]] = {
+    SequenceCredit: leave_one_out_sequence,
+    ReturnToGoCredit: leave_one_out_return_to_go,
+    StepCredit: leave_one_out_steps,
+}
+
+
+class LeaveOneOut(Credit):
+    """The rules whose baseline is the other rollouts of the same problem."""
+
+    def __init__(self, config: OutcomeCredit | ProcessCredit) -> None:
+        self.config = config
+
+    def advantages(self, groups: Sequence[RolloutGroup], scored: Scored | None, done: float) -> Advantages:
+        """float32 [T] of every rollout. ValueError if the rule pays a process reward and there is none."""
+        config = self.config
+        masked = [[config.outcome_weight > 0 and verdict.outcome == "ungraded" for verdict in g.verdicts] for g in groups]
+        outcome = [
+            outcome_advantages(np.array(outcome_rewards(group.verdicts, config.fraction_of_tests)), config.outcome)
+            for group in groups
+        ]
+        process, weight = None, 0.0
+        if isinstance(config, ProcessCredit):
+            if scored is None:
+                raise ValueError("the credit rule pays a process reward, and there is none")
+            weight = config.process_weight * config.process_share(done)
+            process = _process_advantages(scored, masked, config) if weight > 0 else None
+        advantages = []
+        for g, group in enumerate(groups):
+            row = []
+            for i, rollout in enumerate(group.rollouts):
+                tokens_T = np.full(len(rollout.token_ids), config.outcome_weight * outcome[g][i])
+                if process is not None:
+                    tokens_T = tokens_T + weight * process[g][i]
+                row.append(tokens_T.astype(np.float32))
+            advantages.append(row)
+        return _whitened(advantages, masked) if config.whiten else advantages
+
+
+def progress(rewards: StepRewards) -> StepRewards:
+    """Step rewards replaced by their change since the step before; the first step's change is taken from zero change.
+
+    What a prefix was worth before the first step is the same for all rollouts of a problem, so leave-one-out removes it:
+    the first step keeps its score. Token rewards are left alone.
+    """
+    before_S = np.concatenate([[0.0], rewards.step_rewards[:-1]])
+    return replace(rewards, step_rewards=(rewards.step_rewards - before_S).astype(np.float32))
+
+
+def _step_signal(scored: Scored, config: StepCredit) -> Scored:
+    """The step rewards as `signal` and `doubtful_share` say."""
+    scores = [r.step_rewards[r.step_mask] for group in scored for r in group]
+    scores_N = np.sort(np.concatenate(scores)) if scores else np.zeros(0)
+    limit = np.quantile(scores_N, config.doubtful_share) if config.doubtful_share and len(scores_N) else -np.inf
+
+    def credited(rewards: StepRewards) -> StepRewards:
+        paid = progress(rewards) if config.signal == "progress" else rewards
+        paid = _until_doubtful(paid, rewards.step_rewards < limit)
+        return _ranked(paid, scores_N) if config.signal == "rank" and len(scores_N) else paid
+
+    return [[credited(rewards) for rewards in group] for group in scored]
+
+
+def _until_doubtful(rewards: StepRewards, doubtful_S: np.ndarray) -> StepRewards:
+    """The steps after the first doubtful one lose their reward (the mask)."""
+    before_S = np.cumsum(doubtful_S & rewards.step_mask) - (doubtful_S & rewards.step_mask)
+    return replace(rewards, step_mask=rewards.step_mask & (before_S == 0))
+
+
+def _ranked(rewards: StepRewards, scores_N: np.ndarray) -> StepRewards:
+    """Step rewards as mid-ranks among the sorted scores [N], in 0..1."""
+    below_S = np.searchsorted(scores_N, rewards.step_rewards, side="left")
+    not_above_S = np.searchsorted(scores_N, rewards.step_rewards, side="right")
+    return replace(rewards, step_rewards=((below_S + not_above_S) / (2 * len(scores_N))).astype(np.float32))
+
+
+def _process_advantages(scored: Scored, masked: Sequence[Sequence[bool]], config: ProcessCredit) -> list[list[np.ndarray]]:
+    """float64 [T] process advantages of every rollout; masked ones get zeros and are in nobody's baseline, rank or scale."""
+    kept = [
+        [rewards for rewards, is_masked in zip(*pair, strict=True) if not is_masked]
+        for pair in zip(scored, masked, strict=True)
+    ]
+    paid = _step_signal(kept, config) if isinstance(config, StepCredit) else kept
+    credit = [_LEAVE_ONE_OUT[type(config)](group) for group in paid]
+    if config.process_scale == "batch_std" and any(credit):
+        flat = np.concatenate([tokens for group in credit for tokens in group])
+        scale = float(np.sqrt(np.mean(flat**2))) + 1e-8
+        credit = [[tokens / scale for tokens in group] for group in credit]
+    remaining = [iter(group) for group in credit]
+    return [
+        [
+            np.zeros(len(rewards.token_rewards)) if is_masked else next(remaining[g])
+            for rewards, is_masked in zip(scored[g], masked[g], strict=True)
+        ]
+        for g in range(len(scored))
+    ]
+
+
+def _whitened(advantages: Advantages, masked: list[list[bool]]) -> Advantages:
+    rows = [list(zip(*pair, strict=True)) for pair in zip(advantages, masked, strict=True)]
+    counted = [tokens for row in rows for tokens, is_masked in row if not is_masked]
+    if not counted:
+        return advantages
+    flat = np.concatenate(counted).astype(np.float64)
+    scale = 1 / np.sqrt(flat.var(ddof=1) + 1e-8) if len(flat) > 1 else 1.0
+    mean = flat.mean()
+    return [
+        [tokens if is_masked else ((tokens - mean) * scale).astype(np.float32) for tokens, is_masked in row] for row in rows
+    ]

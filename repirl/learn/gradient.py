@@ -1,0 +1,81 @@
+"""The gradient step: the only code that cuts a batch into micro-batches, runs backward, clips and steps.
+
+A loss is a sum over the rows of a micro-batch, divided by *global* counts (`global_counts`), so that it does not depend on
+how the batch is cut (DESIGN rule 3). With several processes, the all-reduce of counts, losses and norms stands here.
+Shapes: B rows, N completion tokens of a micro-batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from repirl.errors import TrainingFault
+from repirl.rollouts.batching import TokenBatch, TokenRow, length_sorted_chunks, map_rows, pad_batch, token_logprobs
+
+Loss = Callable[[TokenBatch, list[int]], Tensor]
+"""Scalar with gradient of one micro-batch; the list holds the places of its rows among those given to the step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Global counts of the rows that one step sees: denominators."""
+
+    tokens: int
+    sequences: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """`loss` is the sum over micro-batches, `grad_norm` that before clipping, `trained_tokens` those of whole rows."""
+
+    loss: float
+    grad_norm: float
+    trained_tokens: int
+
+
+def global_counts(rows: Sequence[TokenRow]) -> Counts:
+    """Completion tokens and rows of the whole batch, over all processes."""
+    return Counts(sum(len(row.response_ids) for row in rows), len(rows))
+
+
+def gradient_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rows: Sequence[TokenRow],
+    loss: Loss,
+    *,
+    pad_id: int,
+    max_tokens: int,
+    max_norm: float,
+) -> StepStats:
+    """One optimiser step on the summed loss of all micro-batches of at most `max_tokens` padded tokens.
+
+    Without rows nothing moves. TrainingFault, before anything has moved, if the loss or its gradient is not finite.
+    """
+    device = next(model.parameters()).device
+    model.train()
+    optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for chunk in length_sorted_chunks([len(row) for row in rows], max_tokens):
+        value = loss(pad_batch([rows[i] for i in chunk], pad_id, device), chunk)
+        value.backward()
+        total += float(value.detach())
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), max_norm))
+    if not (math.isfinite(total) and math.isfinite(norm)):
+        optimizer.zero_grad(set_to_none=True)
+        raise TrainingFault(f"loss {total:.4g}, gradient norm {norm:.4g}: not finite", "lower the learning rate")
+    optimizer.step()
+    return StepStats(total, norm, sum(map(len, rows)))
+
+
+def row_logprobs(
+    model: nn.Module, rows: Sequence[TokenRow], temperature: float = 1.0, *, pad_id: int = 0, max_tokens: int | None = None
+) -> list[Tensor]:
+    """Float32 log-probabilities [T_i] of every row's completion at a temperature, without gradient, on the CPU."""
+    per_token = lambda batch: token_logprobs(model, batch, temperature).logprobs_N
+    return map_rows(model, rows, per_token, pad_id=pad_id, max_tokens=max_tokens)

@@ -1,0 +1,110 @@
+"""A model with its optimiser and learning-rate schedule: what every learner that moves weights owns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from repirl.config import Config
+from repirl.learn.gradient import Loss, StepStats, gradient_step
+from repirl.rollouts.batching import TokenRow
+
+
+class OptimConfig(Config):
+    """AdamW without weight decay, and how a batch is cut."""
+
+    lr: float = Field(default=5e-7, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    """Updates over which the rate rises linearly; the first one gets 1 / `warmup_steps` of it."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """`linear` and `cosine` decay to 0 at the end of training, which averages out the noise of small batches."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    micro_batch_tokens: int = Field(default=8192, ge=1)
+
+    def rate_factor(self, update: int, total_updates: int) -> float:
+        """Share of `lr` that update number `update` (from 0) of `total_updates` gets.
+
+        (The scheduler of transformers of the same name gives the first warm-up update a rate of 0.)
+        """
+        factor = min(1.0, (update + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        if self.schedule == "linear":
+            factor *= max(0.0, 1 - update / total_updates)
+        elif self.schedule == "cosine":
+            # In float32, as the embedded policy was made.
+            factor *= 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * update / total_updates))))
+        return factor
+
+
+class Updater:
+    """Moves `model` by gradient steps and counts them.
+
+    `total_updates` is the number of steps of the whole training, for the schedule. `groups` are AdamW's parameter groups
+    (None: all parameters at `config.lr`).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pad_id: int,
+        config: OptimConfig,
+        total_updates: int,
+        *,
+        groups: list[dict[str, Any]] | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        switch_off_dropout(model)
+        self.model = model
+        self.pad_id = pad_id
+        self.config = config
+        self.optimizer = torch.optim.AdamW(groups or model.parameters(), lr=config.lr, weight_decay=0.0, betas=betas)
+        self.schedule = LambdaLR(self.optimizer, lambda update: config.rate_factor(update, total_updates))
+        self.updates = 0
+        self.trained_tokens = 0
+
+    def step(self, rows: Sequence[TokenRow], loss: Loss) -> StepStats:
+        """One gradient step; see `gradient_step`."""
+        stats = gradient_step(
+            self.model,
+            self.optimizer,
+            rows,
+            loss,
+            pad_id=self.pad_id,
+            max_tokens=self.config.micro_batch_tokens,
+            max_norm=self.config.max_grad_norm,
+        )
+        self.schedule.step()
+        self.updates += 1
+        self.trained_tokens += stats.trained_tokens
+        return stats
+
+    def state(self) -> dict[str, Any]:
+        """All that resuming needs."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "updates": self.updates,
+            "trained_tokens": self.trained_tokens,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Inverse of `state`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.updates, self.trained_tokens = state["updates"], state["trained_tokens"]
+
+
+def switch_off_dropout(model: nn.Module) -> None:
+    """No dropout in training mode either: a policy must be trained as it was sampled from, and the same each time."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)

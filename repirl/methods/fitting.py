@@ -1,0 +1,116 @@
+"""From a learner to a finished run folder: what every method that trains something shares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from repirl.config import Config
+from repirl.engines.loading import load_policy, quiet_transformers
+from repirl.errors import UserError
+from repirl.grading.dispatch import grade_rollouts
+from repirl.learn.checkpoint import RunFolder
+from repirl.learn.run import Learner, RunResult, ValidationConfig, Validator, run_steps
+from repirl.methods.base import FitContext, Fitted
+from repirl.precision import training_dtype
+from repirl.rollouts.collect import Collector, SamplingConfig
+from repirl.tasks.training_sets import TrainingSet
+from repirl.types import Budget
+
+
+def fit_learner(
+    context: FitContext,
+    config: Config,
+    make_learner: Callable[[], Learner],
+    *,
+    method: str,
+    data: TrainingSet,
+    steps: int,
+    sampling: SamplingConfig,
+    validation: ValidationConfig,
+    checkpoint_every: int = 1,
+    save_reward: Callable[[Learner, Path], None] | None = None,
+) -> Fitted:
+    """Run (or continue) a learner that trains the context's policy, and save what it made in the context's folder.
+
+    Afterwards the model in memory has the weights of the chosen checkpoint, also where the run had finished before.
+    """
+    policy = context.policy
+    policy_folder = context.folder / "policy"
+    run = RunFolder(context.folder, run_identity(context, config, method, data))
+    if run.done is None:
+        learner = make_learner()
+        validator = Validator(make_collector(context, sampling), data.validation, validation, context.seed)
+        result = run_steps(
+            learner, steps, run, validator, checkpoint_every=checkpoint_every, on_step=context.on_step
+        )
+        save_policy(policy_folder, policy.model, policy.tokenizer)
+        if save_reward is not None:
+            save_reward(learner, context.folder / "reward")
+        run.finish(summary(result))
+    else:
+        policy.model.load_state_dict(load_policy(policy_folder).model.state_dict())
+    return fitted_from(run, policy_folder)
+
+
+def make_collector(context: FitContext, sampling: SamplingConfig) -> Collector:
+    """Samples from the context's policy and grades by the problems' own graders."""
+    return Collector(context.policy.tokenizer, context.engine(), grade_rollouts, sampling)
+
+
+def run_identity(context: FitContext, config: Config, method: str, data: TrainingSet) -> dict[str, Any]:
+    """What a run folder is bound to: another value of any of these cannot continue it."""
+    return {
+        "method": method,
+        "seed": context.seed,
+        "policy": context.policy.digest,
+        "precision": training_dtype(),
+        "data": data.digest,
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def save_policy(folder: Path, model: Any, tokenizer: Any) -> None:
+    """An ordinary transformers folder."""
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def summary(result: RunResult) -> dict[str, Any]:
+    """What `done.json` holds."""
+    numbers = {
+        name: float(value)
+        for name, value in result.last_metrics.items()
+        if isinstance(value, int | float) and value == value and not name.startswith("time/")
+    }
+    return {
+        "budget": asdict(result.budget),
+        "validation_budget": asdict(result.validation_budget),
+        "validation": [list(entry) for entry in result.validation],
+        "diagnostics": numbers
+        | {
+            "best_step": result.chosen_step,
+            "best_validation_accuracy": result.accuracy_at(result.chosen_step),
+            "last_validation_accuracy": result.accuracy_at(result.last_step),
+        },
+    }
+
+
+def fitted_from(run: RunFolder, policy_folder: Path) -> Fitted:
+    """The result of a finished run, read from its folder."""
+    done = run.done
+    if done is None:
+        raise UserError("the run has not finished", str(run.path), "run the same command again to continue it")
+    reward_folder = run.path / "reward"
+    return Fitted(
+        policy_folder,
+        reward_folder if reward_folder.is_dir() else None,
+        Budget(**done["budget"]),
+        json.loads(json.dumps(done["diagnostics"])),
+        Budget(**done["validation_budget"]),
+        run.metrics_file,
+    )
