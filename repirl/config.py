@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -36,11 +36,17 @@ def parse_config(kind: type[C], values: dict[str, Any]) -> C:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise UserError(f"bad setting {key} ({first['msg']})", first.get("input"), "see the method's recipes") from error
+        value = first.get("input")
+        shown = None if isinstance(value, dict | list) else value
+        raise UserError(f"bad setting {key} ({first['msg']})", shown, "see the method's recipes") from error
 
 
 def with_overrides(config: C, overrides: list[str]) -> C:
-    """The configuration with `key.path=value` settings applied; values are JSON where they parse as such."""
+    """The configuration with `key.path=value` settings applied; values are JSON where they parse as such.
+
+    Where settings are a union told apart by one of them (`loop.credit.rule`), another value of that one keeps the settings
+    that the new kind knows as well, and drops the others.
+    """
     values = config.model_dump(mode="json")
     for override in overrides:
         path, sign, text = override.partition("=")
@@ -56,7 +62,34 @@ def with_overrides(config: C, overrides: list[str]) -> C:
         if leaf not in node:
             raise UserError("no such setting", path, f"there are {', '.join(sorted(node))}")
         try:
-            node[leaf] = json.loads(text)
+            value = json.loads(text)
         except json.JSONDecodeError:
-            node[leaf] = text
+            value = text
+        if (kind := _member(type(config), parents, leaf, value)) is not None:
+            _become(node, kind)
+        node[leaf] = value
     return parse_config(type(config), values)
+
+
+def _become(node: dict[str, Any], kind: type[BaseModel]) -> None:
+    """Settings of one member of a union as those of another: what only one of them knows goes, or gets its default."""
+    for name in node.keys() - kind.model_fields.keys():
+        del node[name]
+    for name, field in kind.model_fields.items():
+        # What has no default is refused unless another override says it.
+        node.setdefault(name, None if field.is_required() else field.get_default(call_default_factory=True))
+
+
+def _member(kind: type[BaseModel], parents: list[str], leaf: str, value: Any) -> type[BaseModel] | None:
+    """Of a union of configurations at the path `parents` that `leaf` tells apart, the member that `value` names."""
+    members: tuple[Any, ...] = (kind,)
+    discriminator: str | None = None
+    for part in parents:
+        fields = [member.model_fields[part] for member in members if part in getattr(member, "model_fields", {})]
+        if not fields:
+            return None
+        members = get_args(fields[0].annotation) or (fields[0].annotation,)
+        discriminator = fields[0].discriminator if isinstance(fields[0].discriminator, str) else None
+    if discriminator != leaf:
+        return None
+    return next((member for member in members if value in get_args(member.model_fields[leaf].annotation)), None)

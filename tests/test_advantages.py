@@ -14,7 +14,15 @@ from repirl.learn.advantages import (
     leave_one_out_steps,
     outcome_advantages,
 )
-from repirl.learn.mixing import MixConfig, mixed_advantages, progress
+from repirl.learn.credit import (
+    LeaveOneOut,
+    OutcomeCredit,
+    ProcessCredit,
+    ReturnToGoCredit,
+    SequenceCredit,
+    StepCredit,
+    progress,
+)
 from repirl.types import Outcome, Problem, Rollout, RolloutGroup, StepRewards, Verdict
 
 NAN = float("nan")
@@ -26,6 +34,11 @@ def rewards_of(tokens, ends=None, steps=None, mask=None) -> StepRewards:
     steps_S = np.zeros(len(ends_S), dtype=np.float32) if steps is None else np.array(steps, dtype=np.float32)
     mask_S = np.ones(len(ends_S), dtype=bool) if mask is None else np.array(mask, dtype=bool)
     return StepRewards(tokens_T, ends_S, steps_S, mask_S)
+
+
+def paid_by(config, groups, process, done: float = 0.0) -> list[list[np.ndarray]]:
+    """Advantages by the leave-one-out rule that `config` says."""
+    return LeaveOneOut(config).advantages(groups, process, done)
 
 
 def group_of(lengths: list[int], outcomes: list[Outcome]) -> RolloutGroup:
@@ -56,10 +69,10 @@ def test_rloo_by_trl_and_by_verl_are_one_number(seed):
     rewards = np.random.default_rng(seed).normal(size=5)
     by_definition = [rewards[i] - np.delete(rewards, i).mean() for i in range(5)]
     assert outcome_advantages(rewards, "rloo") == pytest.approx(by_definition)
-    assert outcome_advantages(rewards, "rloo_scaled") == pytest.approx(by_definition)
+    assert outcome_advantages(rewards, "rloo") == pytest.approx(5 / 4 * (rewards - rewards.mean()))
 
 
-@pytest.mark.parametrize("how", ["rloo", "rloo_scaled", "grpo", "grpo_no_std"])
+@pytest.mark.parametrize("how", ["rloo", "grpo", "grpo_no_std"])
 def test_ungraded_rollouts_are_masked_and_in_no_baseline(how):
     with_hole = outcome_advantages(np.array([1.0, NAN, 0, 0]), how)
     without = outcome_advantages(np.array([1.0, 0, 0]), how)
@@ -67,7 +80,7 @@ def test_ungraded_rollouts_are_masked_and_in_no_baseline(how):
     assert np.delete(with_hole, 1) == pytest.approx(without)
 
 
-@pytest.mark.parametrize("how", ["rloo", "rloo_scaled", "grpo", "grpo_no_std"])
+@pytest.mark.parametrize("how", ["rloo", "grpo", "grpo_no_std"])
 @pytest.mark.parametrize("rewards", [[1.0], [1.0, NAN], [NAN, NAN], [1.0, 1, 1], [0.0, 0, 0], []])
 def test_nothing_to_compare_with_gives_zero_not_nan(how, rewards):
     assert outcome_advantages(np.array(rewards), how).tolist() == [0.0] * len(rewards)
@@ -160,11 +173,10 @@ def test_recipes_b2_oracle_prime_advantages():
     """n = 2, process scores [[0.2, -0.1, 0], [0.1, 0.3]], outcomes [1, 0] (RECIPES B2, item 10)."""
     groups = [group_of([3, 2], ["correct", "wrong"])]
     process = [[rewards_of([0.2, -0.1, 0.0]), rewards_of([0.1, 0.3])]]
-    mix = {"process_weight": 1.0, "process_credit": "return_to_go"}
-    returns = mixed_advantages(groups, process, MixConfig(**mix))[0]
+    returns = paid_by(ReturnToGoCredit(process_weight=1.0), groups, process)[0]
     assert returns[0] == pytest.approx([0.5, 0.33333, 0.76667], abs=1e-5)
     assert returns[1] == pytest.approx([-0.66667, -0.63333], abs=1e-5)
-    white = mixed_advantages(groups, process, MixConfig(**mix, whiten=True))[0]
+    white = paid_by(ReturnToGoCredit(process_weight=1.0, whiten=True), groups, process)[0]
     assert white[0] == pytest.approx([0.66025, 0.41015, 1.06040], abs=1e-5)
     assert white[1] == pytest.approx([-1.09041, -1.04039], abs=1e-5)
 
@@ -172,19 +184,20 @@ def test_recipes_b2_oracle_prime_advantages():
 def test_sources_are_weighted_after_their_own_baselines():
     groups = [group_of([2, 1], ["correct", "wrong"])]
     process = [[rewards_of([0.5, 0.5]), rewards_of([0.1])]]
-    mixed = mixed_advantages(groups, process, MixConfig(outcome_weight=2, process_weight=10))[0]
+    mixed = paid_by(SequenceCredit(outcome_weight=2, process_weight=10), groups, process)[0]
     assert mixed[0] == pytest.approx([2 + 4, 2 + 4])
     assert mixed[1] == pytest.approx([-2 - 4])
     assert mixed[0].dtype == np.float32
 
 
-def test_process_weight_zero_is_outcome_only_and_outcome_weight_zero_is_process_only():
+def test_the_outcome_rule_looks_at_no_process_reward_and_outcome_weight_zero_is_process_only():
     groups = [group_of([2, 1], ["correct", "wrong"])]
     process = [[rewards_of([0.5, 0.5]), rewards_of([0.1])]]
-    only_outcome = mixed_advantages(groups, process, MixConfig(process_weight=0))[0]
-    assert [a.tolist() for a in only_outcome] == [[1, 1], [-1]]
-    assert [a.tolist() for a in mixed_advantages(groups, None, MixConfig(process_weight=1))[0]] == [[1, 1], [-1]]
-    only_process = mixed_advantages(groups, process, MixConfig(outcome_weight=0, process_weight=1))[0]
+    for scored in (process, None):
+        assert [a.tolist() for a in paid_by(OutcomeCredit(), groups, scored)[0]] == [[1, 1], [-1]]
+    with pytest.raises(ValueError, match="pays a process reward"):
+        paid_by(SequenceCredit(process_weight=1), groups, None)
+    only_process = paid_by(SequenceCredit(outcome_weight=0, process_weight=1), groups, process)[0]
     assert np.concatenate(only_process) == pytest.approx([0.4, 0.4, -0.4])
 
 
@@ -192,7 +205,7 @@ def test_batch_std_makes_the_process_part_of_unit_size():
     groups = [group_of([2, 1], ["wrong", "wrong"])]
     for size in (1.0, 1000.0):
         process = [[rewards_of([size, size]), rewards_of([0.0])]]
-        mixed = mixed_advantages(groups, process, MixConfig(process_weight=0.3, process_scale="batch_std"))[0]
+        mixed = paid_by(SequenceCredit(process_weight=0.3, process_scale="batch_std"), groups, process)[0]
         assert math.sqrt(np.mean(np.concatenate(mixed) ** 2)) == pytest.approx(0.3, rel=1e-5)
 
 
@@ -202,8 +215,8 @@ def _steps(*scores: float):
 
 def _process_only(process, **mix) -> list[list[float]]:
     groups = [group_of([len(r.step_rewards) for r in group], ["wrong"] * len(group)) for group in process]
-    config = MixConfig(outcome_weight=0, process_weight=1, process_credit="step", **mix)
-    return [a.tolist() for group in mixed_advantages(groups, process, config) for a in group]
+    config = StepCredit(outcome_weight=0, process_weight=1, **mix)
+    return [a.tolist() for group in paid_by(config, groups, process) for a in group]
 
 
 def test_nothing_is_paid_after_the_first_doubtful_step():
@@ -225,11 +238,11 @@ def test_equal_scores_are_not_doubtful():
 def test_ranks_have_no_scale_and_keep_the_order():
     """Mid-ranks over the batch: any increasing map of the scores gives the same advantages, a decreasing one the opposite."""
     scores = [[[0.9, 0.1], [0.4, 0.4]], [[-2.0, 5.0], [0.0]]]
-    paid = [_process_only([[_steps(*map(f, r)) for r in g] for g in scores], step_signal="rank") for f in (float, math.exp)]
+    paid = [_process_only([[_steps(*map(f, r)) for r in g] for g in scores], signal="rank") for f in (float, math.exp)]
     assert paid[0] == paid[1]
     # 0.9 has six of seven below or half of itself: (5 + 0.5) / 7; 0.4 twice: (3 + 1) / 7.
     assert paid[0][0][0] == pytest.approx(5.5 / 7 - 4 / 7)
-    flipped = _process_only([[_steps(*(-x for x in r)) for r in g] for g in scores], step_signal="rank")
+    flipped = _process_only([[_steps(*(-x for x in r)) for r in g] for g in scores], signal="rank")
     assert np.concatenate(flipped) == pytest.approx(-np.concatenate(paid[0]))
 
 
@@ -237,19 +250,31 @@ def test_the_fraction_of_tests_is_an_outcome_reward_if_asked_for():
     group = group_of([1, 1, 1], ["correct", "wrong", "ungraded"])
     half = Verdict("wrong", score=0.5, tests_passed=1, tests_total=2)
     group = replace(group, verdicts=(group.verdicts[0], half, group.verdicts[2]))
-    plain = mixed_advantages([group], None, MixConfig())[0]
+    plain = paid_by(OutcomeCredit(), [group], None)[0]
     assert np.concatenate(plain) == pytest.approx([1, -1, 0])
-    partial = mixed_advantages([group], None, MixConfig(fraction_of_tests=True))[0]
+    partial = paid_by(OutcomeCredit(fraction_of_tests=True), [group], None)[0]
     assert np.concatenate(partial) == pytest.approx([0.5, -0.5, 0])
 
 
 def test_a_schedule_multiplies_the_process_weight():
     groups = [group_of([2, 1], ["correct", "wrong"])]
     process = [[rewards_of([0.5, 0.5]), rewards_of([0.1])]]
-    half = mixed_advantages(groups, process, MixConfig(process_weight=1.0), 0.5)[0]
+    config = SequenceCredit(process_weight=1.0, process_starts=0.25, process_ends=0.75)
+    half = paid_by(config, groups, process, 0.5)[0]
     assert np.concatenate(half) == pytest.approx([1 + 0.2, 1 + 0.2, -1 - 0.2])
-    none = mixed_advantages(groups, process, MixConfig(process_weight=1.0), 0.0)[0]
-    assert np.concatenate(none) == pytest.approx([1, 1, -1])
+    for done in (0.0, 0.75, 0.9):
+        assert np.concatenate(paid_by(config, groups, process, done)[0]) == pytest.approx([1, 1, -1])
+
+
+def test_the_process_weight_falls_linearly_over_its_share_of_training():
+    """Whatever the number of steps: a schedule is a function of the share of training that lies behind."""
+    config = SequenceCredit(process_weight=1.0, process_starts=0.25, process_ends=0.75)
+    for steps in (8, 80):
+        shares = [config.process_share(step / steps) for step in range(0, steps, steps // 8)]
+        assert shares == pytest.approx([0, 0, 1, 0.75, 0.5, 0.25, 0, 0])
+    assert [SequenceCredit(process_weight=1.0).process_share(done) for done in (0, 0.99)] == [1, 1]
+    with pytest.raises(ValueError, match="behind process_starts"):
+        SequenceCredit(process_weight=1.0, process_starts=0.5, process_ends=0.5)
 
 
 @pytest.mark.parametrize("whiten", [False, True])
@@ -257,7 +282,7 @@ def test_an_ungraded_rollout_is_not_moved(whiten):
     """Not by its process reward, and not by the shift of whitening."""
     groups = [group_of([2, 3, 2, 1], ["correct", "ungraded", "wrong", "correct"])]
     process = [[rewards_of([0.5, 0.1]), rewards_of([9.0, 9, 9]), rewards_of([0.1, 0.0]), rewards_of([0.2])]]
-    mixed = mixed_advantages(groups, process, MixConfig(process_weight=0.5, whiten=whiten))[0]
+    mixed = paid_by(SequenceCredit(process_weight=0.5, whiten=whiten), groups, process)[0]
     assert mixed[1].tolist() == [0, 0, 0]
     assert all(np.abs(mixed[i]).max() > 0 for i in (0, 2, 3))
     if whiten:
@@ -266,30 +291,36 @@ def test_an_ungraded_rollout_is_not_moved(whiten):
         assert others.std(ddof=1) == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("credit", ["sequence", "return_to_go", "step"])
-@pytest.mark.parametrize("change", [{}, {"process_scale": "batch_std"}, {"step_signal": "rank", "doubtful_share": 0.3}])
-def test_what_an_ungraded_rollout_scored_changes_no_other(credit, change):
+@pytest.mark.parametrize(
+    "config",
+    [
+        SequenceCredit(process_weight=1),
+        ReturnToGoCredit(process_weight=1, process_scale="batch_std"),
+        StepCredit(process_weight=1),
+        StepCredit(process_weight=1, process_scale="batch_std"),
+        StepCredit(process_weight=1, signal="rank", doubtful_share=0.3),
+    ],
+    ids=lambda config: config.rule,
+)
+def test_what_an_ungraded_rollout_scored_changes_no_other(config: ProcessCredit):
     """It is in no baseline, rank, quantile or scale: the others earn what they would earn without it."""
-    config = MixConfig(process_weight=1, process_credit=credit, **change)
     scored = [rewards_of([0.5, 0.1]), rewards_of([0.3, 0.2, 0.9]), rewards_of([0.2])]
-    without = mixed_advantages([group_of([2, 3, 1], ["correct", "wrong", "correct"])], [scored], config)[0]
+    without = paid_by(config, [group_of([2, 3, 1], ["correct", "wrong", "correct"])], [scored])[0]
     group = group_of([2, 3, 2, 1], ["correct", "wrong", "ungraded", "correct"])
-    found = mixed_advantages([group], [[*scored[:2], rewards_of([100.0, -100.0]), scored[2]]], config)[0]
+    found = paid_by(config, [group], [[*scored[:2], rewards_of([100.0, -100.0]), scored[2]]])[0]
     assert found[2].tolist() == [0, 0]
     assert [found[i].tolist() for i in (0, 1, 3)] == [row.tolist() for row in without]
 
 
 def test_a_batch_of_ungraded_rollouts_alone_earns_nothing():
-    config = MixConfig(process_weight=1, process_credit="step", process_scale="batch_std", step_signal="rank")
-    found = mixed_advantages(
-        [group_of([1, 2], ["ungraded", "ungraded"])], [[rewards_of([1.0]), rewards_of([2.0, 3.0])]], config
-    )
+    config = StepCredit(process_weight=1, process_scale="batch_std", signal="rank")
+    found = paid_by(config, [group_of([1, 2], ["ungraded", "ungraded"])], [[rewards_of([1.0]), rewards_of([2.0, 3.0])]])
     assert np.concatenate(found[0]).tolist() == [0, 0, 0]
 
 
 def test_with_process_rewards_alone_the_outcome_is_not_looked_at():
     process = [[rewards_of([0.5, 0.5]), rewards_of([0.1])]]
-    config = MixConfig(outcome_weight=0, process_weight=1)
-    ungraded = mixed_advantages([group_of([2, 1], ["ungraded", "wrong"])], process, config)[0]
-    graded = mixed_advantages([group_of([2, 1], ["correct", "correct"])], process, config)[0]
+    config = SequenceCredit(outcome_weight=0, process_weight=1)
+    ungraded = paid_by(config, [group_of([2, 1], ["ungraded", "wrong"])], process)[0]
+    graded = paid_by(config, [group_of([2, 1], ["correct", "correct"])], process)[0]
     assert [a.tolist() for a in ungraded] == [a.tolist() for a in graded]

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
 from repirl.engines.torch_engine import TorchEngine
-from repirl.learn.energy_reward import EnergyReward
+from repirl.learn.gradient import gradient_step
+from repirl.learn.inverse_rl import InverseRL
 from repirl.learn.irl import IRLConfig
-from repirl.learn.policy_losses import PolicyLossConfig
-from repirl.learn.supervised import supervised_step
-from repirl.learn.update import OptimConfig, PolicyUpdater
+from repirl.learn.policy_losses import KLPenalty, PolicyLossConfig
+from repirl.learn.policy_update import PolicyOptimConfig, PolicyUpdater
+from repirl.learn.supervised import negative_log_likelihood
 from repirl.rewards.artifact import RewardContract
-from repirl.rewards.energy import score_rows
-from repirl.rollouts.batching import TokenRow, length_sorted_chunks, pad_batch, token_logprobs
-from repirl.rollouts.steps import StepSegmentation
+from repirl.rewards.energy import token_rewards
+from repirl.rollouts.batching import TokenRow, length_sorted_chunks, map_rows, pad_batch, token_logprobs
 from repirl.tasks import arith
 from repirl.types import Rollout, RolloutGroup, Verdict
 
@@ -57,15 +57,15 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 
 LOSSES = [
     PolicyLossConfig(entropy_weight=0.01),
-    PolicyLossConfig(reduction="sequence_mean", kl_weight=0.1),
+    PolicyLossConfig(reduction="sequence_mean", kl=KLPenalty(weight=0.1)),
     PolicyLossConfig(reduction="sequence_sum", ratio="sequence"),
 ]
 
 
 def policy_update(make_policy, tokenizer, rollouts, advantages, loss, micro_batch_tokens=8192):
     model, reference = make_policy(0), make_policy(1)
-    config = OptimConfig(lr=1e-3, max_grad_norm=1e9, micro_batch_tokens=micro_batch_tokens, loss=loss)
-    updater = PolicyUpdater(model, tokenizer.pad_token_id, config, reference)
+    config = PolicyOptimConfig(lr=1e-3, max_grad_norm=1e9, micro_batch_tokens=micro_batch_tokens, loss=loss)
+    updater = PolicyUpdater(model, tokenizer.pad_token_id, config, 1, reference)
     return updater.update(rollouts, advantages, order_seed=0), gradients(model)
 
 
@@ -107,9 +107,10 @@ def test_two_mini_batches_are_two_updates_and_the_second_is_off_policy(make_poli
         Rollout(r.problem_id, r.sample_index, r.prompt_ids, r.token_ids, logprobs, r.text, r.finish_reason, 1.0)
         for r, logprobs in zip(rollouts, sampled, strict=True)
     ]
-    updater = PolicyUpdater(model, tokenizer.pad_token_id, OptimConfig(lr=0.05, mini_batches=2))
+    updater = PolicyUpdater(model, tokenizer.pad_token_id, PolicyOptimConfig(lr=0.05, mini_batches=2), 1)
     metrics = updater.update(faithful, advantages, order_seed=0)
-    assert updater.updates == 2
+    assert updater.updater.updates == 2
+    assert updater.scored_tokens == sum(len(r.prompt_ids) + len(r.token_ids) for r in rollouts)
     assert metrics["clip_fraction"] > 0.1
     assert metrics["engine_logprob_gap_max"] < 1e-4
 
@@ -125,13 +126,12 @@ def prm_update(make_energy_model, tokenizer, groups, micro_batch_tokens=8192, **
         step_separator="\n",
         template="plain",
         step_aggregation="mean",
-        solution_aggregation="mean",
         base_digest="",
         training_digest="",
     )
     config = IRLConfig(lr=1e-3, max_grad_norm=1e9, micro_batch_tokens=micro_batch_tokens, reward_l2=0.1, **settings)
-    reward = EnergyReward(model, tokenizer, config, StepSegmentation("\n"), contract)
-    return reward.learn(groups, 0), gradients(model)
+    reward = InverseRL(model, tokenizer, config, contract)
+    return reward.learn(groups, 0).metrics, gradients(model)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_equal_rows_count_as_often_as_they_occur(make_energy_model, tokenizer, g
         sizes.append(len(rows))
         return list(rows), list(range(len(rows)))
 
-    monkeypatch.setattr("repirl.learn.energy_reward.distinct_rows", keep_all)
+    monkeypatch.setattr("repirl.learn.inverse_rl.distinct_rows", keep_all)
     plain_metrics, plain = prm_update(make_energy_model, tokenizer, doubled, objective="sum")
     assert sizes[0] > 2 * len(groups)
     assert_same(merged, plain)
@@ -188,20 +188,22 @@ def test_supervised_step_does_not_depend_on_micro_batches_or_order(make_policy, 
 
     def step(rows, max_tokens):
         model = make_policy(0)
-        metrics = supervised_step(
+        stats = gradient_step(
             model,
             torch.optim.SGD(model.parameters(), lr=0.0),
             rows,
+            negative_log_likelihood(model, rows),
             pad_id=tokenizer.pad_token_id,
-            max_grad_norm=1e9,
             max_tokens=max_tokens,
+            max_norm=1e9,
         )
-        return metrics, gradients(model)
+        return stats, gradients(model)
 
-    metrics, whole = step(rows, 8192)
-    for cut_metrics, cut in (step(rows, 1), step(rows, 90), step(rows[::-1], 8192)):
+    stats, whole = step(rows, 8192)
+    assert stats.trained_tokens == sum(map(len, rows))
+    for cut_stats, cut in (step(rows, 1), step(rows, 90), step(rows[::-1], 8192)):
         assert_same(whole, cut)
-        assert cut_metrics == pytest.approx(metrics, rel=1e-4)
+        assert asdict(cut_stats) == pytest.approx(asdict(stats), rel=1e-4)
 
 
 # --------------------------------------------------------------------------------------------- padding
@@ -229,11 +231,12 @@ def test_scores_do_not_depend_on_the_padding_side_or_the_company(make_policy, to
 def test_rewards_do_not_depend_on_the_company(make_energy_model, tokenizer, rollouts):
     model = make_energy_model()
     rows = [TokenRow(r.prompt_ids, r.token_ids) for r in rollouts]
-    whole = score_rows(model, rows, tokenizer.pad_token_id)
-    for alternative in (
-        score_rows(model, rows, tokenizer.pad_token_id, max_tokens=1),
-        score_rows(model, rows[::-1], tokenizer.pad_token_id)[::-1],
-    ):
+
+    def score_rows(rows, **bounds):
+        return map_rows(model, rows, lambda batch: token_rewards(model, batch), pad_id=tokenizer.pad_token_id, **bounds)
+
+    whole = score_rows(rows)
+    for alternative in (score_rows(rows, max_tokens=1), score_rows(rows[::-1])[::-1]):
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, alternative, strict=True))
 
 

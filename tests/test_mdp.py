@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from repirl.learn.advantages import outcome_advantages
+from repirl.learn.gradient import Counts
 from repirl.learn.irl import IRLConfig, irl_loss, signed_weights
-from repirl.learn.policy_losses import Denominators, PolicyLossConfig, policy_loss
+from repirl.learn.policy_losses import PolicyLossConfig, policy_loss
 
 TOKENS = 3
 PATHS = torch.tensor([(a, b) for a in range(TOKENS) for b in range(TOKENS)])
@@ -134,7 +135,7 @@ def train(sign: float, iterations: int = 150) -> tuple[float, float, float]:
     policy_optimizer = torch.optim.Adam(policy.parameters, lr=0.1)
     generator = torch.Generator().manual_seed(0)
     size = 256
-    lengths, counts = torch.full((size,), 2), Denominators(2 * size, size)
+    lengths, counts = torch.full((size,), 2), Counts(2 * size, size)
     config = PolicyLossConfig(reduction="sequence_sum")
     start = kl_from_expert(policy.policy())
     for _ in range(iterations):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -11,11 +12,11 @@ import torch
 from repirl.config import Config, digest_of, parse_config, with_overrides
 from repirl.engines.loading import load_policy
 from repirl.errors import UserError
-from repirl.learn.checkpoint import save_torch
-from repirl.learn.collect import Validator
+from repirl.learn.run import Validator
 from repirl.methods.base import FitContext, Fitted
 from repirl.methods.registry import load_method, load_module, method_names, methods
-from repirl.rewards.energy import load_energy
+from repirl.rewards.artifact import read_contract
+from repirl.rewards.energy import load_energy_model
 from repirl.tasks.training_sets import TrainingSetConfig, load_training_set, read_jsonl
 from repirl.types import Verdict
 
@@ -109,16 +110,37 @@ def test_recipes_go_through_json_and_refuse_unknown_keys(name):
 
 def test_settings_are_checked_and_configurations_frozen():
     recipe = load_method("rloo").recipe("tiny")
-    changed = with_overrides(recipe, ["loop.steps=7", "data.levels=[3]", "loop.mix.outcome=grpo"])
+    changed = with_overrides(recipe, ["loop.steps=7", "data.levels=[3]", "loop.credit.outcome=grpo"])
     assert paths_of(changed.model_dump(mode="json")) == {
-        **paths_of(recipe.model_dump(mode="json")), "loop.steps": 7, "data.levels": [3], "loop.mix.outcome": "grpo"
+        **paths_of(recipe.model_dump(mode="json")), "loop.steps": 7, "data.levels": [3], "loop.credit.outcome": "grpo"
     }  # fmt: skip
     assert changed.digest() != recipe.digest()
-    for bad in ("loop.steps=0", "loop.steps=many", "loop.mix.outcome=best", "loop.sampling.group_size=1", "loop.optim.lr=-1"):
+    for bad in ("loop.steps=0", "loop.steps=many", "loop.sampling.group_size=1", "loop.optim.lr=-1"):
         with pytest.raises(UserError, match=bad.split("=")[0].replace(".", r"\.")):
             with_overrides(recipe, [bad])
+    with pytest.raises(UserError, match=r"loop\.credit\..*outcome"):
+        with_overrides(recipe, ["loop.credit.outcome=best"])
     with pytest.raises(ValueError, match="frozen"):
         recipe.data = None  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_settings_belong_to_the_rule_that_reads_them():
+    """What acts only under another rule cannot be given, and a rule can be changed by its name."""
+    recipe = load_method("repirl").recipe("tiny")
+    sequence = with_overrides(recipe, ["loop.credit.rule=sequence"]).loop.credit
+    assert (sequence.rule, sequence.process_weight, sequence.process_ends) == ("sequence", 0.5, 1.0)
+    with pytest.raises(UserError, match=r"no such setting.*signal"):
+        with_overrides(recipe, ["loop.credit.rule=sequence", "loop.credit.signal=rank"])
+    with pytest.raises(UserError, match=r"signal \(Extra"):
+        with_overrides(recipe, ['loop.credit={"rule": "sequence", "process_weight": 1, "signal": "rank"}'])
+    with pytest.raises(UserError, match="process_weight"):
+        with_overrides(load_method("rloo").recipe("tiny"), ["loop.credit.rule=step"])
+    paid = with_overrides(load_method("rloo").recipe("tiny"), ["loop.credit.rule=step", "loop.credit.process_weight=2"])
+    assert (paid.loop.credit.rule, paid.loop.credit.process_weight, paid.loop.credit.signal) == ("step", 2.0, "score")
+    with pytest.raises(UserError, match="averaged away"):
+        with_overrides(recipe, ["loop.optim.loss.ratio=sequence"])
+    with pytest.raises(UserError, match="'outcome', 'sequence'"):
+        with_overrides(recipe, ["loop.credit.rule=best"])
 
 
 def test_all_methods_of_the_suite_share_data_sampler_and_updates():
@@ -145,13 +167,14 @@ def learnable(monkeypatch: pytest.MonkeyPatch) -> None:
     def by_parity(problems, texts, reasons) -> list[Verdict]:
         return [Verdict("correct" if sum(map(ord, text)) % 2 else "wrong") for text in texts]
 
-    def last_is_best(validator: Validator, step: int, model) -> float:
-        save_torch(validator.folder.path / "best.pt", model.state_dict())
-        validator.history.append((step, float(step)))
-        return float(step)
+    looks, measured = itertools.count(), Validator.accuracy
 
-    monkeypatch.setattr("repirl.methods.rl.grade_rollouts", by_parity)
-    monkeypatch.setattr(Validator, "run", last_is_best)
+    def last_is_best(validator: Validator) -> float:
+        measured(validator)
+        return float(next(looks))
+
+    monkeypatch.setattr("repirl.methods.fitting.grade_rollouts", by_parity)
+    monkeypatch.setattr(Validator, "accuracy", last_is_best)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -166,16 +189,21 @@ def test_fit_leaves_a_policy_and_is_deterministic_under_a_seed(name, policy_fold
     assert same(weights(again.policy_folder), trained)
     assert (fitted.reward_folder is None) == (again.reward_folder is None)
     if fitted.reward_folder is not None and again.reward_folder is not None:
-        first, second = load_energy(fitted.reward_folder), load_energy(again.reward_folder)
-        assert same(first[0].state_dict(), second[0].state_dict())
-        assert first[1] == second[1]
+        folders = (fitted.reward_folder, again.reward_folder)
+        first, second = (load_energy_model(folder).state_dict() for folder in folders)
+        assert same(first, second)
+        assert read_contract(folders[0]) == read_contract(folders[1])
     if fitted.budget.policy_updates:
         assert fitted.budget.policy_updates == 2
         metrics = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
-        assert [line["step"] for line in metrics] == [1, 2]
+        assert [line["step"] for line in metrics] == [0, 1, 2]
+        assert fitted.curve == tmp_path / "a" / "metrics.jsonl"
         assert fitted.budget.trained_tokens > 0
-        # Fitting again in the finished folder only reads the result.
-        assert fit(name, policy_folder, tmp_path / "a") == fitted
+        assert fitted.validation_budget.rollouts == 3 * 4
+        # Fitting again in the finished folder only reads the result, into the model in memory too.
+        policy = load_policy(policy_folder)
+        assert load_method(name).fit(FitContext(policy, tmp_path / "a", 0), small_config(name)) == fitted
+        assert same(policy.model.state_dict(), trained)
         with pytest.raises(UserError, match="other settings"):
             fit(name, policy_folder, tmp_path / "a", seed=1)
         assert not (tmp_path / "a" / "checkpoint.pt").exists()
@@ -196,6 +224,40 @@ def test_a_run_folder_belongs_to_its_method_and_its_data(policy_folder, tmp_path
         fit("rloo", policy_folder, tmp_path / "b", config)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if load_method(name).recipes["tiny"].model_dump().get("loop")])
+def test_every_reward_is_looked_at_by_the_loop(name, policy_folder, tmp_path, learnable):
+    """Null or learned: correlation with length, agreement with the outcome, and scores of outputs that say nothing."""
+    found = fit(name, policy_folder, tmp_path).diagnostics
+    has_reward = name != "rloo"
+    for metric in ("score_correct", "score_failed", "score_empty", "score_one_token", "score_repeated", "score_truncated"):
+        assert (f"prm/{metric}" in found) == has_reward, metric
+    assert ("prm/length_correlation" in found) == (has_reward and name not in ("constant", "oracle")) or name == "oracle"
+
+
+def test_a_method_of_two_phases(policy_folder, tmp_path, learnable):
+    """Cloning, then RLOO from what it left: also when the first phase had finished in an earlier call."""
+
+    def both(folder, kill_between: bool = False) -> Fitted:
+        context = FitContext(load_policy(policy_folder), folder, 0)
+        first = load_method("bc").fit(context.part("sft"), small_config("bc"))
+        if kill_between:
+            return first
+        return load_method("rloo").fit(context.part("rl", after=first), small_config("rloo")).after(first)
+
+    whole = both(tmp_path / "whole")
+    both(tmp_path / "cut", kill_between=True)
+    resumed = both(tmp_path / "cut")
+    assert whole.policy_folder is not None
+    assert resumed.policy_folder == tmp_path / "cut" / "rl" / "policy"
+    assert same(weights(whole.policy_folder), weights(resumed.policy_folder))
+    alone = fit("rloo", policy_folder, tmp_path / "alone")
+    assert alone.policy_folder is not None
+    assert not same(weights(whole.policy_folder), weights(alone.policy_folder))
+    assert whole.budget.policy_updates == 4
+    assert whole.budget.demonstrations > 0
+    assert whole.validation_budget.rollouts == 2 * alone.validation_budget.rollouts
+
+
 @pytest.mark.parametrize("name", ["rloo", "repirl", "bc", "confidence"])
 def test_a_tokenizer_without_a_padding_token_will_do(name, policy_folder, tmp_path):
     policy = load_policy(policy_folder)
@@ -209,7 +271,7 @@ def test_another_seed_draws_other_problems_and_rollouts(policy_folder, tmp_path)
     for name in ("rloo", "bc"):
         for seed in (0, 1):
             fit(name, policy_folder, tmp_path / f"{name}{seed}", seed=seed)
-        lines = [(tmp_path / f"{name}{seed}" / "metrics.jsonl").read_text().splitlines()[0] for seed in (0, 1)]
+        lines = [(tmp_path / f"{name}{seed}" / "metrics.jsonl").read_text().splitlines()[1] for seed in (0, 1)]
         key = "entropy" if name == "rloo" else "loss"
         assert json.loads(lines[0])[key] != json.loads(lines[1])[key]
 
@@ -217,7 +279,7 @@ def test_another_seed_draws_other_problems_and_rollouts(policy_folder, tmp_path)
 def test_the_reward_of_repirl_carries_its_contract(policy_folder, tmp_path):
     fitted = fit("repirl", policy_folder, tmp_path)
     assert fitted.reward_folder is not None
-    _, contract = load_energy(fitted.reward_folder)
+    contract = read_contract(fitted.reward_folder)
     assert contract.method == "repirl"
     assert contract.step_separator == "\n"
     assert contract.base_digest == load_policy(policy_folder).digest

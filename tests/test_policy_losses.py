@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from repirl.learn.policy_losses import Denominators, PolicyLossConfig, k3, policy_loss, token_weights
+from repirl.learn.gradient import Counts
+from repirl.learn.policy_losses import KLPenalty, PolicyLossConfig, k3, policy_loss, token_weights
 
 LENGTHS = torch.tensor([2, 3, 1])
-COUNTS = Denominators(tokens=6, sequences=3)
+COUNTS = Counts(tokens=6, sequences=3)
 ADVANTAGES = torch.tensor([1.0, 1, -2, -2, -2, 0.5])
 OLD = torch.tensor([-1.0, -0.5, -2, -0.3, -1.5, -0.7])
 
@@ -103,8 +104,8 @@ def test_sequence_ratio_is_the_product_over_the_completion():
 @pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean", "sequence_sum"])
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
 def test_micro_batches_add_up_to_the_whole_batch(reduction, ratio):
-    """Denominators are those of the batch, so that parts sum to the whole whatever the cut (DESIGN rule 3)."""
-    config = PolicyLossConfig(reduction=reduction, ratio=ratio, entropy_weight=0.1, kl_weight=0.3)
+    """Counts are those of the batch, so that parts sum to the whole whatever the cut (DESIGN rule 3)."""
+    config = PolicyLossConfig(reduction=reduction, ratio=ratio, entropy_weight=0.1, kl=KLPenalty(weight=0.3))
     generator = torch.Generator().manual_seed(0)
     new, reference, entropy = OLD + 0.1 * torch.randn(6, generator=generator), OLD - 0.2, torch.rand(6, generator=generator)
     extra = {"entropy_N": entropy, "reference_logprobs_N": reference}
@@ -130,7 +131,7 @@ def test_entropy_weight_is_a_bonus():
             entropy = -(log_p.exp() * log_p).sum()
             config = PolicyLossConfig(entropy_weight=weight)
             result = policy_loss(
-                log_p[:1], None, torch.zeros(1), torch.tensor([1]), Denominators(1, 1), config, entropy_N=entropy[None]
+                log_p[:1], None, torch.zeros(1), torch.tensor([1]), Counts(1, 1), config, entropy_N=entropy[None]
             )
             (gradient,) = torch.autograd.grad(result.loss, logits)
             logits = (logits - 0.5 * gradient).detach().requires_grad_()
@@ -146,7 +147,7 @@ def test_entropy_weight_is_a_bonus():
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
 def test_kl_is_reduced_per_token_whatever_the_ratio(reduction, expected, ratio):
     """Every token is 0.5 likelier than under the reference: a token mean of k3(0.5); six tokens over three rows are two."""
-    config = PolicyLossConfig(reduction=reduction, ratio=ratio, kl_weight=1.0)
+    config = PolicyLossConfig(reduction=reduction, ratio=ratio, kl=KLPenalty(weight=1.0))
     result, _ = loss_and_grad(OLD, OLD, config, torch.zeros(6), reference_logprobs_N=OLD - 0.5)
     assert result.loss.item() == pytest.approx(expected * 0.10653, abs=1e-4)
     assert result.kl_sum == pytest.approx(3.0)
@@ -154,7 +155,7 @@ def test_kl_is_reduced_per_token_whatever_the_ratio(reduction, expected, ratio):
 
 @pytest.mark.parametrize("kl", ["k1", "k3"])
 def test_what_the_kl_terms_really_descend(kl):
-    """On policy: k3's expected gradient is that of KL(reference || policy), k1's is zero (`PolicyLossConfig.kl`)."""
+    """On policy: k3's expected gradient is that of KL(reference || policy), k1's is zero (`KLPenalty`)."""
     logits = torch.tensor([0.3, -0.7, 1.1], dtype=torch.float64, requires_grad=True)
     reference = torch.log_softmax(torch.tensor([1.0, 0.2, -0.5], dtype=torch.float64), 0)
     log_p = torch.log_softmax(logits, 0)
@@ -165,8 +166,8 @@ def test_what_the_kl_terms_really_descend(kl):
             None,
             torch.zeros(1),
             torch.tensor([1]),
-            Denominators(1, 1),
-            PolicyLossConfig(kl_weight=1.0, kl=kl),
+            Counts(1, 1),
+            PolicyLossConfig(kl=KLPenalty(weight=1.0, estimator=kl)),
             reference_logprobs_N=reference[token : token + 1],
         )
         total = total + log_p[token].exp().detach() * result.loss

@@ -13,12 +13,14 @@ from repirl.engines.base import Request, SamplingParams
 from repirl.engines.loading import load_policy
 from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
-from repirl.learn.supervised import encode_solution, supervised_step
+from repirl.learn.gradient import gradient_step
+from repirl.learn.supervised import negative_log_likelihood
 from repirl.methods.base import FitContext
+from repirl.methods.registry import load_method
 from repirl.precision import lowered, training_dtype, training_in
-from repirl.registry import load_method
 from repirl.rewards.energy import energy_from_policy, token_rewards
 from repirl.rollouts.batching import TokenRow, pad_batch, token_logprobs
+from repirl.rollouts.prompts import encode_solution
 
 
 def test_it_holds_for_the_while_and_only_where_training_runs():
@@ -40,7 +42,10 @@ def test_small_steps_are_taken(make_policy, tokenizer):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-7, weight_decay=0.0)
     with training_in("bfloat16"):
-        losses = [supervised_step(model, optimizer, rows, pad_id=0, max_grad_norm=1.0)["loss"] for _ in range(5)]
+        loss = negative_log_likelihood(model, rows)
+        losses = [
+            gradient_step(model, optimizer, rows, loss, pad_id=0, max_tokens=8192, max_norm=1.0).loss for _ in range(5)
+        ]
     assert all(value.dtype == torch.float32 for value in model.state_dict().values())
     weight = "model.layers.0.mlp.up_proj.weight"
     assert (model.state_dict()[weight] != before[weight]).float().mean() > 0.99

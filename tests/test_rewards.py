@@ -12,16 +12,17 @@ import torch
 
 from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
-from repirl.learn import energy_reward
-from repirl.learn.diagnostics import reward_diagnostics
-from repirl.learn.energy_reward import EnergyReward
+from repirl.learn import inverse_rl
+from repirl.learn.diagnostics import reward_diagnostics, shortcut_scores
+from repirl.learn.inverse_rl import InverseRL
 from repirl.learn.irl import IRLConfig
 from repirl.rewards.aggregate import aggregate
 from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract
-from repirl.rewards.base import steps_from_tokens, steps_to_tokens
-from repirl.rewards.energy import energy_from_policy, load_energy, save_energy, score_rows
-from repirl.rewards.nulls import ConfidenceReward, ConstantReward, LengthReward, OracleReward, RandomReward
-from repirl.rollouts.batching import TokenRow
+from repirl.rewards.base import steps_from_tokens
+from repirl.rewards.energy import energy_from_policy, load_energy_model, save_energy, token_rewards
+from repirl.rewards.load import LoadOptions, load_reward
+from repirl.rewards.nulls import ConstantReward, LengthReward, OracleReward, RandomReward, confidence_reward
+from repirl.rollouts.batching import TokenRow, map_rows
 from repirl.rollouts.steps import StepSegmentation
 from repirl.stats import auc
 from repirl.tasks import arith, minicode
@@ -34,10 +35,13 @@ CONTRACT = RewardContract(
     step_separator="\n",
     template="plain",
     step_aggregation="mean",
-    solution_aggregation="mean",
     base_digest="a",
     training_digest="b",
 )
+
+
+def score_rows(model, rows: list[TokenRow]) -> list[torch.Tensor]:
+    return map_rows(model, rows, lambda batch: token_rewards(model, batch), pad_id=0)
 
 
 def wrong_version(text: str) -> str:
@@ -65,15 +69,15 @@ def make_groups(make_rollout):
     return make
 
 
-def make_energy(make_policy, tokenizer, **settings) -> EnergyReward:
+def make_energy(make_policy, tokenizer, **settings) -> InverseRL:
     config = IRLConfig(**{"weights": "length_normalized", "normalize": "prompt", "lr": 1e-2, **settings})
-    return EnergyReward(energy_from_policy(make_policy()), tokenizer, config, LINES, CONTRACT)
+    return InverseRL(energy_from_policy(make_policy()), tokenizer, config, CONTRACT)
 
 
 # --------------------------------------------------------------------------------------------- learning
 
 
-def held_out_auc(reward: EnergyReward, groups: list[RolloutGroup]) -> float:
+def held_out_auc(reward: InverseRL, groups: list[RolloutGroup]) -> float:
     found = auc(
         [float(s.token_rewards.mean()) for group in reward.score(groups) for s in group],
         [v.outcome == "correct" for group in groups for v in group.verdicts],
@@ -88,7 +92,9 @@ def test_a_few_updates_separate_right_from_wrong_on_other_problems(make_policy, 
     test = make_groups(99)
     assert held_out_auc(reward, test) == 0.5  # a zero head says nothing
     for step in range(12):
-        metrics = reward.learn(make_groups(step), step)
+        groups = make_groups(step)
+        learned = reward.learn(groups, step)
+    metrics = learned.metrics | reward_diagnostics(groups, learned.scored)
     assert held_out_auc(reward, test) > 0.8
     assert metrics["auc"] > 0.8
     assert metrics["score_correct"] > metrics["score_failed"]
@@ -97,8 +103,8 @@ def test_a_few_updates_separate_right_from_wrong_on_other_problems(make_policy, 
 
 
 def test_with_the_sign_flipped_wrong_solutions_score_higher(make_policy, tokenizer, make_groups, monkeypatch):
-    right = energy_reward.irl_loss
-    monkeypatch.setattr(energy_reward, "irl_loss", lambda scores_B, weights_B: -right(scores_B, weights_B))
+    right = inverse_rl.irl_loss
+    monkeypatch.setattr(inverse_rl, "irl_loss", lambda scores_B, weights_B: -right(scores_B, weights_B))
     reward = make_energy(make_policy, tokenizer)
     for step in range(12):
         reward.learn(make_groups(step), step)
@@ -117,22 +123,31 @@ def test_ungraded_rollouts_do_not_teach(make_policy, tokenizer, make_groups):
         reward = make_energy(make_policy, tokenizer)
         reward.learn(groups, 0)
         learned.append(reward)
-    for a, b in zip(learned[0].model.parameters(), learned[1].model.parameters(), strict=True):
+    for a, b in zip(learned[0].updater.model.parameters(), learned[1].updater.model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
 
 
 def test_scores_before_or_after_the_update(make_policy, tokenizer, make_groups):
     groups = make_groups(0, 3)
     before = make_energy(make_policy, tokenizer, score="before")
-    before.learn(groups, 0)
-    assert all((s.token_rewards == 0).all() for group in before.score(groups) for s in group)
-    before.learn(groups, 1)
-    after = make_energy(make_policy, tokenizer, score="after")
-    after.learn(groups, 0)
+    first = before.learn(groups, 0).scored
+    assert all((s.token_rewards == 0).all() for group in first for s in group)
+    second = before.learn(groups, 1).scored
+    after = make_energy(make_policy, tokenizer, score="after").learn(groups, 0).scored
     # Before the second update is after the first.
-    for a, b in zip(chain(*before.score(groups)), chain(*after.score(groups)), strict=True):
+    for a, b in zip(chain(*second), chain(*after), strict=True):
         assert a.token_rewards.any()
         assert (a.token_rewards == b.token_rewards).all()
+
+
+def test_equal_weights_need_no_scores_to_learn_from(make_policy, tokenizer, make_groups):
+    groups = make_groups(0, 2)
+    reward = make_energy(make_policy, tokenizer, weights="none", epochs=3)
+    scored = reward.learn(groups, 0).scored
+    rollout_tokens = sum(len(r.prompt_ids) + len(r.token_ids) for g in groups for r in g.rollouts)
+    assert reward.budget.scored_tokens == rollout_tokens  # once, after the last update
+    again = reward.score(groups)
+    assert all((a.token_rewards == b.token_rewards).all() for a, b in zip(chain(*scored), chain(*again), strict=True))
 
 
 def test_what_was_consumed_is_counted(make_policy, tokenizer, make_groups):
@@ -140,14 +155,14 @@ def test_what_was_consumed_is_counted(make_policy, tokenizer, make_groups):
     rollout_tokens = sum(len(r.prompt_ids) + len(r.token_ids) for g in groups for r in g.rollouts)
     one = make_energy(make_policy, tokenizer, demos_per_prompt=1)
     one.learn(groups, 0)
-    assert one.used_demonstrations == 3
-    assert one.scored_tokens == 2 * rollout_tokens  # once for the weights, once with the new parameters
-    demo_tokens = one.trained_tokens - rollout_tokens
+    assert one.budget.demonstrations == 3
+    assert one.budget.scored_tokens == 2 * rollout_tokens  # once for the weights, once with the new parameters
+    demo_tokens = one.budget.trained_tokens - rollout_tokens
     assert demo_tokens > 0
     two = make_energy(make_policy, tokenizer, demos_per_prompt=1, epochs=2)
     two.learn(groups, 0)
-    assert two.scored_tokens == 3 * rollout_tokens
-    assert two.trained_tokens == 2 * (rollout_tokens + demo_tokens)
+    assert two.budget.scored_tokens == 3 * rollout_tokens
+    assert two.budget.trained_tokens == 2 * (rollout_tokens + demo_tokens)
 
 
 def test_token_penalty_keeps_rewards_small(make_policy, tokenizer, make_groups):
@@ -176,10 +191,10 @@ def saved(make_policy, tokenizer, make_groups, tmp_path):
 
 def test_a_saved_energy_model_scores_the_same(saved, tokenizer):
     reward, folder, rows = saved
-    model, contract = load_energy(folder)
-    assert contract == CONTRACT
-    expected = score_rows(reward.model, rows, tokenizer.pad_token_id)
-    found = score_rows(model, rows, tokenizer.pad_token_id)
+    assert read_contract(folder) == CONTRACT
+    model = load_energy_model(folder)
+    expected = score_rows(reward.updater.model, rows)
+    found = score_rows(model, rows)
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
     assert any(scores.any() for scores in found)
 
@@ -242,14 +257,16 @@ def test_a_damaged_folder_is_the_users_one_line(saved, damage):
     _, folder, _ = saved
     damage(folder)
     with pytest.raises(UserError) as error:
-        load_energy(folder)
+        load_reward(str(folder), LoadOptions())
     assert "\n" not in str(error.value)
     assert str(folder) in str(error.value)
 
 
 def test_a_missing_folder_and_a_foreign_one(tmp_path, policy_folder):
     with pytest.raises(UserError, match="no such reward folder"):
-        load_energy(tmp_path / "nowhere")
+        load_energy_model(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no such process reward"):
+        load_reward(str(tmp_path / "nowhere"), LoadOptions())
     with pytest.raises(UserError, match="contract"):
         read_contract(policy_folder)
 
@@ -261,7 +278,7 @@ def test_the_prm_starts_from_the_policys_backbone(make_policy, tokenizer):
         assert torch.equal(model.base_model.state_dict()[name], value)
         assert model.base_model.state_dict()[name].data_ptr() != value.data_ptr()  # a copy: the policy trains on
     rows = [TokenRow([5, 6], [7, 8, 9])]
-    assert score_rows(model, rows, tokenizer.pad_token_id)[0].tolist() == [0, 0, 0]
+    assert score_rows(model, rows)[0].tolist() == [0, 0, 0]
     with pytest.raises(UserError, match="layers"):
         energy_from_policy(policy, layers=2)
 
@@ -272,23 +289,23 @@ def test_a_base_measure_starts_as_the_policys_own_logprobs(make_policy, make_ene
     rollouts = [make_rollout("Compute 1+2\n", text) for text in ("3", "1+2\n\\boxed{3}")]
     rows = [TokenRow(r.prompt_ids, r.token_ids) for r in rollouts]
     logprobs = TorchEngine(policy, tokenizer).score([r.prompt_ids for r in rollouts], [r.token_ids.tolist() for r in rollouts])
-    start = score_rows(energy_from_policy(policy, base_measure=0.5), rows, tokenizer.pad_token_id)
+    start = score_rows(energy_from_policy(policy, base_measure=0.5), rows)
     for reward_T, logprob_T in zip(start, logprobs, strict=True):
         assert reward_T.numpy() == pytest.approx(0.5 * logprob_T, abs=1e-5)
     head, both = make_energy_model(), make_energy_model(base_measure=0.5)
     save_energy(tmp_path, both, tokenizer, CONTRACT)
-    for model in (both, load_energy(tmp_path)[0]):
-        found = score_rows(model, rows, tokenizer.pad_token_id)
-        for reward_T, head_T, base_T in zip(found, score_rows(head, rows, 0), start, strict=True):
+    for model in (both, load_energy_model(tmp_path)):
+        found = score_rows(model, rows)
+        for reward_T, head_T, base_T in zip(found, score_rows(head, rows), start, strict=True):
             assert torch.allclose(reward_T, head_T + base_T, atol=1e-5)
 
 
 def test_the_head_can_learn_at_its_own_rate(make_policy, tokenizer, make_groups):
     reward = make_energy(make_policy, tokenizer, lr=1e-4, head_lr=0.05)
-    before = {name: value.clone() for name, value in reward.model.state_dict().items()}
+    before = {name: value.clone() for name, value in reward.updater.model.state_dict().items()}
     reward.learn(make_groups(0, 2), 0)
     reward.learn(make_groups(1, 2), 1)  # a zero head gives the backbone no gradient in the first update
-    moved = {name: float((value - before[name]).abs().max()) for name, value in reward.model.state_dict().items()}
+    moved = {name: float((value - before[name]).abs().max()) for name, value in reward.updater.model.state_dict().items()}
     assert moved.pop("score.weight") > 0.05
     assert 0 < moved.pop("score.bias") <= 0.11
     assert 0 < max(moved.values()) <= 2.1e-4
@@ -296,16 +313,17 @@ def test_the_head_can_learn_at_its_own_rate(make_policy, tokenizer, make_groups)
 
 def test_counts_survive_a_checkpoint(tokenizer, make_policy, make_groups):
     groups = make_groups(0, 2)
-    reward = ConfidenceReward(energy_from_policy(make_policy(), base_measure=1.0), tokenizer, LINES)
+    reward = confidence_reward(make_policy(), tokenizer, LINES)
     reward.score(groups)
-    again = ConfidenceReward(energy_from_policy(make_policy(), base_measure=1.0), tokenizer, LINES)
+    again = confidence_reward(make_policy(), tokenizer, LINES)
     again.load_state(reward.state())
-    assert again.scored_tokens == reward.scored_tokens > 0
+    assert again.budget == reward.budget
+    assert reward.budget.scored_tokens > 0
 
 
 def test_reward_of_a_token_is_read_at_that_token_and_looks_only_back(make_energy_model):
     model = make_energy_model()
-    first, other = score_rows(model, [TokenRow([5, 6], [7, 8, 9, 10]), TokenRow([5, 6], [7, 8, 20, 10])], 0)
+    first, other = score_rows(model, [TokenRow([5, 6], [7, 8, 9, 10]), TokenRow([5, 6], [7, 8, 20, 10])])
     assert torch.allclose(first[:2], other[:2], atol=1e-6)
     assert (first[2:] - other[2:]).abs().min() > 1e-4
 
@@ -340,7 +358,7 @@ def test_oracle_and_diagnostics_take_whatever_a_policy_samples(tokenizer, make_r
         rewards = scored_one(OracleReward(tokenizer, LINES), problem, rollout)
         assert not rewards.step_rewards.any()
         group = RolloutGroup(problem, (rollout,), (Verdict("wrong"),))
-        assert np.isnan(reward_diagnostics([group], [[rewards]])["step_auc"])
+        assert "step_auc" not in reward_diagnostics([group], [[rewards]])
 
 
 def test_oracle_knows_only_arith(tokenizer, make_rollout):
@@ -387,11 +405,63 @@ def test_aggregates():
         aggregate(np.zeros(0), "mean")
 
 
-def test_steps_from_tokens_and_back():
-    steps = steps_from_tokens(np.array([1.0, 3.0, 5.0, -1.0]), np.array([1, 3]), "mean")
+def test_steps_from_tokens():
+    tokens, ends = np.array([1.0, 3.0, 5.0, -1.0]), np.array([1, 3])
+    steps = steps_from_tokens(tokens, ends, "mean")
     assert steps.step_rewards.tolist() == [2, 2]
-    assert steps_from_tokens(np.array([1.0, 3.0, 5.0, -1.0]), np.array([1, 3]), "last").step_rewards.tolist() == [3, -1]
-    assert steps_to_tokens(np.array([2.0, 7.0]), np.array([1, 3]), 4).tolist() == [0, 2, 0, 7]
+    assert steps.step_mask.tolist() == [True, True]
+    assert steps_from_tokens(tokens, ends, "last").step_rewards.tolist() == [3, -1]
+
+
+def test_a_token_without_a_score_is_left_out_and_a_step_without_any_earns_nothing():
+    tokens = np.array([np.nan, 3.0, 5.0, np.nan, np.nan])
+    steps = steps_from_tokens(tokens, np.array([1, 2, 4]), "min")
+    assert steps.step_rewards.tolist() == [3, 5, 0]
+    assert steps.step_mask.tolist() == [True, True, False]
+    assert steps.token_rewards.tolist() == [0, 3, 5, 0, 0]
+
+
+def test_shortcuts_are_scored_on_outputs_that_say_nothing(make_policy, tokenizer, make_groups):
+    """A length reward pays by the number of tokens alone: what was made up has the length that it should have."""
+    groups = make_groups(0, 2)
+    lengths = [len(r.token_ids) for g in groups for r in g.rollouts]
+    found = shortcut_scores(LengthReward(tokenizer, LINES), tokenizer, groups)
+    assert found == {
+        "score_empty": pytest.approx(0.01),
+        "score_one_token": pytest.approx(0.02),
+        "score_repeated": pytest.approx(np.mean([4 * (n // 2) + 1 for n in lengths]) / 100),
+        "score_truncated": pytest.approx(np.mean([n // 2 for n in lengths]) / 100),
+    }
+    for reward in (OracleReward(tokenizer, LINES), confidence_reward(make_policy(), tokenizer, LINES)):
+        assert all(np.isfinite(value) for value in shortcut_scores(reward, tokenizer, groups).values())
+
+
+# ----------------------------------------------------------------------------------------------- loading
+
+
+def test_any_reward_is_loaded_by_name_or_folder(saved, tokenizer, make_groups):
+    """The same scores as in training, frozen, and without an optimiser."""
+    reward, folder, _ = saved
+    groups = make_groups(5, 2)
+    for path in (folder, folder.parent):
+        loaded = load_reward(str(path), LoadOptions())
+        assert loaded.reward.name == "energy"
+        assert not any(p.requires_grad for p in loaded.reward.model.parameters())  # pyright: ignore[reportAttributeAccessIssue]
+        for a, b in zip(chain(*loaded.reward.score(groups)), chain(*reward.score(groups)), strict=True):
+            assert a.step_rewards.tolist() == b.step_rewards.tolist()
+    assert load_reward("oracle", LoadOptions()).natural_threshold == 0.5
+
+
+def test_a_contract_of_version_1_is_read_and_a_rescaled_one_refused(saved):
+    _, folder, _ = saved
+    old = {**CONTRACT.model_dump(), "schema_version": 1, "solution_aggregation": "mean", "shift": 0.0, "scale": 1.0}
+    (folder / CONTRACT_FILE).write_text(json.dumps(old))
+    assert read_contract(folder) == CONTRACT
+    for change in ({"scale": 2.0}, {"kind": "unheard-of", "schema_version": 2}):
+        values = {**(old if "scale" in change else CONTRACT.model_dump()), **change}
+        (folder / CONTRACT_FILE).write_text(json.dumps(values))
+        with pytest.raises(UserError, match=r"contract|unheard-of"):
+            load_reward(str(folder), LoadOptions())
 
 
 def test_save_energy_makes_its_folder(make_policy, tokenizer, tmp_path):

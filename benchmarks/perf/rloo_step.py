@@ -60,7 +60,7 @@ def method_steps(method_name: str, policy: str, steps: int, settings: list[str])
     from repirl.config import with_overrides
     from repirl.engines.loading import load_policy
     from repirl.methods.base import FitContext
-    from repirl.registry import load_method
+    from repirl.methods.registry import load_method
 
     method = load_method(method_name)
     quiet = ["loop.validation.num_problems=1", "loop.validation.samples=1", f"loop.validation.every={steps}"]

@@ -78,6 +78,9 @@ class OutcomeCredit(_Paid):
     rule: Literal["outcome"] = "outcome"
 
 
+OUTCOME_ALONE = OutcomeCredit()
+
+
 class ProcessCredit(_Paid):
     """Outcome and process reward; the rules below differ in how token and step rewards become advantages."""
 

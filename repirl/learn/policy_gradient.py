@@ -18,7 +18,7 @@ from torch import nn
 
 from repirl.config import Config
 from repirl.errors import UserError
-from repirl.learn.credit import PER_TOKEN_RULES, Credit, CreditConfig, OutcomeCredit
+from repirl.learn.credit import OUTCOME_ALONE, PER_TOKEN_RULES, Credit, CreditConfig
 from repirl.learn.diagnostics import reward_diagnostics, shortcut_scores
 from repirl.learn.policy_update import PolicyOptimConfig, PolicyUpdater
 from repirl.learn.run import ValidationConfig
@@ -34,7 +34,7 @@ class LoopConfig(Config):
 
     steps: int = Field(default=40, ge=1)
     sampling: SamplingConfig = SamplingConfig()
-    credit: CreditConfig = OutcomeCredit()
+    credit: CreditConfig = OUTCOME_ALONE
     optim: PolicyOptimConfig = PolicyOptimConfig()
     validation: ValidationConfig = ValidationConfig()
     checkpoint_every: int = Field(default=1, ge=1)

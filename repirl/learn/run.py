@@ -150,7 +150,8 @@ def run_steps(
         try:
             metrics = learner.step(progress.step)
         except TrainingFault as fault:
-            raise TrainingFault(f"step {progress.step + 1}: {fault}", f"the last good checkpoint is in {folder.path}") from fault
+            where = f"the last good checkpoint is in {folder.path}"
+            raise TrainingFault(f"step {progress.step + 1}: {fault}", where) from fault
         progress.step += 1
         wall_s = time.monotonic() - started
         progress.wall_s += wall_s

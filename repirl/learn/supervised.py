@@ -20,7 +20,7 @@ class LossBatch:
 
     rows: Sequence[TokenRow]
     loss: Loss
-    budget: Budget = Budget()
+    budget: Budget = field(default_factory=Budget)
     metrics: Callable[[], Metrics] = field(default=dict)
 
 

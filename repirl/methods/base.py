@@ -41,7 +41,7 @@ class FitContext:
     folder: Path
     seed: int
     on_step: Callable[[int, int, Metrics], None] | None = None
-    runtime: Runtime = Runtime()
+    runtime: Runtime = field(default_factory=Runtime)
 
     def engine(self, policy: LoadedPolicy | None = None) -> Engine:
         """A sampler over a policy (None: the one that is trained; others are verifiers, completers), which follows its
@@ -81,7 +81,7 @@ class Fitted:
     reward_folder: Path | None
     budget: Budget
     diagnostics: Mapping[str, float | None] = field(default_factory=dict)
-    validation_budget: Budget = Budget()
+    validation_budget: Budget = field(default_factory=Budget)
     curve: Path | None = None
 
     def after(self, *earlier: Fitted) -> Fitted:

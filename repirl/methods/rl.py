@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from repirl.config import Config
-from repirl.learn.credit import Credit, CreditConfig, LeaveOneOut, OutcomeCredit, StepCredit
+from repirl.learn.credit import OUTCOME_ALONE, Credit, CreditConfig, LeaveOneOut, StepCredit
 from repirl.learn.policy_gradient import LoopConfig, LoopData, PolicyGradient
 from repirl.learn.policy_losses import PolicyLossConfig
 from repirl.learn.policy_update import PolicyOptimConfig
@@ -31,7 +31,7 @@ def tiny_data() -> TrainingSetConfig:
     return TrainingSetConfig(source="arith", num_problems=4000, validation_problems=96)
 
 
-def tiny_loop(credit: CreditConfig = OutcomeCredit()) -> LoopConfig:
+def tiny_loop(credit: CreditConfig = OUTCOME_ALONE) -> LoopConfig:
     """The loop of every `tiny` recipe: the same sampler, updates and rollouts, only the credit differs."""
     return LoopConfig(
         steps=40,
@@ -60,7 +60,7 @@ def tiny_process_loop() -> LoopConfig:
     )
 
 
-def paper_loop(credit: CreditConfig = OutcomeCredit(), *, chat: bool) -> LoopConfig:
+def paper_loop(credit: CreditConfig = OUTCOME_ALONE, *, chat: bool) -> LoopConfig:
     """PAPER section 5: batch 128 prompts x 4, mini-batch 32 prompts, lr 5e-7, clip 0.2, entropy 0.001, no KL.
 
     218 steps are two passes over 14,000 problems; validation on 2,050 held-out problems.

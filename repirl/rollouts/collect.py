@@ -90,4 +90,13 @@ class Collector:
 
 
 def kept(groups, keep):
-    return list(groups)
+    if keep is None:
+        return list(groups)
+    import numpy as np
+    low, high = keep.accuracy
+    out = []
+    for g in groups:
+        r = np.array([v.reward for v in g.verdicts])
+        if not np.isnan(r).all() and low <= np.nanmean(r) <= high:
+            out.append(g)
+    return out
