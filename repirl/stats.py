@@ -1,4 +1,4 @@
-"""Statistics (DESIGN rule 8). Problems are the unit; numpy only.
+"""Statistics (DESIGN rule 8). Problems are the unit.
 
 Shapes: S seeds (trained models), P problems, N samples per problem, R bootstrap resamples.
 A NaN is a value that could not be measured (an ungraded sample); it is left out, never counted as zero.
@@ -246,13 +246,19 @@ def _vote(votes: Sequence[Hashable | None], right: dict[Hashable, float], ties: 
 
 
 def auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float | None:
-    """P(score of a positive > score of a negative) + P(equal) / 2. Positive: label true. None if a class is empty."""
+    """P(score of a positive > score of a negative) + P(equal) / 2. Positive: label true.
+
+    None if a class is empty, NaN if a score is.
+    """
     values, positive = np.asarray(scores, float), np.asarray(labels).astype(bool)
     num_pos = int(positive.sum())
     num_neg = positive.size - num_pos
     if num_pos == 0 or num_neg == 0:
         return None
-    rank_sum = _average_ranks(values)[positive].sum()
+    # Imported here: it takes half a second, and most of what needs this module needs no ranks.
+    from scipy.stats import rankdata
+
+    rank_sum = rankdata(values)[positive].sum()
     return float((rank_sum - num_pos * (num_pos + 1) / 2) / (num_pos * num_neg))
 
 
@@ -275,27 +281,3 @@ def pearson(x: npt.ArrayLike, y: npt.ArrayLike) -> float | None:
     if first.size < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
     return float(np.clip(np.corrcoef(first, second)[0, 1], -1.0, 1.0))
-
-
-def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float | None:
-    """Rank correlation with average ranks for ties; None as for `pearson`."""
-    return pearson(_average_ranks(np.asarray(x, float)), _average_ranks(np.asarray(y, float)))
-
-
-def effective_sample_size(log_weights: npt.ArrayLike) -> float:
-    """(sum w)^2 / sum w^2 from log-weights, in log space: between 1 (one sample has all) and n (equal weights).
-
-    0 for no weights, or if all are zero.
-    """
-    logs = np.asarray(log_weights, dtype=np.float64)
-    if logs.size == 0 or np.max(logs) == -np.inf:
-        return 0.0
-    weights = np.exp(logs - np.max(logs))
-    return float(weights.sum() ** 2 / (weights**2).sum())
-
-
-def _average_ranks(values: np.ndarray) -> np.ndarray:
-    """1-based ranks [n]; equal values share the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return ((last - counts + 1 + last) / 2)[inverse.reshape(-1)]

@@ -199,6 +199,7 @@ def test_auc_closed_forms() -> None:
     assert stats.auc([5, 5, 5], [1, 0, 1]) == 0.5
     assert stats.auc([1, 2, 2, 3], [0, 1, 0, 1]) == pytest.approx(3.5 / 4)
     assert stats.auc([1, 2], [1, 1]) is None
+    assert math.isnan(stats.auc([1, math.nan, 2], [1, 0, 0]))  # one score could not be measured
 
 
 def test_grouped_auc_ignores_differences_between_prompts() -> None:
@@ -210,18 +211,8 @@ def test_grouped_auc_ignores_differences_between_prompts() -> None:
 
 def test_correlations() -> None:
     assert stats.pearson([1, 2, 3], [2, 4, 6]) == pytest.approx(1.0)
-    assert stats.spearman([1, 2, 3, 4], [1, 8, 27, 64]) == pytest.approx(1.0)
-    assert stats.spearman([1, 2, 3], [3, 2, 1]) == pytest.approx(-1.0)
-    assert stats.spearman([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(4.5 / math.sqrt(4.5 * 5))
     assert stats.pearson([1, 1], [1, 2]) is None
-    assert stats.spearman([1], [1]) is None
-
-
-def test_effective_sample_size() -> None:
-    assert stats.effective_sample_size([-2000.0] * 5) == pytest.approx(5)
-    assert stats.effective_sample_size([900.0, -900.0]) == pytest.approx(1)
-    assert stats.effective_sample_size(np.log([1.0, 3.0])) == pytest.approx(16 / 10)
-    assert stats.effective_sample_size([]) == 0
+    assert stats.pearson([1], [1]) is None
 
 
 # --------------------------------------------------------------- metric names
