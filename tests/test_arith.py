@@ -10,7 +10,7 @@ import pytest
 
 from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
-from repirl.tasks import arith
+from repirl.tasks import arith, expressions
 
 STYLES = (arith.OWN_STYLE, *arith.EXPERT_STYLES)
 
@@ -26,12 +26,12 @@ def problems():
 
 def test_rendering_and_parsing_are_inverse_and_agree_with_python(problems):
     for problem in problems:
-        node = arith.parse(problem.source)
+        node = expressions.parse(problem.source)
         assert node is not None
-        assert arith.render(node) == problem.source
+        assert expressions.render(node) == problem.source
         assert node.value == eval_integer(problem.source) == int(problem.answer)
-        for step in arith.reductions(problem.source):
-            assert arith.parse(arith.render(step.after)) == step.after
+        for step in expressions.reductions(problem.source):
+            assert expressions.parse(expressions.render(step.after)) == step.after
             assert step.after.value == node.value
 
 
@@ -40,14 +40,14 @@ def test_rendering_and_parsing_are_inverse_and_agree_with_python(problems):
     [("1-2-3", -4), ("1-(2-3)", 2), ("2*3+4", 10), ("2*(3+4)", 14), ("-3+4", 1), ("2*(-3)", -6), ("(5)", 5), (" 1 + 2 ", 3)],
 )
 def test_precedence_and_association(text, value):
-    node = arith.parse(text)
+    node = expressions.parse(text)
     assert node is not None
     assert node.value == value
 
 
 @pytest.mark.parametrize("text", ["", "1+", "+1", "(1", "1)", "1 2", "a", "1/2", "1..2", "--1", "1234567890", "2**3", "1=1"])
 def test_what_is_no_expression(text):
-    assert arith.parse(text) is None
+    assert expressions.parse(text) is None
 
 
 @pytest.mark.parametrize("text", ["(" * 199, "(" * 150 + "1", "(" * 99 + "1" + ")" * 99, "-" * 150, "1+" * 99 + "1", "1*" * 99])

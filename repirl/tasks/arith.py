@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from repirl.errors import UserError
 from repirl.rng import stream
+from repirl.tasks.expressions import Node, combine, count_operations, parse, reaches, reductions, render, stands_in
 from repirl.tasks.splits import check_request, split_of, take_evenly
 from repirl.types import Demonstration, Problem
 
@@ -24,96 +25,6 @@ LARGEST_VALUE = 99
 PROMPT_WORD = "Compute "
 OWN_STYLE = "plain"
 EXPERT_STYLES = ("so", "as", "first")
-
-_PRECEDENCE = {"+": 1, "-": 1, "*": 2}
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A number (`op` empty) or a binary operation on two nodes; `value` is exact."""
-
-    value: int
-    op: str = ""
-    left: Node | None = None
-    right: Node | None = None
-
-
-def combine(op: str, left: Node, right: Node) -> Node:
-    """The operation node `left op right`."""
-    a, b = left.value, right.value
-    return Node(a + b if op == "+" else a - b if op == "-" else a * b, op, left, right)
-
-
-def render(node: Node, *, first: bool = True) -> str:
-    """The expression as text, with the fewest parentheses from which `parse` gets the same tree back.
-
-    A negative number is bare only where `first` says that nothing precedes it.
-    """
-    if not node.op:
-        return str(node.value) if node.value >= 0 or first else f"({node.value})"
-    assert node.left is not None
-    assert node.right is not None
-    rank = _PRECEDENCE[node.op]
-    left_wrapped = bool(node.left.op) and _PRECEDENCE[node.left.op] < rank
-    right_wrapped = bool(node.right.op) and _PRECEDENCE[node.right.op] <= rank
-    left = f"({render(node.left, first=False)})" if left_wrapped else render(node.left, first=first)
-    right = f"({render(node.right, first=False)})" if right_wrapped else render(node.right, first=False)
-    return left + node.op + right
-
-
-_TOKEN = re.compile(r"\d{1,9}|[-+*()]")
-
-
-def parse(text: str) -> Node | None:
-    """The tree of an expression over `+ - *`, parentheses and integers; None if it is not one, or absurdly long or deep."""
-    tokens = _TOKEN.findall(text)
-    if "".join(tokens) != text.replace(" ", "") or not tokens or len(tokens) > 200 or tokens.count("(") > 50:
-        return None
-    parser = _Parser(tokens)
-    node = parser.sum()
-    return node if node is not None and parser.at == len(tokens) else None
-
-
-class _Parser:
-    """Recursive descent; every rule returns None on a syntax error."""
-
-    def __init__(self, tokens: list[str]) -> None:
-        self.tokens = tokens
-        self.at = 0
-
-    def _peek(self) -> str:
-        return self.tokens[self.at] if self.at < len(self.tokens) else ""
-
-    def _chain(self, operators: str, operand) -> Node | None:
-        node = operand()
-        while node is not None and self._peek() and self._peek() in operators:
-            op = self._peek()
-            self.at += 1
-            right = operand()
-            node = combine(op, node, right) if right is not None else None
-        return node
-
-    def sum(self) -> Node | None:
-        return self._chain("+-", self.product)
-
-    def product(self) -> Node | None:
-        return self._chain("*", self.atom)
-
-    def atom(self) -> Node | None:
-        token = self._peek()
-        self.at += 1
-        if token.isdigit():
-            return Node(int(token))
-        if token == "-" and self._peek().isdigit():
-            self.at += 1
-            return Node(-int(self.tokens[self.at - 1]))
-        if token == "(":
-            node = self.sum()
-            if self._peek() == ")":
-                self.at += 1
-                return node
-        return None
-
 
 def _draw(rng, operations: int) -> Node | None:
     """A random tree with that many operations, all values within bounds; None if the draw left them."""
@@ -174,43 +85,6 @@ def problem_from(source: str, level: int) -> Problem:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Reduction:
-    """One exact step: `before` becomes `after` because `claim` (a single operation on numbers) is `value`."""
-
-    before: Node
-    claim: str
-    value: int
-    after: Node
-
-
-def _reduce_first(node: Node) -> tuple[Node, Node] | None:
-    """The tree with its leftmost operation on two numbers carried out, and that operation; None for a number."""
-    if not node.op or node.left is None or node.right is None:
-        return None
-    if not node.left.op and not node.right.op:
-        return Node(node.value), node
-    inner = _reduce_first(node.left)
-    if inner is not None:
-        return combine(node.op, inner[0], node.right), inner[1]
-    inner = _reduce_first(node.right)
-    assert inner is not None
-    return combine(node.op, node.left, inner[0]), inner[1]
-
-
-def reductions(source: str) -> list[Reduction]:
-    """The exact solution: leftmost possible operation first, one a step."""
-    node = parse(source)
-    if node is None:
-        raise UserError("not an arith expression", source)
-    steps = []
-    while (reduced := _reduce_first(node)) is not None:
-        after, done = reduced
-        steps.append(Reduction(node, render(done), done.value, after))
-        node = after
-    return steps
-
-
 def solution(source: str, style: str) -> str:
     r"""The exact solution in a phrasing: `plain` is the policy's own, the others are the expert's."""
     steps = reductions(source)
@@ -236,21 +110,6 @@ def demonstrations(problem: Problem, count: int, seed: int = 0) -> list[Demonstr
     start = int(stream(seed, "demo", problem.id).integers(len(EXPERT_STYLES)))
     styles = [EXPERT_STYLES[(start + i) % len(EXPERT_STYLES)] for i in range(count)]
     return [Demonstration(problem.id, solution(problem.source, style), f"exact:{style}") for style in styles]
-
-
-def _reaches(before: Node, after: Node) -> bool:
-    """True if `after` is `before` with some (or no) operations replaced by their exact values."""
-    if not after.op:
-        return before.value == after.value
-    if before.op != after.op or before.left is None or before.right is None:
-        return False
-    assert after.left is not None
-    assert after.right is not None
-    return _reaches(before.left, after.left) and _reaches(before.right, after.right)
-
-
-def _operations(node: Node | None) -> int:
-    return 0 if node is None or not node.op else 1 + _operations(node.left) + _operations(node.right)
 
 
 _BOXED = re.compile(r"\\boxed\{(-?\d{1,9})\}")
@@ -281,16 +140,6 @@ def _read_line(line: str) -> _Line | None:
     return _Line(read[-1], tuple(side for side in read[:-1] if side.op))
 
 
-def _claimed(before: Node, claim: Node) -> bool:
-    """True if the claimed expression stands in `before`, possibly with some of its operations carried out.
-
-    A true equality about other numbers (0*8=0 where the state has 0*7) is an error that the value alone does not show.
-    """
-    if _reaches(before, claim):
-        return True
-    return any(_claimed(side, claim) for side in (before.left, before.right) if side is not None)
-
-
 def check_steps(source: str, text: str) -> list[bool]:
     r"""For each line of a solution: is it right, given that all before it were?
 
@@ -305,9 +154,9 @@ def check_steps(source: str, text: str) -> list[bool]:
         right = (
             state is not None
             and read is not None
-            and _operations(read.state) < _operations(state)
-            and _reaches(state, read.state)
-            and all(_claimed(state, claim) for claim in read.claims)
+            and count_operations(read.state) < count_operations(state)
+            and reaches(state, read.state)
+            and all(stands_in(claim, state) for claim in read.claims)
             and ("\\boxed" not in line or not read.state.op)
         )
         labels.append(right)
