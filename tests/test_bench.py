@@ -12,8 +12,8 @@ from repirl.bench.run import SuiteOptions, _check_same, _event, run_suite
 from repirl.bench.suites import Suite, SuiteEvaluation, SuiteRun, load_suite, plan, suite_names
 from repirl.engines.loading import folder_digest, policy_dir
 from repirl.errors import UserError
-from repirl.records import store
 from repirl.methods.registry import load_method
+from repirl.records import store
 from repirl.reporting.leaderboard import build_board
 
 SMALL = """

@@ -28,9 +28,9 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data"
 @pytest.fixture(scope="module")
 def reward_folders(make_energy_model, make_policy, tokenizer, tmp_path_factory) -> dict[str, str]:
     """Kind of PRM -> REWARD as `repirl judge` takes it: the saved kinds as folders, the others by name."""
-    from repirl.evals.reward_loading import NULLS
     from repirl.rewards.artifact import RewardContract
     from repirl.rewards.energy import save_energy
+    from repirl.rewards.load import NULLS
 
     folder = tmp_path_factory.mktemp("run") / "reward"
     save_energy(folder, make_energy_model(3, base_measure=1.0), tokenizer, contract(kind="energy"))
@@ -97,7 +97,7 @@ def prm_bench_set(count: int = 12):
 
 def test_the_kinds_are_all_there_are(reward_folders):
     """Every concrete process reward that can be had by name is judged below."""
-    from repirl.evals import reward_loading
+    from repirl.rewards import load as reward_loading
     from repirl.rewards import nulls
     from repirl.rewards.base import ProcessReward
 
@@ -113,7 +113,7 @@ def test_the_kinds_are_all_there_are(reward_folders):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_reward_is_judged(kind: str, reward_folders, policy_folder):
     from repirl.evals.judging import default_rule, judge
-    from repirl.evals.reward_loading import LoadOptions, load_reward
+    from repirl.rewards.load import LoadOptions, load_reward
 
     loaded = load_reward(reward_folders[kind], LoadOptions(policy=str(policy_folder)))
     first = judge(loaded, arith_set(), default_rule(loaded))
@@ -140,8 +140,8 @@ def test_every_kind_of_reward_is_judged(kind: str, reward_folders, policy_folder
 
 def test_the_oracle_with_its_sign_flipped_fails(policy_folder):
     from repirl.evals.judging import judge
-    from repirl.evals.reward_loading import LoadOptions, load_reward
     from repirl.evals.thresholds import ThresholdRule
+    from repirl.rewards.load import LoadOptions, load_reward
     from repirl.types import StepRewards
 
     loaded = load_reward("oracle", LoadOptions(policy=str(policy_folder)))
@@ -161,8 +161,8 @@ def test_the_oracle_with_its_sign_flipped_fails(policy_folder):
 def test_the_random_reward_is_as_good_as_chance(policy_folder):
     """Standard normal token rewards: a step of n tokens is below t with probability Phi(t sqrt n), independently."""
     from repirl.evals.judging import judge
-    from repirl.evals.reward_loading import LoadOptions, load_reward
     from repirl.evals.thresholds import ThresholdRule
+    from repirl.rewards.load import LoadOptions, load_reward
 
     judged = arith_set(400, tuning=(), tuned_on="")
     loaded = load_reward("random", LoadOptions(policy=str(policy_folder)))
@@ -184,8 +184,8 @@ def test_the_random_reward_is_as_good_as_chance(policy_folder):
 def test_prm_bench_rule_and_similarity(policy_folder):
     """0.5, and 0.15 in the class of redundant steps; controls are outside of the totals."""
     from repirl.evals.judging import judge
-    from repirl.evals.reward_loading import LoadOptions, load_reward
     from repirl.evals.thresholds import ThresholdRule
+    from repirl.rewards.load import LoadOptions, load_reward
 
     judged = prm_bench_set()
     loaded = load_reward("oracle", LoadOptions(policy=str(policy_folder)))
@@ -214,8 +214,8 @@ def test_prm_bench_rule_and_similarity(policy_folder):
 
 @pytest.mark.parametrize("separator", ["\n", "\n\n", " ## "])
 def test_every_step_gets_one_score_whatever_it_holds(separator: str, policy_folder):
-    from repirl.evals.reward_loading import LoadOptions, load_reward
     from repirl.evals.step_scoring import as_group, score_solutions
+    from repirl.rewards.load import LoadOptions, load_reward
 
     steps = ("a\n\n\nb ## ## c", "\n\nd\n\n   ", "é ü 数", "    x = 1\n", "last ##")
     one = LabelledSolution("s", "p", steps, (1.0,) * 5)
@@ -233,8 +233,8 @@ def test_every_step_gets_one_score_whatever_it_holds(separator: str, policy_fold
 
 def test_given_steps_are_scored_as_the_rollout_was(make_rollout, reward_folders):
     """The same tokens, positions and scores as in training for a solution that the policy itself sampled."""
-    from repirl.evals.reward_loading import LoadOptions, load_reward
     from repirl.evals.step_scoring import as_group, score_solutions
+    from repirl.rewards.load import LoadOptions, load_reward
 
     problem = arith.problems("test", 1, levels=(4,))[0]
     text = arith.solution(problem.source, "plain")
@@ -251,9 +251,9 @@ def test_given_steps_are_scored_as_the_rollout_was(make_rollout, reward_folders)
 
 
 def test_the_contract_decides_separator_suffix_and_scale(make_energy_model, tokenizer, tmp_path: Path):
-    from repirl.evals.reward_loading import LoadOptions, load_reward
     from repirl.evals.step_scoring import as_group, score_solutions
     from repirl.rewards.energy import save_energy
+    from repirl.rewards.load import LoadOptions, load_reward
 
     model = make_energy_model(1)
     save_energy(tmp_path / "plain", model, tokenizer, contract(step_separator=" ; "))
@@ -273,8 +273,8 @@ def test_the_contract_decides_separator_suffix_and_scale(make_energy_model, toke
 
 def test_what_is_too_long_is_unscored_and_wrong(reward_folders):
     from repirl.evals.judging import judge
-    from repirl.evals.reward_loading import LoadOptions, load_reward
     from repirl.evals.thresholds import ThresholdRule
+    from repirl.rewards.load import LoadOptions, load_reward
 
     judged = arith_set(12)
     loaded = load_reward(reward_folders["energy"], LoadOptions())
@@ -355,7 +355,7 @@ def test_arith_is_sampled_labelled_exactly_and_the_same_each_time(policy_folder)
     """The oracle reaches 100; tuning problems are others than those judged."""
     from repirl.evals.judged_sets import SetOptions, load_set
     from repirl.evals.judging import default_rule, judge
-    from repirl.evals.reward_loading import LoadOptions, load_reward
+    from repirl.rewards.load import LoadOptions, load_reward
 
     options = SetOptions(limit=6, seed=1)
     judged = load_set("arith", options)

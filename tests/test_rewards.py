@@ -14,8 +14,10 @@ from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
 from repirl.learn import inverse_rl
 from repirl.learn.diagnostics import reward_diagnostics, shortcut_scores
+from repirl.learn.gradient import gradient_step
 from repirl.learn.inverse_rl import InverseRL
 from repirl.learn.irl import IRLConfig
+from repirl.learn.supervised import negative_log_likelihood
 from repirl.rewards.aggregate import aggregate
 from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract
 from repirl.rewards.base import steps_from_tokens
@@ -23,6 +25,7 @@ from repirl.rewards.energy import energy_from_policy, load_energy_model, save_en
 from repirl.rewards.load import LoadOptions, load_reward
 from repirl.rewards.nulls import ConstantReward, LengthReward, OracleReward, RandomReward, confidence_reward
 from repirl.rollouts.batching import TokenRow, map_rows
+from repirl.rollouts.prompts import encode_solution
 from repirl.rollouts.steps import StepSegmentation
 from repirl.stats import auc
 from repirl.tasks import arith, minicode
@@ -109,6 +112,61 @@ def test_with_the_sign_flipped_wrong_solutions_score_higher(make_policy, tokeniz
     for step in range(12):
         reward.learn(make_groups(step), step)
     assert held_out_auc(reward, make_groups(99)) < 0.2
+
+
+PAPER_SETTINGS = {  # Table 3, but for the learning rate, which is for 3B parameters
+    "weights": "sequence",
+    "normalize": "batch",
+    "objective": "mean",
+    "positive_denominator": "rollouts",
+    "demos_per_prompt": 4,
+}
+
+
+def margins(reward: InverseRL, groups: list[RolloutGroup]) -> dict[str, float]:
+    """Experts minus failed rollouts in mean token reward, and correct minus failed, on problems that were not learned from."""
+    encode, demos = encode_solution, [(g.rollouts[0].prompt_ids, demo.text) for g in groups for demo in g.demonstrations]
+    experts = [encode(reward.reward.tokenizer, prompt_ids, text) for prompt_ids, text in demos]
+    expert = np.mean([scores.mean() for scores in score_rows(reward.updater.model, experts)])
+    found = reward_diagnostics(groups, reward.score(groups))
+    return {"expert": expert - found["score_failed"], "correct": found["score_correct"] - found["score_failed"]}
+
+
+def test_with_the_papers_settings_experts_end_above_failures(make_policy, tokenizer, make_groups):
+    """What the objective promises: demonstrations (in another style than the rollouts) and correct rollouts gain on failed
+    ones; from a zero head that is their order itself."""
+    reward = make_energy(make_policy, tokenizer, **PAPER_SETTINGS)
+    test = make_groups(99)
+    assert margins(reward, test) == {"expert": 0, "correct": 0}
+    for step in range(12):
+        metrics = reward.learn(make_groups(step), step).metrics
+    found = margins(reward, test)
+    assert found["expert"] > 0.1
+    assert found["correct"] > 0.1
+    assert metrics["expert_margin"] > 0.1 > abs(metrics["expert_margin_start"])
+
+
+def test_a_base_measure_starts_far_below_and_only_the_change_is_promised(make_policy, tokenizer, make_groups):
+    """Why the records of tiny-full have experts below failures: they start as far below as the base policy finds their style
+    unlikely, and a small weight and rate turn that round only slowly."""
+    groups = make_groups(0, 4)
+    config = IRLConfig(weights="length_normalized", normalize="prompt", positive_denominator="prompt", lr=1e-3)
+    # A policy that speaks its own style only: the demonstrations' tokens are unlikely to it.
+    own = [TokenRow(r.prompt_ids, r.token_ids) for g in groups for r in g.rollouts]
+    policy = make_policy()
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-2)
+    for _ in range(20):
+        gradient_step(
+            policy, optimizer, own, negative_log_likelihood(policy, own), pad_id=0, max_tokens=8192, max_norm=1.0
+        )
+    reward = InverseRL(energy_from_policy(policy, base_measure=1.0), tokenizer, config, CONTRACT)
+    start = margins(reward, groups)["expert"]
+    assert start < -0.3
+    for step in range(3):
+        metrics = reward.learn(groups, step).metrics
+    assert metrics["expert_margin_start"] == pytest.approx(start, abs=0.05)
+    assert start < margins(reward, groups)["expert"] < 0
+    assert metrics["expert_margin"] > metrics["expert_margin_start"]
 
 
 def test_ungraded_rollouts_do_not_teach(make_policy, tokenizer, make_groups):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,7 +74,9 @@ def train_command(
         "validation_budget": asdict(fitted.validation_budget),
         "diagnostics": {name: _finite(value) for name, value in fitted.diagnostics.items()},
     }
-    emit(as_json, payload, lambda: _lines(payload))
+    from repirl.learn.diagnostics import EXPLAINED
+
+    emit(as_json, payload, lambda: _lines(payload, explained=EXPLAINED))
 
 
 def pretrain_command(
@@ -102,12 +105,16 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and abs(value) < float("inf") else None
 
 
-def _lines(payload: dict[str, Any], indent: str = "") -> str:
-    """One line for each value; what is nested stands indented below its name."""
-    return "\n".join(
-        f"{indent}{name}:\n{_lines(value, indent + '  ')}" if isinstance(value, dict) else f"{indent}{name}: {_shown(value)}"
-        for name, value in payload.items()
-    )
+def _lines(payload: Mapping[str, Any], indent: str = "", explained: Mapping[str, str] = {}) -> str:
+    """One line for each value, with what is to be said of it; what is nested stands indented below its name."""
+    lines = []
+    for name, value in payload.items():
+        if isinstance(value, dict):
+            lines.append(f"{indent}{name}:\n{_lines(value, indent + '  ', explained)}")
+        else:
+            note = f"  ({explained[name]})" if name in explained else ""
+            lines.append(f"{indent}{name}: {_shown(value)}{note}")
+    return "\n".join(lines)
 
 
 def _shown(value: Any) -> str:

@@ -18,6 +18,17 @@ from repirl.stats import auc, grouped_auc, pearson
 from repirl.tasks import arith
 from repirl.types import Metrics, Rollout, RolloutGroup, Scored, StepRewards, Verdict
 
+EXPLAINED = {
+    "prm/score_expert": "mean token reward of demonstrations; with a base measure it starts as the base policy's "
+    "log-probability, in which another style is far below the policy's own rollouts: see expert_margin",
+    "prm/expert_margin": "score_expert minus the mean of the negatives in the last update; inverse RL promises that it grows",
+    "prm/expert_margin_start": "the same before the first update",
+    "best_step": "the checkpoint that was kept; 0 is the start, untrained",
+    "entropy": "nats, mean over the tokens that were run: updated_share of the batch",
+    "engine_logprob_gap_max": "largest difference between sampler and trainer of any token",
+}
+"""What a number says that its name does not; printed beside it."""
+
 PROBED_ROLLOUTS = 16
 REPETITIONS = 4
 

@@ -48,6 +48,7 @@ class InverseRL:
         # A constant rate: the number of updates does not matter.
         self.updater = Updater(model, padding_id(tokenizer), optim, 1, groups=groups)
         self.used_demonstrations = 0
+        self.first_margin: float | None = None
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -143,8 +144,23 @@ class InverseRL:
         # What was saved by sharing equal rows was learned from all the same.
         self.updater.trained_tokens += sum(map(len, all_rows)) - stats.trained_tokens
         metrics: Metrics = {"loss": stats.loss, "grad_norm": stats.grad_norm}
-        expert = means[row_of_used][used >= len(rollouts)]
-        return metrics | ({"score_expert": float(expert.mean())} if len(expert) else {})
+        means_R = means[row_of_used]
+        return metrics | self._margins(means_R[used >= len(rollouts)], means_R[(used < len(rollouts)) & (signed_R[used] > 0)])
+
+    def _margins(self, experts_E: Tensor, negatives_K: Tensor) -> Metrics:
+        """Mean token rewards of demonstrations, and how far they are above those of the negatives: now and at the start.
+
+        With a base measure the reward starts as the base policy's log-probability, in which demonstrations of another style
+        are far below the policy's own rollouts: what inverse RL did is the change (docs/method.md section 11).
+        """
+        if not len(experts_E):
+            return {}
+        metrics: Metrics = {"score_expert": float(experts_E.mean())}
+        if len(negatives_K):
+            margin = float(experts_E.mean() - negatives_K.mean())
+            self.first_margin = margin if self.first_margin is None else self.first_margin
+            metrics |= {"expert_margin": margin, "expert_margin_start": self.first_margin}
+        return metrics
 
     def state(self) -> dict[str, Any]:
         """All that resuming needs."""
@@ -152,13 +168,14 @@ class InverseRL:
             "updater": self.updater.state(),
             "reward": self.reward.state(),
             "used_demonstrations": self.used_demonstrations,
+            "first_margin": self.first_margin,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Inverse of `state`."""
         self.updater.load_state(state["updater"])
         self.reward.load_state(state["reward"])
-        self.used_demonstrations = state["used_demonstrations"]
+        self.used_demonstrations, self.first_margin = state["used_demonstrations"], state["first_margin"]
 
     def save(self, folder: Path) -> None:
         """Model, tokenizer and contract as one transformers folder."""
