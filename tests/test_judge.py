@@ -6,7 +6,7 @@ import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,23 +28,22 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data"
 @pytest.fixture(scope="module")
 def reward_folders(make_energy_model, make_policy, tokenizer, tmp_path_factory) -> dict[str, str]:
     """Kind of PRM -> REWARD as `repirl judge` takes it: the saved kinds as folders, the others by name."""
-    from repirl.rewards.artifact import RewardContract
     from repirl.rewards.energy import save_energy
-    from repirl.rewards.load import NULLS
+    from repirl.rewards.load import KINDS as SAVED_KINDS
+    from repirl.rewards.load import NAMED
 
     folder = tmp_path_factory.mktemp("run") / "reward"
     save_energy(folder, make_energy_model(3, base_measure=1.0), tokenizer, contract(kind="energy"))
-    (kinds,) = (field.annotation for name, field in RewardContract.model_fields.items() if name == "kind")
     saved = {"energy": str(folder)}
-    assert saved.keys() == set(get_args(kinds)), "a new kind of saved reward: judge it here"
-    return saved | {name: name for name in NULLS}
+    assert saved.keys() == SAVED_KINDS.keys(), "a new kind of saved reward: judge it here"
+    return saved | {name: name for name in NAMED}
 
 
 def contract(**changes: Any):
     from repirl.rewards.artifact import RewardContract
 
     fields = {"kind": "energy", "method": "test", "step_separator": "\n", "template": "plain", "step_aggregation": "mean"}
-    fields |= {"solution_aggregation": "mean", "base_digest": "a", "training_digest": "b"}
+    fields |= {"base_digest": "a", "training_digest": "b"}
     return RewardContract(**{**fields, **changes})
 
 
@@ -99,15 +98,15 @@ def test_the_kinds_are_all_there_are(reward_folders):
     """Every concrete process reward that can be had by name is judged below."""
     from repirl.rewards import load as reward_loading
     from repirl.rewards import nulls
-    from repirl.rewards.base import ProcessReward
+    from repirl.rewards.base import StepReward
 
     assert tuple(reward_folders) == KINDS
     known = {
         kind.name
         for _, kind in inspect.getmembers(nulls, inspect.isclass)
-        if issubclass(kind, ProcessReward) and not inspect.isabstract(kind) and not kind.__name__.startswith("_")
+        if issubclass(kind, StepReward) and not inspect.isabstract(kind) and kind.__module__ == nulls.__name__
     }
-    assert known == set(reward_loading.NULLS)
+    assert known | {"confidence"} == set(reward_loading.NAMED)  # confidence is an energy model
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -250,15 +249,15 @@ def test_given_steps_are_scored_as_the_rollout_was(make_rollout, reward_folders)
     assert np.ptp(expected) > 0
 
 
-def test_the_contract_decides_separator_suffix_and_scale(make_energy_model, tokenizer, tmp_path: Path):
+def test_the_contract_decides_separator_and_suffix(make_energy_model, tokenizer, tmp_path: Path):
     from repirl.evals.step_scoring import as_group, score_solutions
     from repirl.rewards.energy import save_energy
     from repirl.rewards.load import LoadOptions, load_reward
 
     model = make_energy_model(1)
     save_energy(tmp_path / "plain", model, tokenizer, contract(step_separator=" ; "))
-    save_energy(tmp_path / "run" / "reward", model, tokenizer, contract(step_separator=" ; ", shift=2.0, scale=4.0))
-    plain, scaled = (load_reward(str(tmp_path / name), LoadOptions()) for name in ("plain", "run"))
+    save_energy(tmp_path / "run" / "reward", model, tokenizer, contract(step_separator=" ; "))
+    plain, inside = (load_reward(str(tmp_path / name), LoadOptions()) for name in ("plain", "run"))
     one = LabelledSolution("s", "p", ("a;", "b ; c", "d"), (1.0, 1.0, 0.0))
     assert as_group(plain, one).rollouts[0].text == "a; ; b c ; d"
     assert as_group(plain, one).problem.prompt == "p\n"
@@ -267,8 +266,9 @@ def test_the_contract_decides_separator_suffix_and_scale(make_energy_model, toke
     assert as_group(trained, one).problem.prompt == "p\nReason."
     assert as_group(trained, one, " Think.\n").problem.prompt == "p Think.\n"
     assert as_group(trained, replace(one, source="arith")).problem.prompt == "p\n"
-    (a,), (b,) = (score_solutions(loaded, [one]) for loaded in (plain, scaled))
-    assert np.allclose((a.scores - 2) / 4, b.scores, atol=1e-5)
+    (a,), (b,) = (score_solutions(loaded, [one]) for loaded in (plain, inside))
+    assert a.scores.tolist() == b.scores.tolist()
+    assert len(a.scores) == 3
 
 
 def test_what_is_too_long_is_unscored_and_wrong(reward_folders):

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
 from repirl.learn import inverse_rl
 from repirl.learn.diagnostics import reward_diagnostics, shortcut_scores
-from repirl.learn.gradient import gradient_step
+from repirl.learn.gradient import gradient_step, row_logprobs
 from repirl.learn.inverse_rl import InverseRL
 from repirl.learn.irl import IRLConfig
 from repirl.learn.supervised import negative_log_likelihood
@@ -356,6 +357,58 @@ def test_a_base_measure_starts_as_the_policys_own_logprobs(make_policy, make_ene
         found = score_rows(model, rows)
         for reward_T, head_T, base_T in zip(found, score_rows(head, rows), start, strict=True):
             assert torch.allclose(reward_T, head_T + base_T, atol=1e-5)
+
+
+def small_model(kind: str, **settings: Any):
+    """A random causal LM of another architecture, its logits spread widely enough for a cap to matter."""
+    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = AutoConfig.for_model(kind, **sizes, **heads, **settings)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model: Any = AutoModelForCausalLM.from_config(config).eval()
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "has_head"),
+    [
+        ("gemma2", {"final_logit_softcapping": 2.0}, True),
+        ("gemma3_text", {"final_logit_softcapping": 2.0}, False),
+        ("cohere", {"logit_scale": 0.25}, False),
+        ("granite", {"logits_scaling": 4.0, "tie_word_embeddings": True}, False),
+        ("qwen3", {"tie_word_embeddings": True}, True),
+    ],
+)
+def test_log_probabilities_and_base_measure_respect_caps_and_scales(kind, settings, has_head):
+    """They are those of the model's own forward pass, not of its bare output layer."""
+    policy = small_model(kind, **settings)
+    row = TokenRow([5, 6], [7, 8, 9, 10, 11])
+    with torch.no_grad():
+        logits = policy(input_ids=torch.tensor([[5, 6, 7, 8, 9, 10, 11]])).logits[0, 1:-1].float()
+    own = torch.log_softmax(logits, -1)[range(5), [7, 8, 9, 10, 11]]
+    assert torch.allclose(row_logprobs(policy, [row])[0], own, atol=1e-5)
+    if has_head:
+        assert torch.allclose(score_rows(energy_from_policy(policy, base_measure=0.5), [row])[0], 0.5 * own, atol=1e-5)
+    else:
+        with pytest.raises(UserError, match="no token-level head"):
+            energy_from_policy(policy, base_measure=0.5)
+
+
+def test_logits_changed_in_an_unknown_way_are_refused_as_base_measure():
+    policy = small_model("qwen3", tie_word_embeddings=True)
+    forward = policy.forward
+
+    def squashed(*args: Any, **inputs: Any):
+        out = forward(*args, **inputs)
+        out.logits = out.logits / 7
+        return out
+
+    policy.forward = squashed
+    with pytest.raises(UserError, match=r"does not fit.*qwen3"):
+        energy_from_policy(policy, base_measure=1.0)
 
 
 def test_the_head_can_learn_at_its_own_rate(make_policy, tokenizer, make_groups):

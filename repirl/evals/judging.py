@@ -135,7 +135,7 @@ def _judge_one(
     tuning = judged.tuning if rule.kind == "tuned" else ()
     inside = {_key(one) for one in judged.solutions}
     outside = [one for one in tuning if _key(one) not in inside]
-    tokens_before = loaded.reward.scored_tokens
+    tokens_before = loaded.reward.budget.scored_tokens
     scored = score_solutions(loaded, [*judged.solutions, *outside], prompt_suffix, on_progress)
     pairs = list(zip([*judged.solutions, *outside], scored, strict=True))
     by_key = {_key(one): steps for one, steps in pairs}
@@ -145,7 +145,7 @@ def _judge_one(
         rule,
         pairs[: len(judged.solutions)],
         [(one, by_key[_key(one)]) for one in tuning],
-        loaded.reward.scored_tokens - tokens_before,
+        loaded.reward.budget.scored_tokens - tokens_before,
     )
 
 

@@ -26,7 +26,7 @@ from repirl.errors import UserError
 from repirl.precision import lowered
 from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, write_contract
 from repirl.rewards.base import ModelReward
-from repirl.rollouts.batching import TokenBatch, hidden_states
+from repirl.rollouts.batching import TokenBatch, TokenRow, adjusted_logits, hidden_states, pad_batch
 
 
 class EnergyReward(ModelReward):
@@ -66,7 +66,25 @@ def energy_from_policy(policy, *, layers: int | None = None, base_measure: float
     if getattr(policy, "is_gradient_checkpointing", False):
         model.gradient_checkpointing_enable({"use_reentrant": False})
     parameter = next(policy.parameters())
-    return model.to(device=parameter.device, dtype=parameter.dtype)
+    model = model.to(device=parameter.device, dtype=parameter.dtype)
+    if base_measure and layers is None:
+        _check_base_measure(policy, model)
+    return model
+
+
+@torch.no_grad()
+def _check_base_measure(policy, model) -> None:
+    """UserError if the fresh model's reward of a probe is not kappa times the policy's own log-probability.
+
+    So an architecture that changes its logits in a way that `adjusted_logits` does not know is refused, not misread.
+    """
+    device = next(policy.parameters()).device
+    probe = pad_batch([TokenRow([0, 1], list(range(2, min(10, policy.config.vocab_size))))], 0, device)
+    logits = policy(input_ids=probe.ids_BT, use_cache=False).logits[0].float()
+    own_N = functional.log_softmax(logits[1:-1], -1).gather(1, probe.ids_BT[0, 2:, None])[:, 0]
+    found_N = token_rewards(model.eval(), probe) / model.config.repirl_base_measure
+    if not torch.allclose(found_N, own_N, atol=0.05, rtol=0.01):
+        raise UserError("a base measure does not fit this architecture's logits", policy.config.model_type, "set base_measure=0")
 
 
 def token_rewards(model, batch: TokenBatch) -> Tensor:
@@ -79,7 +97,8 @@ def token_rewards(model, batch: TokenBatch) -> Tensor:
             return rewards_N
         # The token at position t is predicted at t - 1.
         before_NH = hidden_BTH[:, :-1][batch.response_mask_BT[:, 1:]]
-        logits_NV = functional.linear(before_NH, model.get_input_embeddings().weight).float()
+        logits_NV = functional.linear(before_NH, model.get_input_embeddings().weight)
+    logits_NV = adjusted_logits(model.config, logits_NV.float())
     targets_N = batch.ids_BT[batch.response_mask_BT]
     return rewards_N - base_measure * functional.cross_entropy(logits_NV, targets_N, reduction="none")
 

@@ -141,9 +141,20 @@ def hidden_states(backbone: torch.nn.Module, batch: TokenBatch) -> Tensor:
     return backbone(input_ids=batch.ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False).last_hidden_state
 
 
-def _rescales_logits(config) -> bool:
-    """True for architectures that change logits after the output layer (soft caps, scales)."""
-    return any(getattr(config, key, None) for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
+def adjusted_logits(config, logits: Tensor) -> Tensor:
+    """What an architecture still does to its output layer's logits: caps (Gemma) and scales (Cohere, Granite, Falcon-H1).
+
+    The names are those of transformers' configs, the order that of their forward passes.
+    """
+    if scale := getattr(config, "logit_scale", None):
+        logits = logits * scale
+    if multiplier := getattr(config, "lm_head_multiplier", None):
+        logits = logits * multiplier
+    if scaling := getattr(config, "logits_scaling", None):
+        logits = logits / scaling
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = torch.tanh(logits / cap) * cap
+    return logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +172,9 @@ def token_logprobs(model, batch: TokenBatch, temperature: float = 1.0, *, with_e
     """
     before_BT = batch.response_mask_BT[:, 1:]
     with lowered(batch.ids_BT.device.type):
-        if _rescales_logits(model.config):
-            logits = model(input_ids=batch.ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False).logits
-            logits_NV = logits[:, :-1][before_BT]
-        else:
-            hidden = hidden_states(model.base_model, batch)
-            logits_NV = model.get_output_embeddings()(hidden[:, :-1][before_BT])
-    logits_NV = logits_NV.float()
+        hidden = hidden_states(model.base_model, batch)
+        logits_NV = model.get_output_embeddings()(hidden[:, :-1][before_BT])
+    logits_NV = adjusted_logits(model.config, logits_NV.float())
     if temperature != 1.0:
         logits_NV = logits_NV / temperature
     targets_N = batch.ids_BT[:, 1:][before_BT]
