@@ -379,6 +379,7 @@ def small_model(kind: str, **settings: Any):
         ("gemma3_text", {"final_logit_softcapping": 2.0}, False),
         ("cohere", {"logit_scale": 0.25}, False),
         ("granite", {"logits_scaling": 4.0, "tie_word_embeddings": True}, False),
+        ("hyperclovax", {"logits_scaling": 0.25, "tie_word_embeddings": True}, False),
         ("qwen3", {"tie_word_embeddings": True}, True),
     ],
 )
@@ -409,6 +410,10 @@ def test_logits_changed_in_an_unknown_way_are_refused_as_base_measure():
     policy.forward = squashed
     with pytest.raises(UserError, match=r"does not fit.*qwen3"):
         energy_from_policy(policy, base_measure=1.0)
+    # The policy's own log-probabilities then come from its whole forward pass.
+    with torch.no_grad():
+        own = torch.log_softmax(policy(input_ids=torch.tensor([[5, 6, 7]])).logits[0, 1], -1)[7]
+    assert row_logprobs(policy, [TokenRow([5, 6], [7])])[0].item() == pytest.approx(own.item(), abs=1e-5)
 
 
 def test_the_head_can_learn_at_its_own_rate(make_policy, tokenizer, make_groups):

@@ -84,7 +84,8 @@ def _check_base_measure(policy, model) -> None:
     own_N = functional.log_softmax(logits[1:-1], -1).gather(1, probe.ids_BT[0, 2:, None])[:, 0]
     found_N = token_rewards(model.eval(), probe) / model.config.repirl_base_measure
     if not torch.allclose(found_N, own_N, atol=0.05, rtol=0.01):
-        raise UserError("a base measure does not fit this architecture's logits", policy.config.model_type, "set base_measure=0")
+        kind = policy.config.model_type
+        raise UserError("a base measure does not fit this architecture's logits", kind, "set irl.base_measure=0")
 
 
 def token_rewards(model, batch: TokenBatch) -> Tensor:
@@ -97,10 +98,10 @@ def token_rewards(model, batch: TokenBatch) -> Tensor:
             return rewards_N
         # The token at position t is predicted at t - 1.
         before_NH = hidden_BTH[:, :-1][batch.response_mask_BT[:, 1:]]
-        logits_NV = functional.linear(before_NH, model.get_input_embeddings().weight)
-    logits_NV = adjusted_logits(model.config, logits_NV.float())
+        # In the precision of the output layer, as the language model itself does it.
+        logits_NV = adjusted_logits(model.config, functional.linear(before_NH, model.get_input_embeddings().weight))
     targets_N = batch.ids_BT[batch.response_mask_BT]
-    return rewards_N - base_measure * functional.cross_entropy(logits_NV, targets_N, reduction="none")
+    return rewards_N - base_measure * functional.cross_entropy(logits_NV.float(), targets_N, reduction="none")
 
 
 def save_energy(folder: Path, model, tokenizer, contract: RewardContract) -> None:

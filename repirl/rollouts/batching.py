@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -142,19 +143,45 @@ def hidden_states(backbone: torch.nn.Module, batch: TokenBatch) -> Tensor:
 
 
 def adjusted_logits(config, logits: Tensor) -> Tensor:
-    """What an architecture still does to its output layer's logits: caps (Gemma) and scales (Cohere, Granite, Falcon-H1).
+    """What an architecture's forward pass still does to the logits of its output layer: caps and scales.
 
-    The names are those of transformers' configs, the order that of their forward passes.
+    A key alone does not say it: `logits_scaling` divides in Granite and multiplies in HyperCLOVA X, and MPT has a
+    `logit_scale` that it ignores (transformers 5.19).
     """
-    if scale := getattr(config, "logit_scale", None):
+    config = config.get_text_config()
+    kind, get = config.model_type, lambda key: getattr(config, key, None)
+    if kind.startswith("cohere") and (scale := get("logit_scale")) is not None:
         logits = logits * scale
-    if multiplier := getattr(config, "lm_head_multiplier", None):
-        logits = logits * multiplier
-    if scaling := getattr(config, "logits_scaling", None):
-        logits = logits / scaling
-    if cap := getattr(config, "final_logit_softcapping", None):
-        logits = torch.tanh(logits / cap) * cap
+    if (scale := get("lm_head_multiplier")) is not None:
+        logits = logits * scale
+    if (scale := get("logits_scaling")) is not None:
+        logits = logits * scale if kind == "hyperclovax" else logits / scale
+    for cap_key in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap"):
+        if (cap := get(cap_key)) is not None:
+            logits = torch.tanh(logits / cap) * cap
     return logits
+
+
+_PLAIN_HEADS: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def _has_known_head(model) -> bool:
+    """Whether output layer and `adjusted_logits` on the backbone's states give the model's own logits: tried once a model.
+
+    Heads with a transformation of their own, and changes that `adjusted_logits` does not know, are so found out.
+    """
+    if model not in _PLAIN_HEADS:
+        was_training = model.training
+        model.eval()
+        device = next(model.parameters()).device
+        probe = {"input_ids": torch.arange(min(8, model.config.get_text_config().vocab_size), device=device)[None]}
+        own = model(**probe, use_cache=False).logits
+        states = getattr(model.base_model(**probe, use_cache=False), "last_hidden_state", None)
+        made = None if states is None else adjusted_logits(model.config, model.get_output_embeddings()(states))
+        _PLAIN_HEADS[model] = made is not None and made.shape == own.shape and torch.allclose(made, own, rtol=1e-2, atol=1e-2)
+        model.train(was_training)
+    return _PLAIN_HEADS[model]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,13 +195,18 @@ class TokenLogprobs:
 def token_logprobs(model, batch: TokenBatch, temperature: float = 1.0, *, with_entropy: bool = False) -> TokenLogprobs:
     """Float32 log-probabilities of the completion tokens at a temperature; entropy is empty unless asked for.
 
-    The output layer runs on completion positions only. The token at position t is predicted at t - 1.
+    The output layer runs on completion positions only (on all, where it is none that we know). The token at position t is
+    predicted at t - 1.
     """
     before_BT = batch.response_mask_BT[:, 1:]
     with lowered(batch.ids_BT.device.type):
-        hidden = hidden_states(model.base_model, batch)
-        logits_NV = model.get_output_embeddings()(hidden[:, :-1][before_BT])
-    logits_NV = adjusted_logits(model.config, logits_NV.float())
+        if _has_known_head(model):
+            hidden = hidden_states(model.base_model, batch)
+            logits_NV = adjusted_logits(model.config, model.get_output_embeddings()(hidden[:, :-1][before_BT]))
+        else:
+            logits = model(input_ids=batch.ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False).logits
+            logits_NV = logits[:, :-1][before_BT]
+    logits_NV = logits_NV.float()
     if temperature != 1.0:
         logits_NV = logits_NV / temperature
     targets_N = batch.ids_BT[:, 1:][before_BT]
