@@ -94,6 +94,7 @@ def summary(result: RunResult) -> dict[str, Any]:
         "diagnostics": numbers
         | {
             "best_step": result.chosen_step,
+            "start_validation_accuracy": result.accuracy_at(0),
             "best_validation_accuracy": result.accuracy_at(result.chosen_step),
             "last_validation_accuracy": result.accuracy_at(result.last_step),
         },
