@@ -16,11 +16,11 @@ from repirl.errors import UserError
 from repirl.evals.compare import OtherRun, differences, other_from_file
 from repirl.evals.policy import EvalProtocol
 from repirl.evals.report import build_report
-from repirl.evals.stored import StoredSamples, samples_file
 from repirl.paths import CHECKOUT_DIR
 from repirl.records import store
 from repirl.records.build import new_record
 from repirl.records.schema import BasePolicy
+from repirl.rollouts.pool import SamplePool, samples_file
 from repirl.stats import paired_difference
 from repirl.tasks.benchmarks import Benchmark, load_benchmark
 from repirl.types import Budget, Outcome, Problem, Report, SampleRow
@@ -62,7 +62,7 @@ def keep(folder: Path, benchmark: Benchmark, grid: Grid, **changes: Any) -> Path
     """What `repirl eval --out` leaves."""
     fingerprint = {"policy": "d" * 64, "card": benchmark.card.digest, "data": benchmark.data_digest}
     fingerprint |= {"max_new_tokens": benchmark.max_new_tokens, "chat_template": False, "temperature": 1.0, "seed": 3}
-    kept = StoredSamples(folder, benchmark.name, fingerprint | changes)
+    kept = SamplePool(folder, benchmark.name, fingerprint | changes)
     for part, rows in samples_of(grid).items():
         kept.add(part, rows, 1.0)
     return samples_file(folder, benchmark.name)
@@ -167,7 +167,7 @@ def test_an_interrupted_run_is_refused_and_left_as_it_is(benchmark_: Benchmark, 
 def test_another_seed_may_be_compared_and_temperature_matters_to_samples_only(benchmark_: Benchmark, tmp_path: Path) -> None:
     keep(tmp_path / "seed", benchmark_, POOR, seed=8)
     assert open_other(str(tmp_path / "seed"), benchmark_, PROTOCOL).sampling["seed"] == 8
-    greedy = StoredSamples(
+    greedy = SamplePool(
         tmp_path / "greedy",
         "arith",
         {"policy": "d", "card": benchmark_.card.digest, "data": benchmark_.data_digest, "seed": 0, "temperature": 0.5}

@@ -53,6 +53,7 @@ KINDS = ("energy", "random", "constant", "length", "confidence", "oracle")
 def arith_solutions(count: int, wrong_every: int = 2) -> list[LabelledSolution]:
     """Exact solutions of test problems; in every second one a line's number is changed. Labels are the checker's."""
     from repirl.evals.judged_sets import label_arith
+    from repirl.grading.dispatch import grade_rollouts
 
     problems = arith.problems("test", count, levels=(3, 4, 5))
     texts = []
@@ -62,7 +63,7 @@ def arith_solutions(count: int, wrong_every: int = 2) -> list[LabelledSolution]:
             at = i % len(lines)
             lines[at] = lines[at] + "+1" if at < len(lines) - 1 else "\\boxed{1234}"
         texts.append("\n".join(lines))
-    return label_arith(problems, texts)
+    return label_arith(problems, texts, [verdict.outcome for verdict in grade_rollouts(problems, texts)])
 
 
 def arith_set(count: int = 24, **changes: Any):

@@ -107,9 +107,9 @@ def make_trial(
     engine = TorchEngine(model, tokenizer)
     demos = {p.id: tuple(arith.demonstrations(p, 2)) for p in PROBLEMS}
     data = LoopData(PROBLEMS[:5], demos if method == "repirl" else {})
-    collector = Collector(tokenizer, engine, grader, config.sampling)
+    collector = Collector(tokenizer, engine, grader, config.sampling.decoding)
     learner = PolicyGradient(model, collector, data, reward, LeaveOneOut(config.credit), config, seed, **extra)
-    validator = Validator(Collector(tokenizer, engine, grader, config.sampling), PROBLEMS[5:], config.validation, seed)
+    validator = Validator(Collector(tokenizer, engine, grader, config.sampling.decoding), PROBLEMS[5:], config.validation, seed)
     return Trial(learner, RunFolder(folder, {"method": method}), validator, config, on_step)
 
 

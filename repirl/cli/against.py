@@ -21,8 +21,8 @@ def open_other(run: str, benchmark: Benchmark, protocol: EvalProtocol) -> OtherR
     """
     from repirl.errors import UserError
     from repirl.evals.compare import check_comparable, obstacle, other_from_file
-    from repirl.evals.stored import samples_file
     from repirl.records.store import RECORD_FILE, load
+    from repirl.rollouts.pool import samples_file
 
     path = Path(run)
     kept = samples_file(path, benchmark.name)

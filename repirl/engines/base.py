@@ -18,7 +18,7 @@ class SamplingParams:
 
     `top_p` < 1 and `top_k` > 0 truncate the distribution; log-probabilities are of the truncated one.
     `stop` strings end a completion; the matched string stays in the text. `seed` is the run's seed: each
-    (seed, problem id, sample index) has its own random stream.
+    (seed, stream, sample index) has its own random stream (see `Request`).
     """
 
     max_new_tokens: int
@@ -41,12 +41,26 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt, to be continued `num_samples` times. `first_sample` numbers the first of them."""
+    """One prompt, to be continued `num_samples` times. `first_sample` numbers the first of them.
+
+    `stream` names its random numbers; None: the problem's id. `max_new_tokens` is a lower limit of its own.
+    """
 
     problem_id: str
     prompt_ids: tuple[int, ...]
     num_samples: int = 1
     first_sample: int = 0
+    stream: str | None = None
+    max_new_tokens: int | None = None
+
+    @property
+    def stream_name(self) -> str:
+        """What its random numbers depend on, beside seed and sample index."""
+        return self.problem_id if self.stream is None else self.stream
+
+    def limit(self, params: SamplingParams) -> int:
+        """Most new tokens of one of its completions."""
+        return params.max_new_tokens if self.max_new_tokens is None else min(params.max_new_tokens, self.max_new_tokens)
 
 
 class Engine(Protocol):

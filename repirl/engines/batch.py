@@ -29,6 +29,7 @@ class Unit:
 
     request: int
     problem_id: str
+    stream: str
     prompt_ids: tuple[int, ...]
     first_sample: int
     count: int
@@ -131,7 +132,7 @@ class Batch:
         seat = self._free_seats.pop()
         self._seat_unit[seat], self._seat_sample[seat] = unit, sample_index
         if self._params.temperature > 0:
-            self._uniforms.take(seat, self._params.seed, unit.problem_id, sample_index)
+            self._uniforms.take(seat, self._params.seed, unit.stream, sample_index)
         return seat
 
     def step(self) -> list[Finished]:

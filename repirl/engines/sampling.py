@@ -85,7 +85,7 @@ def _choose(logits: Tensor, params: SamplingParams, uniforms: Tensor | None) -> 
 
 
 class UniformStreams:
-    """Uniform numbers in [0, 1), float64, one independent stream per (seed, problem id, sample index).
+    """Uniform numbers in [0, 1), float64, one independent stream per (seed, name, sample index).
 
     Streams sit in `seats`; `draw` gives the number at each seat's own position, so who else is present does not matter.
     """
@@ -94,9 +94,9 @@ class UniformStreams:
         self._block = np.zeros((num_seats, UNIFORMS_PER_DRAW))
         self._generators: dict[int, np.random.Generator] = {}
 
-    def take(self, seat: int, seed: int, problem_id: str, sample_index: int) -> None:
+    def take(self, seat: int, seed: int, name: str, sample_index: int) -> None:
         """Puts a fresh stream in a seat."""
-        self._generators[seat] = rng.stream(seed, "sample", problem_id, sample_index)
+        self._generators[seat] = rng.stream(seed, "sample", name, sample_index)
 
     def draw(self, seats: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Uniforms [B] for `seats` [B] at token `positions` [B]; a seat's positions are 0, 1, 2, ... call by call."""

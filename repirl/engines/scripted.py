@@ -59,15 +59,16 @@ class ScriptedEngine:
         if ends:
             text = text[: min(ends)]
         token_ids = encode(text) if ends else (*encode(text), END)
-        cut = len(token_ids) > params.max_new_tokens
-        token_ids = token_ids[: params.max_new_tokens]
+        limit = request.limit(params)
+        cut = len(token_ids) > limit
+        token_ids = token_ids[:limit]
         return Rollout(
             problem_id=request.problem_id,
             sample_index=sample_index,
             prompt_ids=tuple(request.prompt_ids),
             token_ids=np.array(token_ids, dtype=np.int64),
             logprobs=self._logprobs(request.prompt_ids, token_ids),
-            text=text[: params.max_new_tokens],
+            text=text[:limit],
             finish_reason="length" if cut else "stop",
             temperature=params.temperature,
         )

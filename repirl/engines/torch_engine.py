@@ -118,9 +118,8 @@ class TorchEngine:
         return max(1, min(self.max_batch_rows, tokens // longest))
 
     def _max_new_tokens(self, request: Request, params: SamplingParams) -> int:
-        if self.max_length is None:
-            return params.max_new_tokens
-        return min(params.max_new_tokens, self.max_length - len(request.prompt_ids))
+        limit = request.limit(params)
+        return limit if self.max_length is None else min(limit, self.max_length - len(request.prompt_ids))
 
     def _longest(self, request: Request, params: SamplingParams) -> int:
         return len(request.prompt_ids) + self._max_new_tokens(request, params)
@@ -132,6 +131,7 @@ class TorchEngine:
             yield Unit(
                 request=index,
                 problem_id=request.problem_id,
+                stream=request.stream_name,
                 prompt_ids=tuple(request.prompt_ids),
                 first_sample=request.first_sample + start,
                 count=min(limit, request.num_samples - start),

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Literal
 
 from repirl.config import digest_of
-from repirl.engines.base import Request, SamplingParams
+from repirl.engines.base import SamplingParams
 from repirl.engines.loading import load_policy
 from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
 from repirl.rng import seed_for, stream
-from repirl.rollouts.prompts import encode_prompt
+from repirl.rollouts.collect import Collector, Decoding
+from repirl.rollouts.pool import SamplePool
 from repirl.tasks import arith
 from repirl.tasks.prm_benchmarks import PRMCard, load_prmbench, load_processbench, prm_cards, subset_of
 from repirl.tasks.step_labels import LabelledSolution, StepFormat, read_labelled
-from repirl.types import Problem
+from repirl.types import Outcome, Problem, SampleRow
 
 ARITH_PROBLEMS = 240
 ARITH_SAMPLES = 2
@@ -52,7 +53,7 @@ class JudgedSet:
 class SetOptions:
     """`limit`: that many solutions of each subset, drawn with `seed`, as files may be sorted by label.
 
-    `solver` is the policy that wrote the solutions of `arith`.
+    `solver` is the policy that wrote the solutions of `arith`; they are kept in `pool_folder` (None: in memory only).
     """
 
     data_dir: Path | None = None
@@ -61,6 +62,7 @@ class SetOptions:
     solver: str = "tiny"
     seed: int = 0
     with_tuning: bool = True
+    pool_folder: Path | None = None
 
 
 def natural_separator(name: str) -> str:
@@ -146,26 +148,27 @@ def _sampled(split: str, options: SetOptions) -> tuple[list[LabelledSolution], i
     count = ARITH_PROBLEMS if options.limit is None else min(ARITH_PROBLEMS, options.limit)
     problems = arith.problems(split, count)
     policy = load_policy(options.solver)
-    requests = [Request(p.id, encode_prompt(policy.tokenizer, p.prompt), ARITH_SAMPLES) for p in problems]
-    params = SamplingParams(_ARITH_MAX_NEW_TOKENS, seed=seed_for(options.seed, "judge", split))
-    groups = TorchEngine(policy.model, policy.tokenizer).generate(requests, params)
-    texts = [
-        (problem, text)
-        for problem, group in zip(problems, groups, strict=True)
-        for text in dict.fromkeys(r.text for r in group if r.finish_reason == "stop" and r.text.strip())
-    ]
-    solutions = label_arith([p for p, _ in texts], [text for _, text in texts])
-    return solutions[: options.limit], sum(map(len, groups)) - len(texts)
+    decoding = Decoding(SamplingParams(_ARITH_MAX_NEW_TOKENS))
+    collector = Collector(policy.tokenizer, TorchEngine(policy.model, policy.tokenizer), grade_rollouts, decoding)
+    pool = SamplePool(options.pool_folder, f"judge-{split}", {"policy": policy.digest, "seed": options.seed})
+    pool.fill(split, collector, problems, ARITH_SAMPLES, seed_for(options.seed, "judge", split))
+    rows = [(problem, row) for problem in problems for row in pool.rows(split, problem.id)]
+    finished = [(problem, row) for problem, row in rows if row.outcome != "truncated" and row.text.strip()]
+    first: dict[tuple[str, str], tuple[Problem, SampleRow]] = {}
+    for problem, row in finished:
+        first.setdefault((problem.id, row.text), (problem, row))
+    distinct = list(first.values())
+    solutions = label_arith([p for p, _ in distinct], [row.text for _, row in distinct], [row.outcome for _, row in distinct])
+    return solutions[: options.limit], len(rows) - len(distinct)
 
 
-def label_arith(problems: Sequence[Problem], texts: Sequence[str]) -> list[LabelledSolution]:
-    """Finished solutions of `arith` problems with the exact checker's label of every line; blank lines are no steps.
+def label_arith(problems: Sequence[Problem], texts: Sequence[str], outcomes: Sequence[Outcome]) -> list[LabelledSolution]:
+    """Finished and graded solutions of `arith` problems with the exact checker's label of every line; blank lines are no steps.
 
     After the first wrong line a label says nothing (there is no right line after a wrong state), so it is None.
     """
-    verdicts = grade_rollouts(list(problems), list(texts))
     found = []
-    for i, (problem, text, verdict) in enumerate(zip(problems, texts, verdicts, strict=True)):
+    for i, (problem, text, outcome) in enumerate(zip(problems, texts, outcomes, strict=True)):
         steps = tuple(line for line in text.split("\n") if line.strip())
         right = arith.check_steps(problem.source, "\n".join(steps))
         alive = right.index(False) + 1 if False in right else len(right)
@@ -177,7 +180,7 @@ def label_arith(problems: Sequence[Problem], texts: Sequence[str]) -> list[Label
                 steps=steps,
                 labels=labels,
                 subset=arith.FAMILY,
-                final_answer_correct=verdict.outcome == "correct" if verdict.outcome != "ungraded" else None,
+                final_answer_correct=outcome == "correct" if outcome != "ungraded" else None,
                 source=problem.source,
                 cluster=problem.id,
             )

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from repirl.config import Config
-from repirl.engines.base import Engine, Request, SamplingParams
+from repirl.engines.base import Engine, SamplingParams
 from repirl.errors import UserError
 from repirl.evals.report import build_report, metrics_of
-from repirl.evals.stored import StoredSamples
 from repirl.grading.dispatch import check_ungraded, grade_rollouts
 from repirl.rng import seed_for
-from repirl.rollouts.prompts import encode_prompt
+from repirl.rollouts.collect import Collector, Decoding, Grader, OnProgress
+from repirl.rollouts.pool import CHUNK_ROWS, SamplePool
 from repirl.tasks.benchmarks import Benchmark
-from repirl.types import Problem, Report, Rollout, SampleRow, Verdict
+from repirl.types import Problem, Report, Verdict
 
 if TYPE_CHECKING:
     from repirl.engines.loading import LoadedPolicy
 
 GREEDY, SAMPLED = "greedy", "sampled"
-CHUNK_ROWS = 512
-# With fewer completions one failure of the grader would pass the limit.
-_ROWS_BEFORE_STOPPING = 200
-
-OnProgress = Callable[[int, int], None]
 
 
 class EvalProtocol(Config):
@@ -76,12 +69,11 @@ def evaluate_policy(
 ) -> Report:
     """Samples, grades, and reports.
 
-    The same protocol gives the same samples whatever `chunk_rows` and the order of problems: each problem and sample
-    has its own random stream. In `folder`, samples are stored as they come; a later call with the same policy, data
-    and sampling settings takes them from there (also with more samples or another `limit`), and grades those again
-    that could not be graded. `policy.digest` must be that of the weights for this to be right.
-    `on_progress(done, total)` counts completions. `engine` defaults to a TorchEngine over the policy. `metrics` are
-    reported besides those of the protocol (names as in `evals.metrics`).
+    The same protocol gives the same samples whatever `chunk_rows` and the order of problems. In `folder`, samples are
+    stored as they come; a later call with the same policy, data and sampling settings takes them from there (also with more
+    samples or another `limit`). `policy.digest` must be that of the weights for this to be right. `on_progress(done, total)`
+    counts completions. `engine` defaults to a TorchEngine over the policy. `metrics` are reported besides those of the
+    protocol (names as in `evals.metrics`).
 
     Raises UserError for an empty benchmark, an empty protocol, a metric that does not fit it or a folder of another
     evaluation; GradingFault if more than `ungraded_limit` of the completions could not be graded.
@@ -91,129 +83,60 @@ def evaluate_policy(
     if not problems:
         raise UserError("the benchmark has no problems", benchmark.name)
     metrics_of(protocol, benchmark, metrics)  # before anything is sampled
-    max_new_tokens = protocol.max_new_tokens or benchmark.max_new_tokens
-    sampled_with = {
-        "policy": policy.digest,
-        "card": benchmark.card.digest,
-        "data": benchmark.data_digest,
-        "max_new_tokens": max_new_tokens,
-        "chat_template": protocol.chat_template,
-        "temperature": protocol.temperature,
-        "seed": protocol.seed,
-    }
-    if policy.dtype != "float32":
-        sampled_with["dtype"] = policy.dtype
-    store = StoredSamples(folder, benchmark.name, sampled_with)
-    grader = _Grader(benchmark, allow_weak_sandbox)
     if engine is None:
         from repirl.engines.torch_engine import TorchEngine
 
         engine = TorchEngine(policy.model, policy.tokenizer)
-    total = sum(protocol.parts().values()) * len(problems)
-    done = 0
-    for part, count in protocol.parts().items():
-        params = SamplingParams(
-            max_new_tokens,
-            0.0 if part == GREEDY else protocol.temperature,
-            stop=benchmark.stop,
-            seed=seed_for(protocol.seed, "evaluation"),
+    pool = SamplePool(folder, benchmark.name, sampled_with(policy, benchmark, protocol))
+    grader = benchmark_grader(benchmark, allow_weak_sandbox)
+    parts = protocol.parts()
+    total, before = sum(parts.values()) * len(problems), 0
+    for part, count in parts.items():
+        shown = None if on_progress is None else lambda done, _, base=before: on_progress(base + done, total)
+        # The pool has the limit: a chunk can be too small for one of its own.
+        decoding = Decoding(_params(part, benchmark, protocol), protocol.chat_template, ungraded_limit=None)
+        pool.fill(
+            part,
+            Collector(policy.tokenizer, engine, grader, decoding),
+            problems,
+            count,
+            seed_for(protocol.seed, "evaluation"),
+            chunk_rows=chunk_rows,
+            ungraded_limit=ungraded_limit,
+            on_progress=shown,
         )
-        _grade_again(store, part, problems, grader)
-        done += sum(min(count, len(store.rows(part, p.id))) for p in problems)
-        for chunk in _chunks(store, part, problems, count, chunk_rows):
-            started = time.monotonic()
-            requests = [
-                Request(p.id, encode_prompt(policy.tokenizer, p.prompt, chat=protocol.chat_template), n, first)
-                for p, n, first in chunk
-            ]
-            base = done
-            report = None if on_progress is None else lambda rows, _, base=base: on_progress(base + rows, total)
-            groups = engine.generate(requests, params, report)
-            flat = [(p, rollout) for (p, _, _), group in zip(chunk, groups, strict=True) for rollout in group]
-            store.add(part, grader.rows(flat), time.monotonic() - started)
-            done += len(flat)
-            seen = [row for p in problems for row in store.rows(part, p.id)]
-            if len(seen) >= _ROWS_BEFORE_STOPPING:
-                check_ungraded(_verdicts(seen), ungraded_limit)
-    samples = {
-        part: tuple(row for p in problems for row in store.rows(part, p.id)[:count]) for part, count in protocol.parts().items()
+        before += count * len(problems)
+    samples = {part: tuple(row for p in problems for row in pool.rows(part, p.id)[:n]) for part, n in parts.items()}
+    check_ungraded([Verdict(row.outcome, row.reason) for rows in samples.values() for row in rows], ungraded_limit)
+    return build_report(benchmark, protocol, samples, wall_s=pool.wall_s, metrics=metrics)
+
+
+def sampled_with(policy: LoadedPolicy, benchmark: Benchmark, protocol: EvalProtocol) -> dict[str, Any]:
+    """What a pool of this evaluation's samples is bound to."""
+    fingerprint = {
+        "policy": policy.digest,
+        "card": benchmark.card.digest,
+        "data": benchmark.data_digest,
+        "max_new_tokens": protocol.max_new_tokens or benchmark.max_new_tokens,
+        "chat_template": protocol.chat_template,
+        "temperature": protocol.temperature,
+        "seed": protocol.seed,
     }
-    check_ungraded([v for rows in samples.values() for v in _verdicts(rows)], ungraded_limit)
-    return build_report(benchmark, protocol, samples, wall_s=store.wall_s, metrics=metrics)
+    return fingerprint if policy.dtype == "float32" else fingerprint | {"dtype": policy.dtype}
 
 
-def cut_at_stop(text: str, stop: Sequence[str]) -> str:
-    """The completion up to its first stop string, which lm-eval leaves out before it grades."""
-    for term in stop:
-        if term:
-            text = text.split(term)[0]
-    return text
+def _params(part: str, benchmark: Benchmark, protocol: EvalProtocol) -> SamplingParams:
+    temperature = 0.0 if part == GREEDY else protocol.temperature
+    return SamplingParams(protocol.max_new_tokens or benchmark.max_new_tokens, temperature, stop=benchmark.stop)
 
 
-class _Grader:
-    """Rollouts to graded rows."""
+def benchmark_grader(benchmark: Benchmark, allow_weak_sandbox: bool = False) -> Grader:
+    """The benchmark's own metric where it has one (a task of lm-eval), else the problems' graders."""
 
-    def __init__(self, benchmark: Benchmark, allow_weak_sandbox: bool) -> None:
-        self.stop, self.own = benchmark.stop, benchmark.grade
-        self.allow_weak_sandbox = allow_weak_sandbox
+    def grade(problems: Sequence[Problem], completions: Sequence[str], finish_reasons: Sequence[str]) -> list[Verdict]:
+        if benchmark.grade is None:
+            return grade_rollouts(problems, completions, finish_reasons, allow_weak_sandbox=allow_weak_sandbox)
+        graded = benchmark.grade(problems, completions)
+        return [Verdict("truncated") if r == "length" else v for v, r in zip(graded, finish_reasons, strict=True)]
 
-    def rows(self, rollouts: Sequence[tuple[Problem, Rollout]]) -> list[SampleRow]:
-        texts = [cut_at_stop(rollout.text, self.stop) for _, rollout in rollouts]
-        reasons = [rollout.finish_reason for _, rollout in rollouts]
-        verdicts = self.verdicts([problem for problem, _ in rollouts], texts, reasons)
-        return [
-            SampleRow(
-                problem_id=problem.id,
-                sample_index=rollout.sample_index,
-                outcome=verdict.outcome,
-                reason=verdict.reason,
-                extracted=verdict.extracted,
-                num_tokens=len(rollout.token_ids),
-                text=text,
-                level=problem.level,
-                subject=problem.subject,
-            )
-            for (problem, rollout), text, verdict in zip(rollouts, texts, verdicts, strict=True)
-        ]
-
-    def verdicts(self, problems: Sequence[Problem], texts: Sequence[str], reasons: Sequence[str]) -> list[Verdict]:
-        if self.own is not None:
-            graded = self.own(problems, texts)
-            return [Verdict("truncated") if r == "length" else v for v, r in zip(graded, reasons, strict=True)]
-        return grade_rollouts(problems, texts, reasons, allow_weak_sandbox=self.allow_weak_sandbox)
-
-
-def _grade_again(store: StoredSamples, part: str, problems: Sequence[Problem], grader: _Grader) -> None:
-    """Stored samples without a verdict get another chance: what stopped an earlier run may have been mended."""
-    failed = [(p, row) for p in problems for row in store.rows(part, p.id) if row.outcome == "ungraded"]
-    if not failed:
-        return
-    started = time.monotonic()
-    # An output cut by the token limit has the verdict `truncated`: these all stopped by themselves.
-    verdicts = grader.verdicts([p for p, _ in failed], [row.text for _, row in failed], ["stop"] * len(failed))
-    rows = [
-        replace(row, outcome=verdict.outcome, reason=verdict.reason, extracted=verdict.extracted)
-        for (_, row), verdict in zip(failed, verdicts, strict=True)
-    ]
-    store.add(part, rows, time.monotonic() - started)
-
-
-def _chunks(
-    store: StoredSamples, part: str, problems: Sequence[Problem], count: int, chunk_rows: int
-) -> Iterator[list[tuple[Problem, int, int]]]:
-    """(problem, missing samples, index of the first missing one), about `chunk_rows` samples at a time."""
-    chunk: list[tuple[Problem, int, int]] = []
-    for problem in problems:
-        first = len(store.rows(part, problem.id))
-        if first >= count:
-            continue
-        chunk.append((problem, count - first, first))
-        if sum(n for _, n, _ in chunk) >= chunk_rows:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _verdicts(rows: Sequence[SampleRow]) -> list[Verdict]:
-    return [Verdict(row.outcome, row.reason) for row in rows]
+    return grade

@@ -58,7 +58,7 @@ def fit_learner(
 
 def make_collector(context: FitContext, sampling: SamplingConfig) -> Collector:
     """Samples from the context's policy and grades by the problems' own graders."""
-    return Collector(context.policy.tokenizer, context.engine(), grade_rollouts, sampling)
+    return Collector(context.policy.tokenizer, context.engine(), grade_rollouts, sampling.decoding)
 
 
 def run_identity(context: FitContext, config: Config, method: str, data: TrainingSet) -> dict[str, Any]:

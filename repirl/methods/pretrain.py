@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 
 from repirl.config import Config
+from repirl.engines.base import SamplingParams
 from repirl.engines.loading import folder_digest, load_policy
 from repirl.engines.tiny_model import build_model, build_tokenizer
 from repirl.engines.torch_engine import TorchEngine
@@ -25,7 +26,7 @@ from repirl.learn.updater import OptimConfig, Updater
 from repirl.methods.fitting import save_policy
 from repirl.rng import stream
 from repirl.rollouts.batching import TokenRow, padding_id
-from repirl.rollouts.collect import Collector, SamplingConfig
+from repirl.rollouts.collect import Collector, Decoding
 from repirl.rollouts.prompts import encode_solution
 from repirl.tasks import arith, minicode
 from repirl.types import Metrics, Problem
@@ -96,7 +97,7 @@ class _Accuracy(Validator):
     """Looks every `check_every` steps, once the loss is low enough for solutions to end; the last weights are the result."""
 
     def __init__(self, model, tokenizer, config: PretrainConfig) -> None:
-        collector = Collector(tokenizer, TorchEngine(model, tokenizer), grade_rollouts, SamplingConfig(max_new_tokens=192))
+        collector = Collector(tokenizer, TorchEngine(model, tokenizer), grade_rollouts, Decoding(SamplingParams(192)))
         problems = arith.problems("validation", 10 * len(arith.LEVELS))
         validation = ValidationConfig(every=config.check_every, num_problems=len(problems), samples=2, select="last")
         super().__init__(collector, problems, validation, 0)
@@ -139,7 +140,7 @@ class _Draw:
 
 def accuracy(model, tokenizer, family: ModuleType, problems_per_level: int, samples: int) -> dict[str, float]:
     """Accuracy at temperature 1 by level (and `all`), on validation problems of an embedded family."""
-    collector = Collector(tokenizer, TorchEngine(model, tokenizer), grade_rollouts, SamplingConfig(max_new_tokens=192))
+    collector = Collector(tokenizer, TorchEngine(model, tokenizer), grade_rollouts, Decoding(SamplingParams(192)))
     problems = family.problems("validation", problems_per_level * len(family.LEVELS))
     rewards: dict[str, list[float]] = {"all": []}
     for group in collector.groups(problems, samples, 0):

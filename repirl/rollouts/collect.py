@@ -1,23 +1,60 @@
-"""Graded rollouts of problems."""
+"""Graded rollouts: the one way in which training, evaluation and judging sample.
+
+A `Collector` is an engine, a grader (or none, for problems without labels) and a way of decoding. It samples whole
+completions of problems, or continuations of prefixes. Every (seed, problem, sample) and every (seed, prefix, sample) has
+its own random stream, so what is sampled does not depend on what else is asked for.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
+import numpy as np
 from pydantic import Field
 
 from repirl.config import Config
 from repirl.engines.base import Engine, Request, SamplingParams
+from repirl.errors import UserError
 from repirl.grading.dispatch import check_ungraded
 from repirl.rollouts.prompts import encode_prompt
-from repirl.types import Budget, Demonstration, Problem, RolloutGroup, Verdict
+from repirl.types import Budget, Demonstration, Problem, Rollout, RolloutGroup, Verdict
+
+OnProgress = Callable[[int, int], None]
+
+NO_GRADER = "no grader"
+"""Reason of the verdict `ungraded` where a collector has no grader."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How prompts are written and continued. `params.seed` is given with each call.
+
+    `ungraded_limit`: above this share of completions that could not be graded a call raises GradingFault; None: never.
+    """
+
+    params: SamplingParams
+    chat_template: bool = False
+    ungraded_limit: float | None = 0.02
 
 
 class KeepConfig(Config):
+    """Which groups a training step learns from."""
+
     accuracy: tuple[float, float] = (0.0, 1.0)
+    """Least and greatest mean reward of a group's graded rollouts, both included (PRIME: 0.2 and 0.8)."""
     truncated: bool = True
+    """False leaves out groups that hold a rollout cut by the token limit."""
+
+    def keeps(self, group: RolloutGroup) -> bool:
+        """Whether the group stays; one of which nothing was graded has no accuracy and goes."""
+        rewards = np.array([verdict.reward for verdict in group.verdicts])
+        if np.isnan(rewards).all() or not self.accuracy[0] <= np.nanmean(rewards) <= self.accuracy[1]:
+            return False
+        return self.truncated or all(rollout.finish_reason != "length" for rollout in group.rollouts)
 
 
 class SamplingConfig(Config):
@@ -32,12 +69,18 @@ class SamplingConfig(Config):
     chat_template: bool = False
     ungraded_limit: float = Field(default=0.02, ge=0, le=1)
     """Above this share of completions that could not be graded the run stops."""
-
     keep: KeepConfig | None = None
+    """None: the step learns from all groups."""
 
     @property
     def is_full_distribution(self) -> bool:
         return self.top_p == 1 and self.top_k == 0
+
+    @property
+    def decoding(self) -> Decoding:
+        """What a collector is told."""
+        params = SamplingParams(self.max_new_tokens, self.temperature, top_p=self.top_p, top_k=self.top_k)
+        return Decoding(params, self.chat_template, self.ungraded_limit)
 
 
 class Grader(Protocol):
@@ -48,14 +91,42 @@ class Grader(Protocol):
     ) -> list[Verdict]: ...
 
 
-class Collector:
-    """Samples groups of rollouts, grades them, and counts what it cost in `budget`."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefix:
+    """The beginning of a completion: its tokens (no EOS) and their text. Empty tokens are the beginning of all of them."""
 
-    def __init__(self, tokenizer, engine: Engine, grader: Grader, config: SamplingConfig) -> None:
+    problem: Problem
+    token_ids: tuple[int, ...]
+    text: str
+
+    @property
+    def stream(self) -> str:
+        """The name of its random stream: no other prefix of the problem, nor the bare problem, has the same."""
+        digest = hashlib.sha256(np.asarray(self.token_ids, dtype=np.int64).tobytes()).hexdigest()
+        return f"{self.problem.id}, continued after {digest}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """`samples` completions of a problem, numbered from `first_sample`; of a prefix of them, if given."""
+
+    problem: Problem
+    samples: int
+    first_sample: int = 0
+    prefix: Prefix | None = None
+
+
+class Collector:
+    """Samples groups of rollouts, grades them, and counts what it cost in `budget`.
+
+    `grader` None: every verdict is `ungraded`, for the reason `NO_GRADER`, and no limit applies.
+    """
+
+    def __init__(self, tokenizer: Any, engine: Engine, grader: Grader | None, decoding: Decoding) -> None:
         self.tokenizer = tokenizer
         self.engine = engine
         self.grader = grader
-        self.config = config
+        self.decoding = decoding
         self.budget = Budget()
 
     def groups(
@@ -65,38 +136,95 @@ class Collector:
         seed: int,
         demonstrations: Mapping[str, tuple[Demonstration, ...]] | None = None,
     ) -> list[RolloutGroup]:
-        """One graded group of `samples` rollouts per problem; GradingFault if too many could not be graded."""
-        config = self.config
+        """One graded group of `samples` rollouts per problem; GradingFault if too many could not be graded.
+
+        A problem that comes again (at the seam of two passes) gets further samples, not the same ones.
+        """
         seen: Counter[str] = Counter()
-        requests = []
+        asked = []
         for problem in problems:
-            prompt_ids = encode_prompt(self.tokenizer, problem.prompt, chat=config.chat_template)
-            # A problem that comes again (at the seam of two passes) gets further samples, not the same ones.
-            requests.append(Request(problem.id, prompt_ids, samples, first_sample=samples * seen[problem.id]))
+            asked.append(Asked(problem, samples, samples * seen[problem.id]))
             seen[problem.id] += 1
-        params = SamplingParams(config.max_new_tokens, config.temperature, top_p=config.top_p, top_k=config.top_k, seed=seed)
-        rollouts = self.engine.generate(requests, params)
-        flat = [(problem, r) for problem, group in zip(problems, rollouts, strict=True) for r in group]
-        verdicts = self.grader([p for p, _ in flat], [r.text for _, r in flat], [r.finish_reason for _, r in flat])
-        check_ungraded(verdicts, config.ungraded_limit)
+        return self.collect(asked, seed, demonstrations=demonstrations)
+
+    def continue_from(self, prefixes: Sequence[Prefix], samples: int, seed: int) -> list[RolloutGroup]:
+        """One group of `samples` continuations per prefix; an equal prefix that comes again gets further samples.
+
+        A rollout's `prompt_ids` are those of prompt and prefix, its tokens and text the continuation's alone; it is graded
+        as prefix and continuation together. The token limit is that of the whole completion: a prefix must leave room, or
+        UserError.
+        """
+        seen: Counter[str] = Counter()
+        asked = []
+        for prefix in prefixes:
+            asked.append(Asked(prefix.problem, samples, samples * seen[prefix.stream], prefix))
+            seen[prefix.stream] += 1
+        return self.collect(asked, seed)
+
+    def collect(
+        self,
+        asked: Sequence[Asked],
+        seed: int,
+        *,
+        demonstrations: Mapping[str, tuple[Demonstration, ...]] | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> list[RolloutGroup]:
+        """A graded group for each of `asked`, in order; `on_progress(rows, of so many)` while sampling.
+
+        Text from a stop string on is not graded, as in lm-eval.
+        """
+        params = replace(self.decoding.params, seed=seed)
+        rollouts = self.engine.generate([self._request(one) for one in asked], params, on_progress)
+        flat = [(one, rollout) for one, group in zip(asked, rollouts, strict=True) for rollout in group]
+        verdicts = self._verdicts(flat)
         self.budget += Budget(
-            rollouts=len(flat), generated_tokens=sum(len(r.token_ids) for _, r in flat), grader_calls=len(flat)
+            rollouts=len(flat),
+            generated_tokens=sum(len(rollout.token_ids) for _, rollout in flat),
+            grader_calls=len(flat) if self.grader is not None else 0,
         )
-        remaining = iter(verdicts)
+        remaining, known = iter(verdicts), demonstrations or {}
         return [
-            RolloutGroup(p, tuple(group), tuple(next(remaining) for _ in group), (demonstrations or {}).get(p.id, ()))
-            for p, group in zip(problems, rollouts, strict=True)
+            RolloutGroup(one.problem, tuple(group), tuple(next(remaining) for _ in group), known.get(one.problem.id, ()))
+            for one, group in zip(asked, rollouts, strict=True)
         ]
 
+    def _request(self, asked: Asked) -> Request:
+        problem, prefix = asked.problem, asked.prefix
+        prompt_ids = encode_prompt(self.tokenizer, problem.prompt, chat=self.decoding.chat_template)
+        if prefix is None:
+            return Request(problem.id, prompt_ids, asked.samples, first_sample=asked.first_sample)
+        room = self.decoding.params.max_new_tokens - len(prefix.token_ids)
+        if room < 1:
+            what = f"a prefix of problem {problem.id} leaves no room to continue"
+            raise UserError(what, len(prefix.token_ids), "raise max_new_tokens")
+        return Request(
+            problem.id,
+            prompt_ids + prefix.token_ids,
+            asked.samples,
+            first_sample=asked.first_sample,
+            stream=prefix.stream,
+            max_new_tokens=room,
+        )
 
-def kept(groups, keep):
-    if keep is None:
-        return list(groups)
-    import numpy as np
-    low, high = keep.accuracy
-    out = []
-    for g in groups:
-        r = np.array([v.reward for v in g.verdicts])
-        if not np.isnan(r).all() and low <= np.nanmean(r) <= high:
-            out.append(g)
-    return out
+    def _verdicts(self, flat: Sequence[tuple[Asked, Rollout]]) -> list[Verdict]:
+        if self.grader is None:
+            return [Verdict("ungraded", NO_GRADER)] * len(flat)
+        stop = self.decoding.params.stop
+        texts = [(one.prefix.text if one.prefix else "") + cut_at_stop(rollout.text, stop) for one, rollout in flat]
+        verdicts = self.grader([one.problem for one, _ in flat], texts, [rollout.finish_reason for _, rollout in flat])
+        if self.decoding.ungraded_limit is not None:
+            check_ungraded(verdicts, self.decoding.ungraded_limit)
+        return verdicts
+
+
+def kept(groups: Sequence[RolloutGroup], keep: KeepConfig | None) -> list[RolloutGroup]:
+    """The groups that `keep` lets pass, in order; None: all."""
+    return [group for group in groups if keep is None or keep.keeps(group)]
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
+    """The completion up to its first stop string, which lm-eval leaves out before it grades."""
+    for term in stop:
+        if term:
+            text = text.split(term)[0]
+    return text

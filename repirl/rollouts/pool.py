@@ -1,23 +1,31 @@
-"""Graded samples of an evaluation on disk as they come, so that an interrupted one does not sample them again.
+"""A pool of graded samples, filled piece by piece: what is there is not sampled again, in memory or on disk.
 
-One JSONL file: first what was evaluated, then one line for each chunk of samples. A line that an interruption cut is dropped.
+On disk it is one JSONL file: first what was sampled and how, then one line for each chunk of samples. A line that an
+interruption cut is dropped.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from repirl.errors import UserError
-from repirl.types import SampleRow
+from repirl.grading.dispatch import check_ungraded
+from repirl.rollouts.collect import Asked, Collector, Grader, OnProgress, cut_at_stop
+from repirl.types import Problem, RolloutGroup, SampleRow, Verdict
+
+CHUNK_ROWS = 512
+# With fewer samples one failure of the grader would pass the limit.
+_ROWS_BEFORE_STOPPING = 200
 
 
-class StoredSamples:
-    """Samples by protocol part and problem; in memory only if `folder` is None.
+class SamplePool:
+    """Samples by part (`greedy`, `sampled`, ...) and problem; in memory only if `folder` is None.
 
     `fingerprint` says what was sampled and how. UserError if the file holds samples of something else.
     `wall_s` is the time that the stored chunks took.
@@ -48,6 +56,69 @@ class StoredSamples:
             file.flush()
             os.fsync(file.fileno())
 
+    def fill(
+        self,
+        part: str,
+        collector: Collector,
+        problems: Sequence[Problem],
+        samples: int,
+        seed: int,
+        *,
+        chunk_rows: int = CHUNK_ROWS,
+        ungraded_limit: float = 0.02,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        """Sample what is missing to `samples` of each problem, about `chunk_rows` at a time, each chunk kept as it comes.
+
+        Samples that could not be graded earlier are graded again: what stopped that may have been mended. The result does
+        not depend on `chunk_rows` or the order of problems. `on_progress(done, of all)` counts samples, those that were
+        there included. GradingFault if more than `ungraded_limit` of the part's samples could not be graded.
+        """
+        self._grade_again(part, problems, collector.grader)
+        total = samples * len(problems)
+        done = sum(min(samples, len(self.rows(part, p.id))) for p in problems)
+        for chunk in self._missing(part, problems, samples, chunk_rows):
+            started = time.monotonic()
+            report = None if on_progress is None else lambda rows, _, base=done: on_progress(base + rows, total)
+            groups = collector.collect(chunk, seed, on_progress=report)
+            stop = collector.decoding.params.stop
+            self.add(part, [row for group in groups for row in sample_rows(group, stop)], time.monotonic() - started)
+            done += sum(one.samples for one in chunk)
+            if done >= _ROWS_BEFORE_STOPPING and collector.grader is not None:
+                check_ungraded(self._verdicts(part, problems), ungraded_limit)
+        if collector.grader is not None:
+            check_ungraded(self._verdicts(part, problems), ungraded_limit)
+
+    def _missing(self, part: str, problems: Sequence[Problem], samples: int, chunk_rows: int) -> Iterator[list[Asked]]:
+        """What is to be sampled, about `chunk_rows` samples at a time."""
+        chunk: list[Asked] = []
+        for problem in problems:
+            first = len(self.rows(part, problem.id))
+            if first >= samples:
+                continue
+            chunk.append(Asked(problem, samples - first, first))
+            if sum(one.samples for one in chunk) >= chunk_rows:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
+
+    def _grade_again(self, part: str, problems: Sequence[Problem], grader: Grader | None) -> None:
+        failed = [(p, row) for p in problems for row in self.rows(part, p.id) if row.outcome == "ungraded"]
+        if not failed or grader is None:
+            return
+        started = time.monotonic()
+        # An output cut by the token limit has the verdict `truncated`: these all stopped by themselves.
+        verdicts = grader([p for p, _ in failed], [row.text for _, row in failed], ["stop"] * len(failed))
+        rows = [
+            replace(row, outcome=verdict.outcome, reason=verdict.reason, extracted=verdict.extracted)
+            for (_, row), verdict in zip(failed, verdicts, strict=True)
+        ]
+        self.add(part, rows, time.monotonic() - started)
+
+    def _verdicts(self, part: str, problems: Sequence[Problem]) -> list[Verdict]:
+        return [Verdict(row.outcome, row.reason) for p in problems for row in self.rows(part, p.id)]
+
     def _keep(self, part: str, rows: Sequence[SampleRow], wall_s: float) -> None:
         self.wall_s += wall_s
         problems = self._rows.setdefault(part, {})
@@ -74,6 +145,25 @@ class _Chunk:
     part: str
     rows: tuple[SampleRow, ...]
     wall_s: float
+
+
+def sample_rows(group: RolloutGroup, stop: Sequence[str] = ()) -> list[SampleRow]:
+    """A group as rows of a pool; text from a stop string on is left out, as it was for grading."""
+    problem = group.problem
+    return [
+        SampleRow(
+            problem_id=problem.id,
+            sample_index=rollout.sample_index,
+            outcome=verdict.outcome,
+            reason=verdict.reason,
+            extracted=verdict.extracted,
+            num_tokens=len(rollout.token_ids),
+            text=cut_at_stop(rollout.text, stop),
+            level=problem.level,
+            subject=problem.subject,
+        )
+        for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)
+    ]
 
 
 def samples_file(folder: Path, name: str) -> Path:
