@@ -135,6 +135,7 @@ def _numbers(result: RewardOnSet) -> dict[str, Any]:
         "similarity": result.similarity,
         "shortcuts": asdict(result.shortcuts),
         "unscored": result.num_unscored,
+        "unscored_reasons": result.unscored,
         "scored_tokens": result.scored_tokens,
     }
 
@@ -181,10 +182,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
         tuned = f" on {used['tuned_on']}" if used["tuned_on"] else ""
         follows = ", ".join(f"{name.replace('_', ' ')} {'-' if v is None else f'{v:.2f}'}" for name, v in also.items())
         lines.append(f"{result['reward']}: threshold {values} ({used['rule']}{tuned}; {used['ties']}); {follows}")
-        if result["unscored"]:
-            lines.append(
-                f"{result['reward']}: {result['unscored']} solutions are longer than its model allows and count as wrong"
-            )
+        for reason, count in result["unscored_reasons"].items():
+            lines.append(f"{result['reward']}: {count} solutions are unscored and count as wrong: {reason}")
     if similarity := report["judged"]["similarity"].get("total"):
         lines.append(f"{report['judged']['reward']}: similarity to the controls, mean absolute difference {similarity:.3f}")
     return lines + [f"{name.replace('_', ' ')}: {count}" for name, count in report["notes"].items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -19,6 +20,9 @@ from repirl.tasks.step_labels import RIGHT_FROM, LabelledSolution
 from repirl.types import Interval
 
 OnProgress = Callable[[int, int], None]
+
+NO_SCORES = "a score that is no number"
+"""Why a solution counts as unscored though the reward was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,8 @@ class RewardOnSet:
     """One reward's numbers. `headline` is the mean F1 over subsets (`first_error`) or the total PRMScore (`steps`), in percent.
 
     `similarity` (`steps` only): class -> mean absolute difference between the share of steps called right in a solution
-    and in its unmodified control; 0 means that the reward does not see the modification.
+    and in its unmodified control; 0 means that the reward does not see the modification. `unscored`: reason -> solutions,
+    which count as wrong.
     """
 
     reward: str
@@ -63,9 +68,13 @@ class RewardOnSet:
     intervals: dict[str, Interval]
     similarity: dict[str, float]
     shortcuts: Shortcuts
-    num_unscored: int
+    unscored: dict[str, int]
     scored_tokens: int
     rows: tuple[JudgedRow, ...] = field(repr=False)
+
+    @property
+    def num_unscored(self) -> int:
+        return sum(self.unscored.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +175,7 @@ def _measure(name: str, judged: JudgedSet, rule: ThresholdRule, pairs: Pairs, tu
         intervals=intervals,
         similarity=similarity,
         shortcuts=_shortcuts([pair for pair in pairs if pair[0].subset != CONTROL]),
-        num_unscored=sum(not quality.usable(scored.scores) for _, scored in pairs),
+        unscored=dict(Counter(scored.reason or NO_SCORES for _, scored in pairs if not quality.usable(scored.scores))),
         scored_tokens=scored_tokens,
         rows=tuple(_row(judged.kind, one, scored, t) for (one, scored), t in zip(pairs, thresholds, strict=True)),
     )
@@ -222,7 +231,11 @@ def _steps(pairs: Pairs, thresholds: np.ndarray) -> _Measured:
 
 
 def _shortcuts(pairs: Pairs) -> Shortcuts:
-    scored = [(one, s.scores, s.step_tokens) for one, s in pairs if s.scores is not None and quality.usable(s.scores)]
+    scored = [
+        (one, s.scores, s.step_tokens)
+        for one, s in pairs
+        if s.scores is not None and s.step_tokens is not None and quality.usable(s.scores)
+    ]
     if not scored:
         return Shortcuts(None, None, None, None)
     known = []

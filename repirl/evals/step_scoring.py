@@ -24,13 +24,17 @@ from repirl.types import Problem, Rollout, RolloutGroup, Verdict
 
 _CHUNK = 32
 
+TOO_LONG = "longer than the reward's model allows"
+SPANNED = "a token spans two steps"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredSteps:
-    """Step scores float64 [S] of one solution, None if it is longer than the model allows; tokens of each step int64 [S]."""
+    """Step scores float64 [S] and tokens of each step int64 [S] of one solution; None where it has none, and `reason`."""
 
     scores: np.ndarray | None
-    step_tokens: np.ndarray
+    step_tokens: np.ndarray | None
+    reason: str = ""
 
 
 def as_group(loaded: LoadedReward, solution: LabelledSolution, prompt_suffix: str | None = None) -> RolloutGroup:
@@ -81,33 +85,49 @@ def score_solutions(
     prompt_suffix: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[ScoredSteps]:
-    """One score for each step of each solution; AssertionError if the PRM's segmentation finds another number of steps."""
+    """One score for each step of each solution.
+
+    A solution that is longer than the model allows, or in which a token holds text on both sides of a separator (so that the
+    PRM sees fewer steps than there are), has none and says why. UserError if none of them can be scored.
+    """
     found: list[ScoredSteps] = []
     for start in range(0, len(solutions), _CHUNK):
         chunk = solutions[start : start + _CHUNK]
-        groups = [as_group(loaded, solution, prompt_suffix) for solution in chunk]
-        fits = [_length(group) <= (loaded.max_tokens or _length(group)) for group in groups]
-        scored = iter(loaded.reward.score([group for group, fit in zip(groups, fits, strict=True) if fit]))
-        for solution, group, fit in zip(chunk, groups, fits, strict=True):
-            ends = _step_ends(loaded, solution, group.rollouts[0])
-            scores = None
-            if fit:
-                steps = next(scored)[0]
-                assert np.array_equal(steps.step_ends, ends), f"{solution.id}: scored at other places than its steps' ends"
-                scores = steps.step_rewards.astype(np.float64)
-            found.append(ScoredSteps(scores, np.diff(ends, prepend=-1)))
+        found += _score_chunk(loaded, chunk, [as_group(loaded, solution, prompt_suffix) for solution in chunk])
         if on_progress is not None:
             on_progress(len(found), len(solutions))
     if solutions and all(one.scores is None for one in found):
-        raise UserError("every solution is longer than the reward's model allows", loaded.max_tokens, "judge shorter solutions")
+        reasons = ", ".join(dict.fromkeys(one.reason for one in found))
+        raise UserError("no solution can be scored", reasons, "judge other solutions, or with another reward")
     return found
 
 
-def _length(group: RolloutGroup) -> int:
-    return len(group.rollouts[0].prompt_ids) + len(group.rollouts[0].token_ids)
+def _score_chunk(
+    loaded: LoadedReward, solutions: Sequence[LabelledSolution], groups: Sequence[RolloutGroup]
+) -> list[ScoredSteps]:
+    ends = [_step_ends(loaded, group.rollouts[0]) for group in groups]
+    reasons = [
+        _obstacle(loaded, solution, group, ends_S) for solution, group, ends_S in zip(solutions, groups, ends, strict=True)
+    ]
+    scored = iter(loaded.reward.score([group for group, reason in zip(groups, reasons, strict=True) if not reason]))
+    found = []
+    for ends_S, reason in zip(ends, reasons, strict=True):
+        if reason:
+            found.append(ScoredSteps(None, None, reason))
+            continue
+        steps = next(scored)[0]
+        assert np.array_equal(steps.step_ends, ends_S), "scored at other places than the steps' ends"
+        found.append(ScoredSteps(steps.step_rewards.astype(np.float64), np.diff(ends_S, prepend=-1)))
+    return found
 
 
-def _step_ends(loaded: LoadedReward, solution: LabelledSolution, rollout: Rollout) -> np.ndarray:
-    ends = step_end_tokens(loaded.tokenizer, rollout.token_ids, loaded.segmentation, rollout.text)
-    assert len(ends) == len(solution.steps), f"{solution.id}: {len(solution.steps)} steps, but {len(ends)} step ends"
-    return ends
+def _obstacle(loaded: LoadedReward, solution: LabelledSolution, group: RolloutGroup, ends_S: np.ndarray) -> str:
+    """Why the solution cannot be scored; empty if it can."""
+    length = len(group.rollouts[0].prompt_ids) + len(group.rollouts[0].token_ids)
+    if loaded.max_tokens is not None and length > loaded.max_tokens:
+        return TOO_LONG
+    return SPANNED if len(ends_S) < len(solution.steps) else ""
+
+
+def _step_ends(loaded: LoadedReward, rollout: Rollout) -> np.ndarray:
+    return step_end_tokens(loaded.tokenizer, rollout.token_ids, loaded.segmentation, rollout.text)

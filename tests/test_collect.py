@@ -1,0 +1,161 @@
+"""The collector: continuations of prefixes with random streams of their own, no grader, filters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from repirl.engines.base import Request, SamplingParams
+from repirl.engines.scripted import ScriptedEngine
+from repirl.engines.torch_engine import TorchEngine
+from repirl.errors import GradingFault, UserError
+from repirl.rollouts.collect import NO_GRADER, Collector, Decoding, KeepConfig, Prefix, kept
+from repirl.tasks import arith
+from repirl.types import Outcome, Problem, Rollout, RolloutGroup, Verdict
+
+PROBLEMS = arith.problems("train", 4, levels=(1, 2))
+
+
+def by_text(problems, completions, finish_reasons) -> list[Verdict]:
+    """Correct if the whole completion begins with the right marker; says what it was given."""
+    return [Verdict("correct" if text.startswith("3") else "wrong", extracted=text) for text in completions]
+
+
+@pytest.fixture
+def collector(make_policy, tokenizer) -> Collector:
+    decoding = Decoding(SamplingParams(12), ungraded_limit=0.5)
+    return Collector(tokenizer, TorchEngine(make_policy(0), tokenizer), by_text, decoding)
+
+
+def prefix(tokenizer, problem: Problem, text: str) -> Prefix:
+    return Prefix(problem, tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else (), text)
+
+
+def texts(group: RolloutGroup) -> list[str]:
+    return [rollout.text for rollout in group.rollouts]
+
+
+# ------------------------------------------------------------------------------------------- continuations
+
+
+def test_two_prefixes_of_a_problem_share_no_random_numbers(make_policy, tokenizer, monkeypatch):
+    """The policy here is the same for every context, so equal uniforms would give equal continuations."""
+    drawn: dict[str, list[float]] = {}
+    take = "repirl.engines.sampling.UniformStreams.take"
+
+    def remember(streams, seat: int, seed: int, name: str, sample_index: int) -> None:
+        generator = np.random.Generator(np.random.Philox(abs(hash((seed, name, sample_index))) % 2**63))
+        streams._generators[seat] = generator
+        drawn.setdefault(name, []).append(sample_index)
+
+    monkeypatch.setattr(take, remember)
+    collector = Collector(tokenizer, TorchEngine(make_policy(0), tokenizer), None, Decoding(SamplingParams(4)))
+    two = [prefix(tokenizer, PROBLEMS[0], text) for text in ("", "3", "3+")]
+    collector.continue_from(two, 2, seed=0)
+    collector.groups(PROBLEMS[:1], 2, seed=0)
+    assert len(drawn) == 4  # three prefixes, the empty one among them, and the bare problem
+    assert all(sorted(indices) == [0, 1] for indices in drawn.values())
+
+
+def test_different_prefixes_are_continued_differently(collector, tokenizer):
+    """With the same sample index; a random policy's continuations would agree if the streams did."""
+    first, second = collector.continue_from([prefix(tokenizer, PROBLEMS[0], "3"), prefix(tokenizer, PROBLEMS[0], "4")], 8, 0)
+    same = sum(a == b for a, b in zip(texts(first), texts(second), strict=True))
+    assert same <= 1
+
+
+def test_a_continuation_does_not_depend_on_what_else_is_asked_for(collector, tokenizer):
+    wanted = [prefix(tokenizer, problem, text) for problem in PROBLEMS[:2] for text in ("", "3", "3+4\n")]
+    alone = {(p.problem.id, p.text): texts(collector.continue_from([p], 3, 5)[0]) for p in wanted}
+    together = collector.continue_from(wanted[::-1], 3, 5)
+    assert {(p.problem.id, p.text): texts(g) for p, g in zip(wanted[::-1], together, strict=True)} == alone
+    assert [texts(g) for g in collector.continue_from(wanted, 3, 6)] != list(alone.values())
+
+
+def test_an_equal_prefix_gets_further_samples(collector, tokenizer):
+    one = prefix(tokenizer, PROBLEMS[0], "3")
+    first, second = collector.continue_from([one, one], 2, 0)
+    (whole,) = collector.continue_from([one], 4, 0)
+    assert texts(first) + texts(second) == texts(whole)
+    assert [r.sample_index for r in second.rollouts] == [2, 3]
+
+
+def test_continuations_are_graded_with_their_prefix_and_hold_their_own_tokens(collector, tokenizer):
+    right, wrong = prefix(tokenizer, PROBLEMS[0], "3+"), prefix(tokenizer, PROBLEMS[0], "7+")
+    first, second = collector.continue_from([right, wrong], 3, 0)
+    assert {v.outcome for v in first.verdicts} == {"correct"}
+    assert {v.outcome for v in second.verdicts} == {"wrong"}
+    for one, group in ((right, first), (wrong, second)):
+        for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True):
+            assert verdict.extracted == one.text + rollout.text
+            assert rollout.prompt_ids[-len(one.token_ids) :] == one.token_ids
+            assert len(rollout.token_ids) <= 12 - len(one.token_ids)  # the limit is that of the whole completion
+            assert len(rollout.logprobs) == len(rollout.token_ids)
+    long = [r for g in (first, second) for r in g.rollouts if r.finish_reason == "length"]
+    assert all(len(r.token_ids) == 10 for r in long)
+    assert collector.budget.rollouts == collector.budget.grader_calls == 6
+
+
+def test_a_prefix_must_leave_room(collector, tokenizer):
+    with pytest.raises(UserError, match=r"no room.*12"):
+        collector.continue_from([prefix(tokenizer, PROBLEMS[0], "3" * 12)], 1, 0)
+
+
+def test_a_request_has_a_limit_and_a_stream_of_its_own(make_policy, tokenizer):
+    """In both engines."""
+    engine = TorchEngine(make_policy(0), tokenizer)
+    requests = [Request("p", (5, 6), 2), Request("p", (5, 6), 2, max_new_tokens=3), Request("p", (5, 6), 2, stream="other")]
+    plain, short, other = engine.generate(requests, SamplingParams(9))
+    for a, b in zip(plain, short, strict=True):
+        assert b.token_ids.tolist() == a.token_ids[:3].tolist()
+    assert [r.token_ids.tolist() for r in plain] != [r.token_ids.tolist() for r in other]
+    assert all(r.problem_id == "p" for r in other)
+    ((cut,),) = ScriptedEngine({"p": ["abcdef"]}).generate([Request("p", (5,), max_new_tokens=2)], SamplingParams(9))
+    assert (cut.text, cut.finish_reason, len(cut.token_ids)) == ("ab", "length", 2)
+
+
+# --------------------------------------------------------------------------------------- graders and filters
+
+
+def test_without_a_grader_nothing_is_graded_and_no_limit_applies(make_policy, tokenizer):
+    collector = Collector(tokenizer, TorchEngine(make_policy(0), tokenizer), None, Decoding(SamplingParams(6)))
+    unlabelled = [problem.without_labels() for problem in PROBLEMS]
+    groups = collector.groups(unlabelled, 2, 0)
+    assert {(v.outcome, v.reason) for g in groups for v in g.verdicts} == {("ungraded", NO_GRADER)}
+    assert (collector.budget.rollouts, collector.budget.grader_calls) == (8, 0)
+    failing = Collector(
+        tokenizer, collector.engine, lambda *given: [Verdict("ungraded", "timeout")] * 8, Decoding(SamplingParams(6))
+    )
+    with pytest.raises(GradingFault, match="8 x timeout"):
+        failing.groups(PROBLEMS, 2, 0)
+
+
+def test_text_from_a_stop_string_on_is_not_graded(tokenizer):
+    engine = ScriptedEngine({"p": ["3\nQuestion: more"]})
+    problem = Problem("p", "f", "x", "math", answer="3")
+    decoding = Decoding(SamplingParams(40, stop=("Question",)))
+    (group,) = Collector(tokenizer, engine, by_text, decoding).groups([problem], 1, 0)
+    assert group.verdicts[0].extracted == "3\n"
+    assert group.rollouts[0].text == "3\nQuestion"
+
+
+def group_of(outcomes: list[Outcome], cut: bool = False) -> RolloutGroup:
+    finish = "length" if cut else "stop"
+    rollout = Rollout("p", 0, (1,), np.zeros(1, np.int64), np.zeros(1, np.float32), "", finish, 1.0)
+    rollouts = tuple(replace(rollout, sample_index=i) for i in range(len(outcomes)))
+    return RolloutGroup(PROBLEMS[0], rollouts, tuple(Verdict(outcome) for outcome in outcomes))
+
+
+def test_groups_are_kept_by_accuracy_and_truncation():
+    none, fifth, half, all_right = (group_of(["correct"] * k + ["wrong"] * (10 - k)) for k in (0, 2, 5, 10))
+    holes = group_of(["correct", "ungraded", "ungraded"])
+    ungraded = group_of(["ungraded", "ungraded"])
+    cut = group_of(["correct", "truncated"], cut=True)
+    everything = [none, fifth, half, all_right, holes, ungraded, cut]
+    assert kept(everything, None) == everything
+    prime = kept(everything, KeepConfig(accuracy=(0.2, 0.8)))
+    assert [one is other for one, other in zip(prime, [fifth, half, cut], strict=True)] == [True] * 3
+    whole = kept(everything, KeepConfig(truncated=False))
+    assert [one is other for one, other in zip(whole, [none, fifth, half, all_right, holes], strict=True)] == [True] * 5
