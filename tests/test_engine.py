@@ -17,6 +17,8 @@ from repirl.engines.causal_lm import CausalLM
 from repirl.engines.tiny_model import build_tokenizer
 from repirl.engines.torch_engine import TorchEngine, cache_tokens_that_fit
 from repirl.errors import UserError
+from repirl.learn.gradient import row_logprobs
+from repirl.rollouts.batching import TokenRow
 from repirl.types import Rollout
 
 TOKENIZER: Any = build_tokenizer()
@@ -106,6 +108,10 @@ def _requests(num_samples: int, count: int = 7) -> list[Request]:
     return [Request(f"p{i}", prompt, num_samples) for i, prompt in enumerate(_prompts(count))]
 
 
+def _rows(rollouts: list[Rollout]) -> list[TokenRow]:
+    return [TokenRow(r.prompt_ids, r.token_ids) for r in rollouts]
+
+
 def _plain_logprobs(model: Any, rollout: Rollout, temperature: float = 1.0) -> np.ndarray:
     """Log-probabilities of the completion by one unpadded forward pass."""
     ids = torch.tensor([[*rollout.prompt_ids, *rollout.token_ids.tolist()]])
@@ -137,18 +143,15 @@ def test_greedy_is_that_of_transformers_token_for_token(model: Any) -> None:
         np.testing.assert_allclose(rollout.logprobs, _plain_logprobs(model, rollout), atol=1e-4)
 
 
-def test_logprobs_are_those_of_scoring_and_of_a_plain_forward_pass(model: Any) -> None:
+def test_logprobs_are_those_of_the_trainer_and_of_a_plain_forward_pass(model: Any) -> None:
     engine = TorchEngine(model, TOKENIZER)
     rollouts = [r for group in engine.generate(_requests(3), SamplingParams(25, temperature=1.7)) for r in group]
-    prompts, completions = [r.prompt_ids for r in rollouts], [r.token_ids.tolist() for r in rollouts]
-    right = engine.score(prompts, completions, temperature=1.7)
-    left = engine.score(prompts, completions, temperature=1.7, padding_side="left")
-    for rollout, from_right, from_left in zip(rollouts, right, left, strict=True):
+    trained_with = row_logprobs(model, _rows(rollouts), 1.7)
+    for rollout, by_trainer in zip(rollouts, trained_with, strict=True):
         plain = _plain_logprobs(model, rollout, temperature=1.7)
-        assert rollout.logprobs.dtype == from_right.dtype == np.float32
+        assert rollout.logprobs.dtype == by_trainer.numpy().dtype == np.float32
         np.testing.assert_allclose(rollout.logprobs, plain, atol=2e-4)
-        np.testing.assert_allclose(from_right, plain, atol=1e-4)
-        np.testing.assert_allclose(from_left, plain, atol=1e-4)
+        np.testing.assert_allclose(by_trainer, plain, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["qwen3", "mistral-sliding-window"])
@@ -297,12 +300,10 @@ def test_a_model_in_training_is_given_back_as_it_was(qwen3: Any) -> None:
     modes = [module.training for module in qwen3.modules()]
     engine = TorchEngine(qwen3, TOKENIZER)
     (group,) = engine.generate(_requests(2)[:1], SamplingParams(5))
-    scores = engine.score([group[0].prompt_ids], [group[0].token_ids.tolist()])
     assert [module.training for module in qwen3.modules()] == modes
     assert qwen3.config._attn_implementation == "sdpa"
     ids = torch.tensor([[*group[0].prompt_ids, *group[0].token_ids.tolist()]])
-    loss = qwen3(ids, labels=ids).loss + torch.from_numpy(scores[0]).sum()
-    loss.backward()
+    qwen3(ids, labels=ids).loss.backward()
     assert all(not tensor.is_inference() for tensor in qwen3.buffers())
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in qwen3.model.layers[1].mlp.parameters())
     qwen3.zero_grad()
@@ -329,13 +330,9 @@ def test_progress_ends_at_the_total_and_never_falls(qwen3: Any) -> None:
     assert seen == sorted(seen)
 
 
-def test_scoring_empty_completions_and_nothing(qwen3: Any) -> None:
-    engine = TorchEngine(qwen3, TOKENIZER)
-    assert engine.score([], []) == []
-    assert engine.generate([], SamplingParams(1)) == []
-    empty, one = engine.score([(5, 6), (5,)], [(), (7,)])
-    assert empty.shape == (0,)
-    assert one.shape == (1,)
+def test_nothing_asked_for_is_nothing(qwen3: Any) -> None:
+    assert TorchEngine(qwen3, TOKENIZER).generate([], SamplingParams(1)) == []
+    assert row_logprobs(qwen3, []) == []
 
 
 @pytest.mark.parametrize("prompt", [(), (5, VOCAB), (-1,)])
@@ -343,8 +340,6 @@ def test_a_bad_prompt_is_the_caller_s_mistake(qwen3: Any, prompt: tuple[int, ...
     engine = TorchEngine(qwen3, TOKENIZER)
     with pytest.raises(UserError, match="p7"):
         engine.generate([Request("p7", prompt)], SamplingParams(1))
-    with pytest.raises(UserError, match="prompt 0"):
-        engine.score([prompt], [(5,)])
 
 
 @pytest.mark.gpu
@@ -355,6 +350,5 @@ def test_gpu_gives_what_the_cpu_gives() -> None:
     assert engine.device.type == "cuda"
     _same(cpu, engine.generate(_requests(4), SamplingParams(20, temperature=0)))
     rollouts = [r for group in engine.generate(_requests(4), SamplingParams(20)) for r in group]
-    scores = engine.score([r.prompt_ids for r in rollouts], [r.token_ids.tolist() for r in rollouts])
-    for rollout, score in zip(rollouts, scores, strict=True):
+    for rollout, score in zip(rollouts, row_logprobs(engine.model, _rows(rollouts)), strict=True):
         np.testing.assert_allclose(rollout.logprobs, score, atol=1e-3)

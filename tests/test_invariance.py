@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from repirl.engines.torch_engine import TorchEngine
-from repirl.learn.gradient import gradient_step
+from repirl.learn.gradient import gradient_step, row_logprobs
 from repirl.learn.inverse_rl import InverseRL
 from repirl.learn.irl import IRLConfig
 from repirl.learn.policy_losses import KLPenalty, PolicyLossConfig
@@ -102,7 +101,7 @@ def test_two_mini_batches_are_two_updates_and_the_second_is_off_policy(make_poli
     """After a huge first step the second sees clipped ratios; the gap to the engine is still that of the sampling policy."""
     advantages = [np.ones(len(r.token_ids), np.float32) for r in rollouts]
     model = make_policy(0)
-    sampled = TorchEngine(model, tokenizer).score([r.prompt_ids for r in rollouts], [r.token_ids.tolist() for r in rollouts])
+    sampled = [logprobs.numpy() for logprobs in row_logprobs(model, [TokenRow(r.prompt_ids, r.token_ids) for r in rollouts])]
     faithful = [
         Rollout(r.problem_id, r.sample_index, r.prompt_ids, r.token_ids, logprobs, r.text, r.finish_reason, 1.0)
         for r, logprobs in zip(rollouts, sampled, strict=True)
@@ -209,22 +208,20 @@ def test_supervised_step_does_not_depend_on_micro_batches_or_order(make_policy, 
 # --------------------------------------------------------------------------------------------- padding
 
 
-def test_scores_do_not_depend_on_the_padding_side_or_the_company(make_policy, tokenizer, rollouts):
-    """Left-padded, right-padded, in a batch and alone, by the engine and by the trainer: the same log-probabilities."""
+def test_log_probabilities_do_not_depend_on_the_company(make_policy, tokenizer, rollouts):
+    """In a batch and alone, however the batch is cut: the same log-probabilities."""
     model = make_policy(0)
-    engine = TorchEngine(model, tokenizer)
-    prompts, completions = [r.prompt_ids for r in rollouts], [r.token_ids.tolist() for r in rollouts]
+    rows = [TokenRow(r.prompt_ids, r.token_ids) for r in rollouts]
     for temperature in (1.0, 0.7):
-        right = np.concatenate(engine.score(prompts, completions, temperature))
-        left = np.concatenate(engine.score(prompts, completions, temperature, padding_side="left"))
-        rows = [TokenRow(*pair) for pair in zip(prompts, completions, strict=True)]
+        whole = torch.cat(row_logprobs(model, rows, temperature)).numpy()
+        cut = torch.cat(row_logprobs(model, rows, temperature, max_tokens=90)).numpy()
         with torch.no_grad():
             together = token_logprobs(model, pad_batch(rows, tokenizer.pad_token_id), temperature, with_entropy=True)
             alone = [token_logprobs(model, pad_batch([row], tokenizer.pad_token_id), temperature).logprobs_N for row in rows]
-        assert left == pytest.approx(right, abs=1e-5)
-        assert together.logprobs_N.numpy() == pytest.approx(right, abs=1e-5)
-        assert torch.cat(alone).numpy() == pytest.approx(right, abs=1e-5)
-        assert np.ptp(right) > 0.01
+        assert cut == pytest.approx(whole, abs=1e-5)
+        assert together.logprobs_N.numpy() == pytest.approx(whole, abs=1e-5)
+        assert torch.cat(alone).numpy() == pytest.approx(whole, abs=1e-5)
+        assert np.ptp(whole) > 0.01
         assert (together.entropy_N > 0).all()
 
 

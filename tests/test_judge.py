@@ -425,3 +425,17 @@ def test_a_limit_draws_from_the_whole_file():
     assert len({one.id for one in some}) == 20
     assert {one.first_error_index == -1 for one in some} == {True, False}
     assert load_set("processbench/gsm8k", options).solutions == some
+
+
+def test_sampled_solutions_are_kept_and_not_sampled_again(policy_folder, tmp_path: Path, monkeypatch):
+    from repirl.engines.torch_engine import TorchEngine
+    from repirl.evals.judged_sets import SetOptions, load_set
+
+    options = SetOptions(limit=3, seed=1, solver=str(policy_folder), pool_folder=tmp_path)
+    first = load_set("arith", options)
+    monkeypatch.setattr(TorchEngine, "generate", None)
+    again = load_set("arith", options)
+    assert again.solutions == first.solutions
+    assert (again.digest, again.notes) == (first.digest, first.notes)
+    with pytest.raises(UserError, match="another seed"):
+        load_set("arith", replace(options, seed=2))

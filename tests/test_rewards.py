@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
 from repirl.learn import inverse_rl
 from repirl.learn.diagnostics import reward_diagnostics, shortcut_scores
@@ -347,7 +346,7 @@ def test_a_base_measure_starts_as_the_policys_own_logprobs(make_policy, make_ene
     policy = make_policy(0)
     rollouts = [make_rollout("Compute 1+2\n", text) for text in ("3", "1+2\n\\boxed{3}")]
     rows = [TokenRow(r.prompt_ids, r.token_ids) for r in rollouts]
-    logprobs = TorchEngine(policy, tokenizer).score([r.prompt_ids for r in rollouts], [r.token_ids.tolist() for r in rollouts])
+    logprobs = [found.numpy() for found in row_logprobs(policy, rows)]
     start = score_rows(energy_from_policy(policy, base_measure=0.5), rows)
     for reward_T, logprob_T in zip(start, logprobs, strict=True):
         assert reward_T.numpy() == pytest.approx(0.5 * logprob_T, abs=1e-5)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from repirl.evals.compare import OtherRun
+    from repirl.evals.policy import EvalProtocol
     from repirl.tasks.benchmarks import Benchmark
     from repirl.types import Interval, Report
 
@@ -47,53 +49,67 @@ def eval_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Evaluate a policy: greedy accuracy, avg@n (= pass@1), pass@k and maj@n with intervals, by level and subject."""
-    from repirl.cli.against import open_other
     from repirl.config import parse_config
     from repirl.engines.loading import load_policy
     from repirl.engines.torch_engine import TorchEngine
     from repirl.evals.policy import EvalProtocol, evaluate_policy
-    from repirl.evals.report import metrics_of
-    from repirl.tasks.benchmarks import expand_benchmarks, load_benchmark
 
-    protocol = parse_config(
-        EvalProtocol,
-        {
-            "samples": samples,
-            "temperature": temperature,
-            "greedy": greedy,
-            "max_new_tokens": max_new_tokens,
-            "limit": limit,
-            "seed": seed,
-            "chat_template": chat_template,
-        },
-    )
+    sampling = {"samples": samples, "temperature": temperature, "greedy": greedy, "max_new_tokens": max_new_tokens}
+    more = {"limit": limit, "seed": seed, "chat_template": chat_template}
+    protocol = parse_config(EvalProtocol, sampling | more)
     protocol.parts()
     check_folder(out, "--out")
     with working("loading"):
-        names = expand_benchmarks(benchmark, include or ())
-        loaded = [load_benchmark(name, data_dir=data_dir, include=include or ()) for name in names]
-        metrics = {one.name: [*_majority(one, samples), *(metric or ())] for one in loaded}
-        for one in loaded:  # before the first of them is sampled
-            metrics_of(protocol, one, metrics[one.name])
-        others = {one.name: open_other(against, one, protocol) for one in loaded} if against is not None else {}
+        wanted = _wanted(benchmark, protocol, metric or (), against, data_dir, include or ())
         model = load_policy(policy, dtype=dtype, device=device or default_device(), revision=revision)
     engine = TorchEngine(model.model, model.tokenizer, max_batch_rows=max_batch_rows, max_cache_tokens=max_cache_tokens)
     summaries = []
-    for one in loaded:
-        with working(one.name) as on_progress:
+    for one in wanted:
+        with working(one.benchmark.name) as on_progress:
             report = evaluate_policy(
                 model,
-                one,
+                one.benchmark,
                 protocol,
                 folder=out,
                 engine=engine,
                 on_progress=on_progress,
                 allow_weak_sandbox=allow_weak_sandbox,
-                metrics=metrics[one.name],
+                metrics=one.metrics,
             )
-            summaries.append(_summary(report, others.get(one.name)))
+            summaries.append(_summary(report, one.other))
     payload = {"policy": policy, "policy_digest": model.digest, "reports": summaries}
     emit(as_json, payload, lambda: _tables(payload))
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A benchmark, what is reported besides the protocol's metrics, and the run to compare with."""
+
+    benchmark: Benchmark
+    metrics: list[str]
+    other: OtherRun | None
+
+
+def _wanted(
+    names: Sequence[str],
+    protocol: EvalProtocol,
+    metrics: Sequence[str],
+    against: str | None,
+    data_dir: Path | None,
+    include: Sequence[Path],
+) -> list[_Wanted]:
+    """All benchmarks, loaded; UserError for a metric or a comparison that does not fit, before any of them is sampled."""
+    from repirl.cli.against import open_other
+    from repirl.evals.report import metrics_of
+    from repirl.tasks.benchmarks import expand_benchmarks, load_benchmark
+
+    found = []
+    for name in expand_benchmarks(names, include):
+        one = load_benchmark(name, data_dir=data_dir, include=include)
+        more = [*_majority(one, protocol.samples), *metrics]
+        metrics_of(protocol, one, more)
+        found.append(_Wanted(one, more, open_other(against, one, protocol) if against is not None else None))
+    return found
 
 
 def _majority(benchmark: Benchmark, samples: int) -> list[str]:

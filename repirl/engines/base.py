@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
 from repirl.errors import UserError
 from repirl.types import Rollout
 
@@ -73,10 +71,4 @@ class Engine(Protocol):
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[list[Rollout]]:
         """Groups of rollouts in the order of `requests`; `on_progress(rows_done, rows_total)`."""
-        ...
-
-    def score(
-        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], temperature: float = 1.0
-    ) -> list[np.ndarray]:
-        """Float32 log-probabilities of each completion token given prompt and prefix, one array per row."""
         ...

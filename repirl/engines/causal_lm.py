@@ -85,7 +85,7 @@ class CausalLM:
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefilled:
         """One forward pass over prompts."""
-        padded = pad(prompts, "left")
+        padded = pad_left(prompts)
         cache = empty_cache(self.config)
         keep = {"logits_to_keep": 1} if self._takes_logits_to_keep else {}
         inputs = self._inputs(padded)
@@ -109,17 +109,8 @@ class CausalLM:
             inputs["attention_mask"] = mask[:, None, None, :] if can_do_without else mask.long()
         return self.model(**inputs, past_key_values=cache, use_cache=True).logits[:, -1]
 
-    def logits(self, padded: Padded, first: int) -> Tensor:
-        """Logits [B, L - first, V] of whole sequences from column `first` on, without a cache."""
-        keep = {"logits_to_keep": padded.width - first} if self._takes_logits_to_keep else {}
-        logits = self.model(**self._inputs(padded), **keep, use_cache=False).logits
-        return logits if keep else logits[:, first:]
-
     def _inputs(self, padded: Padded) -> dict[str, Any]:
-        """Inputs of a forward pass over whole rows.
-
-        Padding on the right needs no mask: no token looks ahead. Without one the attention takes its fastest path.
-        """
+        """Inputs of a forward pass over whole rows. Rows of one length need no mask: the attention takes its fastest path."""
         ids = padded.ids.to(self.device)
         if not (padded.offsets > 0).any():
             return {"input_ids": ids}
@@ -132,11 +123,10 @@ class CausalLM:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Padded:
-    """Token ids int64 [B, width]; row b's `lengths[b]` tokens start at column `offsets[b]`."""
+    """Left-padded token ids int64 [B, width]; row b's tokens start at column `offsets[b]`."""
 
     ids: Tensor
     offsets: np.ndarray
-    lengths: np.ndarray
 
     @property
     def width(self) -> int:
@@ -144,20 +134,15 @@ class Padded:
 
     def mask(self) -> Tensor:
         """1 for a token, 0 for padding; int64 [B, width]."""
-        columns = np.arange(self.width)
-        inside = (columns >= self.offsets[:, None]) & (columns < (self.offsets + self.lengths)[:, None])
-        return torch.from_numpy(inside.astype(np.int64))
+        return torch.from_numpy((np.arange(self.width) >= self.offsets[:, None]).astype(np.int64))
 
 
-def pad(rows: Sequence[Sequence[int]], side: str) -> Padded:
-    """Pads to the longest row on the `left` or the `right`, with the row's own first token (any token would do)."""
-    if side not in ("left", "right"):
-        raise UserError("unknown padding side", side, "use left or right")
+def pad_left(rows: Sequence[Sequence[int]]) -> Padded:
+    """Pads to the longest row, on the left, with the row's own first token (any token would do)."""
     lengths = np.array([len(row) for row in rows])
     width = int(lengths.max())
-    offsets = width - lengths if side == "left" else np.zeros_like(lengths)
     ids = np.zeros((len(rows), width), dtype=np.int64)
     for b, row in enumerate(rows):
         ids[b] = row[0]
-        ids[b, offsets[b] : offsets[b] + lengths[b]] = row
-    return Padded(torch.from_numpy(ids), offsets, lengths)
+        ids[b, width - len(row) :] = row
+    return Padded(torch.from_numpy(ids), width - lengths)

@@ -25,7 +25,7 @@ class ScriptedEngine:
     """`Engine` that answers sample j of problem p with `texts[p][j % len(texts[p])]`.
 
     A token is a character (its code point), then `END`. Log-probabilities are made up but repeatable: each token's
-    depends on a hash of prompt and text up to it, and `score` gives the same ones as `generate`.
+    depends on a hash of prompt and text up to it.
     """
 
     def __init__(self, texts: Mapping[str, Sequence[str]]) -> None:
@@ -72,12 +72,6 @@ class ScriptedEngine:
             finish_reason="length" if cut else "stop",
             temperature=params.temperature,
         )
-
-    def score(
-        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], temperature: float = 1.0
-    ) -> list[np.ndarray]:
-        """Float32 log-probabilities of each completion token: those that `generate` gives, at any temperature."""
-        return [self._logprobs(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
 
     def _logprobs(self, prompt: Sequence[int], completion: Sequence[int]) -> np.ndarray:
         digest = hashlib.sha256(repr(tuple(map(int, prompt))).encode())

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from repirl.engines.base import Request, SamplingParams
 from repirl.engines.batch import Batch, Unit
 from repirl.engines.causal_lm import CausalLM
-from repirl.engines.scoring import score_rows
 from repirl.errors import UserError
 from repirl.types import Rollout
 
@@ -87,26 +85,6 @@ class TorchEngine:
                     if on_progress is not None:
                         on_progress(len(found), total)
         return [[found[i, request.first_sample + j] for j in range(request.num_samples)] for i, request in enumerate(requests)]
-
-    def score(
-        self,
-        prompts: Sequence[Sequence[int]],
-        completions: Sequence[Sequence[int]],
-        temperature: float = 1.0,
-        padding_side: str = "right",
-    ) -> list[np.ndarray]:
-        """Float32 log-probabilities of each completion token given prompt and prefix, at `temperature`.
-
-        One array per row, in the order given. The padding side changes nothing but rounding.
-        """
-        if temperature <= 0:
-            raise UserError("temperature must be positive to score", temperature)
-        if len(prompts) != len(completions):
-            raise UserError("as many completions as prompts are needed", (len(prompts), len(completions)))
-        for i, prompt in enumerate(prompts):
-            self._lm.check_prompt(prompt, f"prompt {i}")
-        with self._lm.in_use():
-            return score_rows(self._lm, prompts, completions, temperature, padding_side)
 
     def _row_limit(self, longest: int) -> int:
         """Rows at a time, of which each may get as long as the longest."""
