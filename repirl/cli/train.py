@@ -29,6 +29,8 @@ def train_command(
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of methods.")] = None,
     dtype: Annotated[str, typer.Option(help="Of the matrix products: float32 or bfloat16. Weights stay float32.")] = "float32",
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one.")] = None,
+    lora_rank: Annotated[int | None, typer.Option(min=1, help="Train adapters of this rank instead of all weights.")] = None,
+    lora_alpha: Annotated[float, typer.Option(help="Adapters are scaled by this over their rank.")] = 32.0,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, more time; the same result.")] = False,
     max_batch_rows: Annotated[int, typer.Option(min=1, help="Completions sampled at a time.")] = 512,
     max_cache_tokens: Annotated[int | None, typer.Option(min=1, help="Their tokens; default: what fits the GPU.")] = None,
@@ -37,8 +39,7 @@ def train_command(
     """Train METHOD into a run folder; the same command again continues an interrupted run."""
     from repirl.cli.evaluate import default_device
     from repirl.config import parse_config, with_overrides
-    from repirl.engines.loading import load_policy
-    from repirl.methods.base import FitContext, Runtime
+    from repirl.methods.base import FitContext, Runtime, start_policy
     from repirl.methods.registry import load_method
     from repirl.precision import training_in
 
@@ -55,11 +56,10 @@ def train_command(
                 "max_batch_rows": max_batch_rows,
                 "max_cache_tokens": max_cache_tokens,
                 "gradient_checkpointing": gradient_checkpointing,
+                "lora": None if lora_rank is None else {"rank": lora_rank, "alpha": lora_alpha},
             },
         )
-        start = load_policy(policy, device=runtime.device, revision=revision)
-        if runtime.gradient_checkpointing:
-            start.model.gradient_checkpointing_enable({"use_reentrant": False})
+        start = start_policy(policy, runtime, seed, revision)
     with working(f"{method}, {recipe}") as on_progress, training_in(dtype):
         context = FitContext(start, folder, seed, lambda step, steps, metrics: on_progress(step, steps), runtime)
         fitted = chosen.fit(context, config)

@@ -44,7 +44,7 @@ class Updater:
     """Moves `model` by gradient steps and counts them.
 
     `total_updates` is the number of steps of the whole training, for the schedule. `groups` are AdamW's parameter groups
-    (None: all parameters at `config.lr`).
+    (None: all that need a gradient, at `config.lr`).
     """
 
     def __init__(
@@ -61,7 +61,8 @@ class Updater:
         self.model = model
         self.pad_id = pad_id
         self.config = config
-        self.optimizer = torch.optim.AdamW(groups or model.parameters(), lr=config.lr, weight_decay=0.0, betas=betas)
+        trained = groups or [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=0.0, betas=betas)
         self.schedule = LambdaLR(self.optimizer, lambda update: config.rate_factor(update, total_updates))
         self.updates = 0
         self.trained_tokens = 0

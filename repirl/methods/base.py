@@ -12,7 +12,8 @@ from pydantic import Field
 
 from repirl.config import Config
 from repirl.engines.base import Engine
-from repirl.engines.loading import LoadedPolicy, folder_digest
+from repirl.engines.loading import LoadedPolicy, folder_digest, load_policy
+from repirl.engines.lora import LoRAConfig, add_adapters
 from repirl.errors import UserError
 from repirl.types import Budget, Metrics
 
@@ -31,6 +32,21 @@ class Runtime(Config):
     max_cache_tokens: int | None = Field(default=None, ge=1)
     """Their tokens, prompts included; None: what fits the GPU."""
     gradient_checkpointing: bool = False
+    lora: LoRAConfig | None = None
+    """Train low-rank adapters of the policy instead of all its weights."""
+
+
+def start_policy(name: str | Path, runtime: Runtime, seed: int, revision: str | None = None) -> LoadedPolicy:
+    """A policy made ready for training as the runtime says; raises what `load_policy` and `add_adapters` raise.
+
+    Weights are float32 whatever `runtime.dtype`: steps of 5e-7 are lost in bfloat16.
+    """
+    policy = load_policy(name, device=runtime.device, revision=revision)
+    if runtime.lora is not None:
+        add_adapters(policy.model, runtime.lora, seed)
+    if runtime.gradient_checkpointing:
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+    return policy
 
 
 @dataclass(frozen=True, slots=True)

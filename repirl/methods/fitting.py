@@ -10,6 +10,7 @@ from typing import Any
 
 from repirl.config import Config
 from repirl.engines.loading import load_policy, quiet_transformers
+from repirl.engines.lora import has_adapters, load_merged, merged_state_dict
 from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
 from repirl.learn.checkpoint import RunFolder
@@ -52,7 +53,7 @@ def fit_learner(
             save_reward(learner, context.folder / "reward")
         run.finish(summary(result))
     else:
-        policy.model.load_state_dict(load_policy(policy_folder).model.state_dict())
+        load_merged(policy.model, load_policy(policy_folder).model.state_dict())
     return fitted_from(run, policy_folder)
 
 
@@ -63,6 +64,7 @@ def make_collector(context: FitContext, sampling: SamplingConfig) -> Collector:
 
 def run_identity(context: FitContext, config: Config, method: str, data: TrainingSet) -> dict[str, Any]:
     """What a run folder is bound to: another value of any of these cannot continue it."""
+    lora = context.runtime.lora
     return {
         "method": method,
         "seed": context.seed,
@@ -70,13 +72,14 @@ def run_identity(context: FitContext, config: Config, method: str, data: Trainin
         "precision": training_dtype(),
         "data": data.digest,
         "config": config.model_dump(mode="json"),
+        **({"lora": lora.model_dump(mode="json")} if lora is not None else {}),
     }
 
 
 def save_policy(folder: Path, model: Any, tokenizer: Any) -> None:
-    """An ordinary transformers folder."""
+    """An ordinary transformers folder; adapters are merged into the weights."""
     with quiet_transformers():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=merged_state_dict(model) if has_adapters(model) else None)
         tokenizer.save_pretrained(folder)
 
 

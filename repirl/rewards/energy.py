@@ -22,6 +22,7 @@ from torch.nn import functional
 from transformers import AutoModelForTokenClassification
 
 from repirl.engines.loading import quiet_transformers
+from repirl.engines.lora import merged_state_dict
 from repirl.errors import UserError
 from repirl.precision import lowered
 from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, write_contract
@@ -60,7 +61,7 @@ def energy_from_policy(policy, *, layers: int | None = None, base_measure: float
     except ValueError as error:
         raise UserError("no token-level head for this architecture", config.model_type, "choose another base") from error
     kept = model.base_model.state_dict().keys()
-    weights = {name: value for name, value in policy.base_model.state_dict().items() if name in kept}
+    weights = {name: value for name, value in merged_state_dict(policy.base_model).items() if name in kept}
     model.base_model.load_state_dict(weights, strict=True)
     nn.init.zeros_(model.score.weight if hasattr(model, "score") else model.classifier.weight)
     if getattr(policy, "is_gradient_checkpointing", False):

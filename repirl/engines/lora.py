@@ -1,0 +1,77 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) by peft, injected into the model's own layers.
+
+The model stays the class it was: sampling, losses and rewards run as without. Its base weights are frozen; what leaves the
+process (a saved policy, a reward that starts from it) are merged weights under the plain names.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from repirl.config import Config
+from repirl.errors import UserError
+
+_ADAPTER = "default"
+
+
+class LoRAConfig(Config):
+    """Adapters on all linear layers but the output layer."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    """The update is scaled by alpha / rank."""
+
+
+def add_adapters(model: Any, config: LoRAConfig, seed: int) -> None:
+    """Inject fresh adapters and freeze everything else, in place; they change nothing until trained.
+
+    UserError if peft is not installed or the model has no linear layer.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise UserError("LoRA needs peft", todo="pip install 'repirl[peft]'") from error
+    head = model.get_output_embeddings()
+    targets = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    if not targets:
+        raise UserError("no linear layer for LoRA to adapt", type(model).__name__, "train without --lora-rank")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inject_adapter_in_model(LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets), model, _ADAPTER)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether `add_adapters` was here."""
+    return any(hasattr(module, "lora_A") for module in model.modules())
+
+
+@torch.no_grad()
+def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """Weights under the plain names, adapters added in; of a model without adapters its `state_dict()`."""
+    plain = {
+        name.replace(".base_layer.", "."): value for name, value in model.state_dict().items() if ".lora_" not in name
+    }
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A"):
+            delta: Tensor = module.get_delta_weight(_ADAPTER)  # pyright: ignore[reportCallIssue]
+            plain[f"{name}.weight"] = plain[f"{name}.weight"] + delta.to(plain[f"{name}.weight"].dtype)
+    return plain
+
+
+@torch.no_grad()
+def load_merged(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put merged weights into a model with or without adapters; adapters then change nothing."""
+    own = model.state_dict()
+    full = {}
+    for name, value in own.items():
+        if ".lora_" in name:
+            full[name] = torch.zeros_like(value) if ".lora_B." in name else value
+        else:
+            full[name] = weights[name.replace(".base_layer.", ".")]
+    model.load_state_dict(full)

@@ -1,0 +1,114 @@
+"""Adapters: only they are trained, what is saved is an ordinary policy, and resuming is exact."""
+
+from __future__ import annotations
+
+import builtins
+import json
+
+import pytest
+import torch
+
+from repirl.config import with_overrides
+from repirl.engines.loading import load_policy
+from repirl.engines.lora import LoRAConfig, add_adapters, has_adapters, load_merged, merged_state_dict
+from repirl.errors import UserError
+from repirl.learn.gradient import row_logprobs
+from repirl.methods.base import FitContext, Runtime, start_policy
+from repirl.methods.registry import load_method
+from repirl.rewards.energy import energy_from_policy
+from repirl.rollouts.batching import TokenRow
+
+ROWS = [TokenRow([5, 6, 7], [8, 9, 10, 11]), TokenRow([12], [13, 14])]
+SMALL = {"loop.steps": 3, "loop.sampling.prompts_per_step": 4, "loop.sampling.group_size": 2, "loop.optim.lr": 0.01}
+SMALL |= {"loop.sampling.max_new_tokens": 12, "loop.validation.num_problems": 2, "loop.validation.samples": 1}
+SMALL |= {"data.num_problems": 12, "data.validation_problems": 2, "data.levels": [1], "loop.validation.select": "last"}
+SMALL |= {"loop.optim.loss.entropy_weight": 0.5, "loop.optim.warmup_steps": 0}  # something to learn without a right answer
+RUNTIME = Runtime(lora=LoRAConfig(rank=2))
+
+
+def logprobs(model) -> torch.Tensor:
+    return torch.cat(row_logprobs(model, ROWS))
+
+
+def fit(policy_folder, folder, on_step=None, method: str = "rloo"):
+    recipe = load_method(method).recipe("tiny")
+    config = with_overrides(recipe, [f"{path}={json.dumps(value)}" for path, value in SMALL.items()])
+    policy = start_policy(policy_folder, RUNTIME, 0)
+    return policy, load_method(method).fit(FitContext(policy, folder, 0, on_step, RUNTIME), config)
+
+
+def test_fresh_adapters_change_nothing_and_trained_ones_merge(make_policy):
+    model, before = make_policy(0), logprobs(make_policy(0))
+    assert merged_state_dict(model).keys() == model.state_dict().keys()
+    plain_names = set(model.state_dict())
+    add_adapters(model, LoRAConfig(rank=2), seed=1)
+    assert has_adapters(model)
+    assert torch.equal(logprobs(model), before)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    assert not any("lm_head" in name for name in trained)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    changed = logprobs(model)
+    assert (changed - before).abs().max() > 0.01
+    merged = merged_state_dict(model)
+    assert set(merged) == plain_names
+    other = make_policy(3)
+    other.load_state_dict(merged)
+    assert torch.allclose(logprobs(other), changed, atol=1e-5)
+    # A reward that starts from the policy starts from what it says, adapters included.
+    energy = energy_from_policy(model, base_measure=1.0)
+    assert not has_adapters(energy)
+    again = make_policy(0)
+    add_adapters(again, LoRAConfig(rank=2), seed=2)
+    load_merged(again, merged)
+    assert torch.allclose(logprobs(again), changed, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["rloo", "repirl"])
+def test_training_with_adapters_leaves_an_ordinary_policy_and_resumes_exactly(policy_folder, tmp_path, method):
+    start = load_policy(policy_folder).model.state_dict()
+    policy, fitted = fit(policy_folder, tmp_path / "whole", method=method)
+    assert fitted.policy_folder is not None
+    saved = load_policy(fitted.policy_folder)
+    assert torch.allclose(logprobs(saved.model), logprobs(policy.model), atol=1e-5)
+    assert (logprobs(saved.model) - logprobs(load_policy(policy_folder).model)).abs().max() > 1e-4
+    frozen = {n.replace(".base_layer.", "."): v for n, v in policy.model.state_dict().items() if ".lora_" not in n}
+    assert all(torch.equal(frozen[name], value) for name, value in start.items())
+
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, steps: int, metrics: dict) -> None:
+        if step == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(policy_folder, tmp_path / "cut", kill, method)
+    _, resumed = fit(policy_folder, tmp_path / "cut", method=method)
+    assert resumed.policy_folder is not None
+    other = load_policy(resumed.policy_folder).model.state_dict()
+    assert all(torch.equal(value, other[name]) for name, value in saved.model.state_dict().items())
+    # Fitting again in the finished folder: the model in memory says what the saved one says.
+    again, _ = fit(policy_folder, tmp_path / "whole", method=method)
+    assert torch.allclose(logprobs(again.model), logprobs(saved.model), atol=1e-5)
+    with pytest.raises(UserError, match="other settings"):
+        load_method(method).fit(
+            FitContext(load_policy(policy_folder), tmp_path / "whole", 0), load_method(method).recipe("tiny")
+        )
+
+
+def test_without_peft_it_is_said_in_one_line(make_policy, monkeypatch):
+    real = builtins.__import__
+
+    def without(name: str, *args, **kwargs):
+        if name == "peft":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UserError, match=r"needs peft.*pip install"):
+        add_adapters(make_policy(0), LoRAConfig(), seed=0)
