@@ -30,7 +30,7 @@ def train_command(
     dtype: Annotated[str, typer.Option(help="Of the matrix products: float32 or bfloat16. Weights stay float32.")] = "float32",
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one.")] = None,
     lora_rank: Annotated[int | None, typer.Option(min=1, help="Train adapters of this rank instead of all weights.")] = None,
-    lora_alpha: Annotated[float, typer.Option(help="Adapters are scaled by this over their rank.")] = 32.0,
+    lora_alpha: Annotated[int, typer.Option(min=1, help="Adapters are scaled by this over their rank.")] = 32,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, more time; the same result.")] = False,
     max_batch_rows: Annotated[int, typer.Option(min=1, help="Completions sampled at a time.")] = 512,
     max_cache_tokens: Annotated[int | None, typer.Option(min=1, help="Their tokens; default: what fits the GPU.")] = None,

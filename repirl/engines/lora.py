@@ -22,7 +22,7 @@ class LoRAConfig(Config):
     """Adapters on all linear layers but the output layer."""
 
     rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32.0, gt=0)
+    alpha: int = Field(default=32, ge=1)
     """The update is scaled by alpha / rank."""
 
 

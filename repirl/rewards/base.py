@@ -62,6 +62,8 @@ class StepReward(ABC):
     """A frozen process reward; a step's reward is the `aggregation` of its tokens' scores."""
 
     name: str = ""
+    budget: Budget
+    """What scoring consumed so far."""
 
     def __init__(self, tokenizer: Any, segmentation: StepSegmentation, aggregation: Aggregation = "mean") -> None:
         self.tokenizer = tokenizer
