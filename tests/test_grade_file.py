@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from repirl.cli.main import app
 from repirl.errors import UserError
-from repirl.grading import sandbox
-from repirl.grading.code import clear_cache
-from repirl.grading.code_file import grade_code_file
-from repirl.grading.grade_file import FileGrades, grade_file, write_verdicts
-from repirl.grading.sandbox import sandbox_level
+from repirl.grading.code.grader import clear_cache
+from repirl.grading.files.grade import FileGrades, grade_file, write_verdicts
+from repirl.grading.files.own_tests import grade_code_file
+from repirl.grading.sandbox import runner as sandbox
+from repirl.grading.sandbox.runner import sandbox_level
 from repirl.types import Problem
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

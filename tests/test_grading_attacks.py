@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from repirl.grading.code import clear_cache, grade_programs
-from repirl.grading.sandbox import SandboxLimits, sandbox_level
+from repirl.grading.code.grader import clear_cache, grade_programs
+from repirl.grading.sandbox.runner import SandboxLimits, sandbox_level
 from repirl.types import Case, CodeTests, Verdict
 
 LIMITS = SandboxLimits(wall_s=3.0, cpu_s=1, memory_mib=256)

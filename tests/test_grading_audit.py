@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from repirl.cli.main import app
-from repirl.grading import audit, audit_values
-from repirl.grading.audit import second_opinion
-from repirl.grading.audit_file import audit_grades
-from repirl.grading.grade_file import grade_file
+from repirl.grading.files.audit import audit_grades
+from repirl.grading.files.grade import grade_file
+from repirl.grading.math import audit, audit_values
+from repirl.grading.math.audit import second_opinion
 from repirl.grading.pool import PoolOptions
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -70,7 +70,7 @@ def test_shares_no_code_with_the_first_path() -> None:
         names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         ours = {name for name in names if name.startswith("repirl")}
-        assert ours <= {"repirl.grading.audit_values"}
+        assert ours <= {"repirl.grading.math.audit_values"}
         assert not {name for name in names if name.split(".")[0] in ("math_verify", "latex2sympy2_extended", "sympy")}
 
 
@@ -102,7 +102,7 @@ def test_counts_add_up_and_no_verdict_changes(tmp_path: Path) -> None:
 
 def test_a_hung_second_check_costs_one_opinion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grades = grade_file("math", write_rows(tmp_path / "rows.jsonl"))
-    monkeypatch.setattr("repirl.grading.audit_file._SECOND_OPINION", "os:_exit")
+    monkeypatch.setattr("repirl.grading.files.audit._SECOND_OPINION", "os:_exit")
     found = audit_grades(grades, PoolOptions(workers=1))
     assert found.no_opinion_reasons == {"crash": 4}
     assert found.disagreements == ()

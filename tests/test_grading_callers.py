@@ -11,7 +11,7 @@ from multiprocessing.queues import SimpleQueue
 
 import pytest
 
-from repirl.grading.math import MathGrader
+from repirl.grading.math.grader import MathGrader
 from repirl.grading.pool import QUEUED_PER_WORKER, PoolFault, PoolOptions, WorkerPool
 
 ITEMS = [("x+1", "\\boxed{1+x}", "stop"), ("x+1", "\\boxed{x-1}", "stop"), ("7", "\\boxed{7}", "stop")]

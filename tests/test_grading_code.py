@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 
 from repirl.errors import UserError
-from repirl.grading import code
-from repirl.grading.claims import matches, same_output, same_text
-from repirl.grading.code import clear_cache, grade_programs
+from repirl.grading.code import grader as code
+from repirl.grading.code.claims import matches, same_output, same_text
+from repirl.grading.code.fences import extract_code
+from repirl.grading.code.grader import clear_cache, grade_programs
 from repirl.grading.dispatch import grade_rollouts, outcome_rewards
-from repirl.grading.fences import extract_code
-from repirl.grading.sandbox import Job, SandboxLimits, sandbox_level
+from repirl.grading.sandbox.runner import Job, SandboxLimits, sandbox_level
+from repirl.grading.sandbox.server import SERVER_SCRIPT
 from repirl.types import Case, CodeTests, Problem, Verdict
 
-sys.path.insert(0, str(Path(code.__file__).parent / "_child"))
+sys.path.insert(0, str(SERVER_SCRIPT.parent))
 import sbx_codec  # type: ignore[import-not-found]
 
 del sys.path[0]

@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from repirl.cli.main import app
 from repirl.errors import UserError
-from repirl.grading import code, sandbox
-from repirl.grading.code import MAX_REASON, check_tests, clear_cache, grade_programs
-from repirl.grading.fences import extract_code, has_closed_block
-from repirl.grading.sandbox import MAX_TIMEOUTS, Job, SandboxLimits, SandboxPool, sandbox_level
+from repirl.grading.code import grader as code
+from repirl.grading.code.fences import extract_code, has_closed_block
+from repirl.grading.code.grader import MAX_REASON, check_tests, clear_cache, grade_programs
+from repirl.grading.sandbox import runner as sandbox
+from repirl.grading.sandbox.runner import MAX_TIMEOUTS, Job, SandboxLimits, SandboxPool, sandbox_level
 from repirl.types import Case, CodeTests, Verdict
 
 LIMITS = SandboxLimits(wall_s=3.0, cpu_s=2)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from repirl.grading.math import MathGrader
-from repirl.grading.numerals import integer_in_words
+from repirl.grading.math.grader import MathGrader
+from repirl.grading.math.numerals import integer_in_words
 from repirl.grading.pool import PoolOptions
 
 

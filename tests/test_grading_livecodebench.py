@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from repirl.grading.code import grade_programs
-from repirl.grading.sandbox import SandboxLimits, sandbox_level
+from repirl.grading.code.grader import grade_programs
+from repirl.grading.sandbox.runner import SandboxLimits, sandbox_level
 from repirl.types import Case, CodeTests
 
 EVERY = 2  # of the 1047 programs, each with about three tests; 1 for all

@@ -16,9 +16,9 @@ import pytest
 
 from repirl.errors import GradingFault, UserError
 from repirl.grading.dispatch import check_ungraded, grade_rollouts
-from repirl.grading.equivalence import Comparison
-from repirl.grading.extract import final_answer, gold_answer, last_box
-from repirl.grading.math import IntegerGrader, MathGrader, MathItem
+from repirl.grading.math.equivalence import Comparison
+from repirl.grading.math.extract import final_answer, gold_answer, last_box
+from repirl.grading.math.grader import IntegerGrader, MathGrader, MathItem
 from repirl.grading.pool import PoolFault, PoolOptions, WorkerPool
 from repirl.types import Problem, Verdict
 
@@ -165,7 +165,7 @@ class TestPool:
 
     def test_interpreter_exits_cleanly(self) -> None:
         script = (
-            "from repirl.grading.math import MathGrader\n"
+            "from repirl.grading.math.grader import MathGrader\n"
             "v = MathGrader().grade_many([('x+1', r'\\boxed{1+x}', 'stop')])[0]\n"
             "import sys; print(v.outcome, 'torch' in sys.modules, 'sympy' in sys.modules)\n"
         )
@@ -338,7 +338,7 @@ class TestMathGrader:
         assert verdicts[1].reward != verdicts[1].reward  # NaN: masked, not punished
 
     def test_crash_is_ungraded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("repirl.grading.math._COMPARE", "os:_exit")
+        monkeypatch.setattr("repirl.grading.math.grader._COMPARE", "os:_exit")
         grader = MathGrader(PoolOptions(workers=1))
         verdict = grader.grade_many([("x+1", "\\boxed{1+x}", "stop")])[0]
         grader.close()

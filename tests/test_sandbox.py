@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from repirl.errors import UserError
-from repirl.grading import sandbox
-from repirl.grading.code import clear_cache, grade_programs
-from repirl.grading.sandbox import Job, SandboxLimits, SandboxPool, run_jobs, sandbox_level
+from repirl.grading.code.grader import clear_cache, grade_programs
+from repirl.grading.sandbox import runner as sandbox
+from repirl.grading.sandbox.runner import Job, SandboxLimits, SandboxPool, run_jobs, sandbox_level
 from repirl.types import Case, CodeTests, Verdict
 
 LIMITS = SandboxLimits(wall_s=3.0, cpu_s=1, memory_mib=256)
@@ -360,7 +360,8 @@ def test_a_forked_process_gets_its_own_sandbox() -> None:
 
 def test_nothing_is_left_when_the_process_ends() -> None:
     script = (
-        "import sys, time\nfrom repirl.grading import sandbox\nfrom repirl.grading.code import grade_programs\n"
+        "import sys, time\nfrom repirl.grading.sandbox import runner as sandbox\n"
+        "from repirl.grading.code.grader import grade_programs\n"
         "from repirl.types import Case, CodeTests\n"
         "t = CodeTests('functional', 'f', (Case(expected=1),))\n"
         "assert grade_programs([(t, 'def f(): return 1')])[0].outcome == 'correct'\n"
@@ -398,7 +399,7 @@ def test_a_sandbox_that_cannot_work_gives_ungraded(monkeypatch: pytest.MonkeyPat
     pool.level()
     monkeypatch.setattr(sandbox, "_pool", pool)
     pool.close()
-    monkeypatch.setattr("repirl.grading.sandbox_server.SERVER_SCRIPT", Path("/nonexistent/server.py"))
+    monkeypatch.setattr("repirl.grading.sandbox.server.SERVER_SCRIPT", Path("/nonexistent/server.py"))
     (verdict,) = grade_programs([(functional(1), "def f(): return 1 # no server")], LIMITS)
     assert verdict.outcome == "ungraded"
     assert verdict.reason.startswith("sandbox: the server process ended at start")

@@ -72,7 +72,7 @@ def generated_items(count: int, seed: int = 0) -> list[tuple[str, str]]:
 
 def run_ours(items: list[tuple[str, str]], workers: int) -> dict[str, Any]:
     """Grades with warm workers and an empty cache."""
-    from repirl.grading.math import MathGrader
+    from repirl.grading.math.grader import MathGrader
     from repirl.grading.pool import PoolOptions
 
     grader = MathGrader(PoolOptions(workers=workers, deadline_s=60))

@@ -17,8 +17,8 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from repirl.grading import sandbox
-from repirl.grading.code import clear_cache, grade_programs
+from repirl.grading.code.grader import clear_cache, grade_programs
+from repirl.grading.sandbox import runner as sandbox
 from repirl.types import Case, CodeTests
 
 HARNESS = "import json, sys\nexec(sys.argv[1])\nprint(json.dumps([f(*a) for a in json.loads(sys.argv[2])]))"

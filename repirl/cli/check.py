@@ -105,7 +105,7 @@ def environment() -> dict[str, Any]:
 
     import torch
 
-    from repirl.grading.sandbox import sandbox_level
+    from repirl.grading.sandbox.runner import sandbox_level
     from repirl.records.provenance import hardware, package_versions, python_version
 
     machine = hardware()

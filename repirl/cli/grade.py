@@ -12,7 +12,7 @@ from repirl.cli.output import JsonFlag, check_output, emit, note, working
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from repirl.grading.grade_file import FileGrades
+    from repirl.grading.files.grade import FileGrades
 
 # Of the disagreements that an audit finds; --json has all.
 MAX_SHOWN = 50
@@ -42,10 +42,10 @@ def grade_command(
 ) -> None:
     """Grade completions in FILE: rows {"id" or "problem", "completion" or "completions"}."""
     from repirl.errors import UserError
-    from repirl.grading.audit_file import audit_grades
-    from repirl.grading.code_file import OWN_TESTS, code_verdict_rows, grade_code_file
     from repirl.grading.dispatch import check_ungraded
-    from repirl.grading.grade_file import OWN_GOLD, grade_file, write_lines, write_verdicts
+    from repirl.grading.files.audit import audit_grades
+    from repirl.grading.files.grade import OWN_GOLD, grade_file, write_lines, write_verdicts
+    from repirl.grading.files.own_tests import OWN_TESTS, code_verdict_rows, grade_code_file
 
     if not file.is_file():
         raise UserError("a folder, not a file" if file.is_dir() else "no such file", str(file), "give a JSONL file")

@@ -10,9 +10,9 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import chain
 
 from repirl.errors import UserError
-from repirl.grading.equivalence import Comparison
-from repirl.grading.math import shared_grader
-from repirl.grading.normalize import key, number, numbers_equal
+from repirl.grading.math.equivalence import Comparison
+from repirl.grading.math.grader import shared_grader
+from repirl.grading.math.normalize import key, number, numbers_equal
 from repirl.grading.pool import PoolOptions
 
 Pair = tuple[str, str]

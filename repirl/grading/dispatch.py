@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from repirl.errors import GradingFault, UserError
-from repirl.grading.math import NO_ANSWER, IntegerGrader, MathItem, shared_grader
+from repirl.grading.math.grader import NO_ANSWER, IntegerGrader, MathItem, shared_grader
 from repirl.grading.pool import PoolOptions
 from repirl.types import Problem, Verdict
 
@@ -60,8 +60,8 @@ def grade_rollouts(
 def _grade_code(
     problems: Sequence[Problem], completions: Sequence[str], reasons: Sequence[str], allow_weak_sandbox: bool
 ) -> list[Verdict]:
-    from repirl.grading.code import grade_programs
-    from repirl.grading.fences import has_closed_block
+    from repirl.grading.code.fences import has_closed_block
+    from repirl.grading.code.grader import grade_programs
 
     verdicts = [Verdict("truncated", reason="" if has_closed_block(text) else NO_ANSWER) for text in completions]
     complete = [i for i, reason in enumerate(reasons) if reason != "length"]

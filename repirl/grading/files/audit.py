@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from repirl.grading.audit import Opinion
-from repirl.grading.extract import gold_answer
-from repirl.grading.grade_file import FileGrades
+from repirl.grading.files.grade import FileGrades
+from repirl.grading.math.audit import Opinion
+from repirl.grading.math.extract import gold_answer
 from repirl.grading.pool import PoolOptions, WorkerPool
 
-_SECOND_OPINION = "repirl.grading.audit:second_opinion"
+_SECOND_OPINION = "repirl.grading.math.audit:second_opinion"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from repirl.errors import UserError
-from repirl.grading.code import check_tests
+from repirl.grading.code.grader import check_tests
 from repirl.grading.dispatch import grade_rollouts
-from repirl.grading.grade_file import FileGrades, GradedRow, finish_reason_of, read_rows
+from repirl.grading.files.grade import FileGrades, GradedRow, finish_reason_of, read_rows
 from repirl.tasks.hidden_tests import decode_tests
 from repirl.types import CodeTests, Problem
 

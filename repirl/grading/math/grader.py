@@ -9,14 +9,14 @@ from functools import cache
 from typing import NamedTuple
 
 from repirl.errors import UserError
-from repirl.grading.equivalence import Comparison
-from repirl.grading.extract import final_answer, gold_answer, last_box
-from repirl.grading.normalize import key, number, numbers_equal
+from repirl.grading.math.equivalence import Comparison
+from repirl.grading.math.extract import final_answer, gold_answer, last_box
+from repirl.grading.math.normalize import key, number, numbers_equal
 from repirl.grading.pool import PoolOptions, TaskResult, WorkerPool
 from repirl.types import Verdict
 
 NO_ANSWER = "no answer"
-_COMPARE = "repirl.grading.equivalence:compare"
+_COMPARE = "repirl.grading.math.equivalence:compare"
 # An answer far longer than any gold is no answer; the limit keeps text processing in this process instant.
 _MAX_ANSWER_CHARS = 2000
 
@@ -30,7 +30,7 @@ class MathItem(NamedTuple):
 
 
 class MathGrader:
-    """Compares final answers by `repirl.grading.equivalence`, each comparison with a deadline in a worker process.
+    """Compares final answers by `repirl.grading.math.equivalence`, each comparison with a deadline in a worker process.
 
     Verdicts: `correct`; `wrong` (reason `no answer` if none was found); `truncated` if the token limit cut the
     completion, whatever it says (`extracted` tells whether there was an answer); `ungraded` with reason `timeout`,

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from repirl.grading.normalize import matching_close
+from repirl.grading.math.normalize import matching_close
 
 # Values with more decimal digits than this are not evaluated (9^{9^9}).
 MAX_VALUE_DIGITS = 20_000

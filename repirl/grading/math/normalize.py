@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from repirl.grading.numerals import leading_number_in_digits
-from repirl.grading.units import contradict, strip_unit
+from repirl.grading.math.numerals import leading_number_in_digits
+from repirl.grading.math.units import contradict, strip_unit
 
 # Longer digit strings and larger exponents are compared as text: int() and 10**n must stay instant.
 MAX_DIGITS = 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from repirl.grading.normalize import key, matching_close, number
+from repirl.grading.math.normalize import key, matching_close, number
 
 # A name and what it is equal to: `x = 5`, `a_1 = 2`, `f(x) = 2x`.
 LABEL = re.compile(r"([A-Za-z](?:_\{?\w+\}?|\w{0,3})(?:\s*\([A-Za-z, ]*\))?)\s*=\s*([^=<>]+)")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from repirl.grading.normalize import clean, without_text_commands
-from repirl.grading.numerals import integer_in_words
+from repirl.grading.math.normalize import clean, without_text_commands
+from repirl.grading.math.numerals import integer_in_words
 
 _CLOCK = re.compile(r"(\d{1,2})(?::(\d{2}))?(?:(?<=:\d\d)|(?=\\))(?:\\text\{ ([ap]m)\})?")
 _DIGITS_AND_BASE = re.compile(r"\(?([0-9A-Z]+)\)?(?:_\{?\(?(\d{1,2}|[a-z]{3,9})\)?\}?|\(?(?:in)?base(\d{1,2}|[a-z]{3,9})\)?)")

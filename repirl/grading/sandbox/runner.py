@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from repirl.errors import UserError
-from repirl.grading.sandbox_server import MAX_TIMEOUTS, Job, Run, SandboxLimits, Server, ServerFault, Stream
+from repirl.grading.sandbox.server import MAX_TIMEOUTS, Job, Run, SandboxLimits, Server, ServerFault, Stream
 
 __all__ = ["MAX_TIMEOUTS", "Job", "Run", "SandboxLevel", "SandboxLimits", "SandboxPool", "run_jobs", "sandbox_level"]
 

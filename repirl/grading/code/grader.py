@@ -23,10 +23,10 @@ from dataclasses import replace
 from typing import Any
 
 from repirl.errors import UserError
-from repirl.grading._child import sbx_checks
-from repirl.grading.claims import matches, same_output
-from repirl.grading.fences import extract_code
-from repirl.grading.sandbox import MAX_TIMEOUTS, Job, Run, SandboxLimits, run_jobs
+from repirl.grading.code.claims import matches, same_output
+from repirl.grading.code.fences import extract_code
+from repirl.grading.sandbox._child import sbx_checks
+from repirl.grading.sandbox.runner import MAX_TIMEOUTS, Job, Run, SandboxLimits, run_jobs
 from repirl.types import CodeTests, Verdict
 
 DEFAULT_LIMITS = SandboxLimits()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from repirl.grading.audit_values import Unreadable, same_values
+from repirl.grading.math.audit_values import Unreadable, same_values
 
 _DROPPED = re.compile(
     r"\\(?:left|right|displaystyle|,|;|!|:|>|\s|quad|qquad)(?![A-Za-z])|\\[()\[\]](?!\w)|(?<!\\)\$|~|\s+|\\(?:mathrm|text|textbf|mbox)\b"

@@ -15,8 +15,8 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from repirl.grading.normalize import clean, fractions_end, key, number, numbers_equal, without_text_commands
-from repirl.grading.shapes import (
+from repirl.grading.math.normalize import clean, fractions_end, key, number, numbers_equal, without_text_commands
+from repirl.grading.math.shapes import (
     LABEL,
     MEMBER,
     as_interval,
@@ -30,8 +30,8 @@ from repirl.grading.shapes import (
     split_list,
     split_union,
 )
-from repirl.grading.units import contradict, strip_unit, with_unit_of
-from repirl.grading.values import (
+from repirl.grading.math.units import contradict, strip_unit, with_unit_of
+from repirl.grading.math.values import (
     MAX_VALUE_DIGITS,
     differ,
     digits,
@@ -41,7 +41,7 @@ from repirl.grading.values import (
     too_large_to_read,
     unbounded,
 )
-from repirl.grading.wording import based, choice, choices, clock_time, in_text, without_choice_word, words
+from repirl.grading.math.wording import based, choice, choices, clock_time, in_text, without_choice_word, words
 
 _FLOAT_ROUNDING = 12  # decimal places: a decimal counts only if it is the exact value
 _SUBSCRIPTED = re.compile(r"-?[\d.,]+_.+")

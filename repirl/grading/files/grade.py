@@ -12,7 +12,7 @@ from typing import Any
 
 from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
-from repirl.grading.math import NO_ANSWER
+from repirl.grading.math.grader import NO_ANSWER
 from repirl.grading.pool import PoolOptions
 from repirl.types import Problem, Verdict
 
