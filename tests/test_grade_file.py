@@ -14,7 +14,6 @@ from repirl.cli.main import app
 from repirl.errors import UserError
 from repirl.grading.code.grader import clear_cache
 from repirl.grading.files.grade import FileGrades, grade_file, write_verdicts
-from repirl.grading.files.own_tests import grade_code_file
 from repirl.grading.sandbox import runner as sandbox
 from repirl.grading.sandbox.runner import sandbox_level
 from repirl.types import Problem
@@ -105,7 +104,7 @@ GOOD = {"id": "p/1", "completion": "x"}
         ("m500", {"problem": "who?", "completion": "x"}, "line 2: m500 has no problem with this text: 'who?'"),
         ("m500", {"completion": "x"}, "line 2: needs `id` or `problem`"),
         ("m500", {"id": "p/1"}, "line 2: needs `completion` or `completions`"),
-        ("m500", {"id": "p/1", "completion": 5}, "line 2: a completion must be text: '5'"),
+        ("m500", {"id": "p/1", "completion": 5}, "line 2: needs `completion`, which must be text: '5'"),
         ("m500", {"id": "p/1", "completions": []}, "line 2: `completions` must be an array"),
         ("m500", {"id": "p/1", "completions": "x"}, "line 2: `completions` must be an array"),
         ("m500", {"id": "p/1", "completion": "x", "finish_reason": "eos"}, "line 2: unknown finish_reason: 'eos'"),
@@ -248,7 +247,7 @@ CODE_ROW = {"id": "a", "completion": "x = 1", "tests": STDIO}
 def test_wrong_code_rows_name_their_line(tmp_path: Path, row: Any, message: str) -> None:
     path = write(tmp_path / "bad.jsonl", [CODE_ROW, row])
     with pytest.raises(UserError) as error:
-        grade_code_file(path)
+        grade_file("code", path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -262,7 +261,7 @@ def test_code_in_a_weak_sandbox_must_be_allowed(tmp_path: Path, monkeypatch: pyt
         clear_cache()  # what is known already is not run
         path = write(tmp_path / "code.jsonl", [{**CODE_ROW, "completion": FENCED}])
         with pytest.raises(UserError, match="--allow-weak-sandbox"):
-            grade_code_file(path)
-        assert outcomes(grade_code_file(path, allow_weak_sandbox=True)) == ["correct"]
+            grade_file("code", path)
+        assert outcomes(grade_file("code", path, allow_weak_sandbox=True)) == ["correct"]
     finally:
         pool.close()

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from repirl.cli.main import app
 from repirl.grading.files.audit import audit_grades
 from repirl.grading.files.grade import grade_file
-from repirl.grading.math import audit, audit_values
+from repirl.grading.math import audit, audit_reader, audit_values
 from repirl.grading.math.audit import second_opinion
 from repirl.grading.pool import PoolOptions
 
@@ -65,12 +65,12 @@ def test_no_opinion_on_what_it_cannot_read(answer: str) -> None:
 
 
 def test_shares_no_code_with_the_first_path() -> None:
-    for module in (audit, audit_values):
+    for module in (audit, audit_values, audit_reader):
         tree = ast.parse(Path(module.__file__ or "").read_text())
         names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         ours = {name for name in names if name.startswith("repirl")}
-        assert ours <= {"repirl.grading.math.audit_values"}
+        assert ours <= {"repirl.grading.math.audit_values", "repirl.grading.math.audit_reader"}
         assert not {name for name in names if name.split(".")[0] in ("math_verify", "latex2sympy2_extended", "sympy")}
 
 

@@ -44,8 +44,8 @@ def grade_command(
     from repirl.errors import UserError
     from repirl.grading.dispatch import check_ungraded
     from repirl.grading.files.audit import audit_grades
-    from repirl.grading.files.grade import OWN_GOLD, grade_file, write_lines, write_verdicts
-    from repirl.grading.files.own_tests import OWN_TESTS, code_verdict_rows, grade_code_file
+    from repirl.grading.files.grade import grade_file, write_verdicts
+    from repirl.grading.files.problems import OWN_GOLD, OWN_TESTS
 
     if not file.is_file():
         raise UserError("a folder, not a file" if file.is_dir() else "no such file", str(file), "give a JSONL file")
@@ -54,20 +54,15 @@ def grade_command(
     check_output(verdicts, "--verdicts", [file])
     problems = None
     with working("grading") as on_progress:
-        if benchmark == OWN_TESTS:
-            grades = grade_code_file(file, allow_weak_sandbox=allow_weak_sandbox)
-        else:
-            if benchmark != OWN_GOLD:
-                from repirl.tasks.benchmarks import load_benchmark
+        if benchmark not in (OWN_GOLD, OWN_TESTS):
+            from repirl.tasks.benchmarks import load_benchmark
 
-                problems = load_benchmark(benchmark, data_dir=data_dir, include=include or ()).problems
-            grades = grade_file(benchmark, file, problems, allow_weak_sandbox=allow_weak_sandbox, on_progress=on_progress)
+            problems = load_benchmark(benchmark, data_dir=data_dir, include=include or ()).problems
+        grades = grade_file(benchmark, file, problems, allow_weak_sandbox=allow_weak_sandbox, on_progress=on_progress)
         payload = summary(grades)
         if audit:
             payload["audit"] = audit_grades(grades, on_progress=on_progress).payload()
-    if verdicts is not None and benchmark == OWN_TESTS:
-        write_lines(code_verdict_rows(grades), verdicts)
-    elif verdicts is not None:
+    if verdicts is not None:
         write_verdicts(grades, verdicts)
     emit(as_json, payload, lambda: _tables(payload))
     for reason, count in grades.ungraded_reasons.items():

@@ -1,46 +1,26 @@
 """Worker processes with a wall-clock deadline and a memory limit for each item.
 
 A hung or crashed worker costs the one item it was working on. No signal is used in the calling process, so the pool
-works from any thread. Workers are fresh interpreters that import nothing but the named function: they see neither the
-caller's `__main__` module (a script without a main guard is fine) nor torch.
+works from any thread. What a worker is: `worker.py`.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib
-import json
-import multiprocessing
 import os
 import queue
-import signal
-import subprocess
-import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from typing import Any, Literal
+from typing import Any
 
 from repirl.errors import UserError
-
-_BOOTSTRAP = (
-    "import json, sys; spec = json.loads(sys.argv[1]); sys.path[:] = spec.pop('sys_path'); "
-    "from repirl.grading.pool import worker_main; worker_main(**spec)"
-)
-# Verdicts must not depend on hash seeds (sympy orders terms by hash in places), nor on threads of BLAS.
-_WORKER_ENV = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-
+from repirl.grading.worker import PoolFault, TaskResult, Worker
 
 # Items of one call that wait in the queue, for each worker.
 QUEUED_PER_WORKER = 16
-
-
-class PoolFault(RuntimeError):
-    """A worker could not be started at all, or the pool was closed: a fault of ours, never an item's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +47,6 @@ class PoolOptions:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@dataclass(frozen=True, slots=True)
-class TaskResult:
-    """`value` of one item, or why there is none: `timeout` or `crash` (exit status or exception in `detail`)."""
-
-    status: Literal["ok", "timeout", "crash"]
-    value: Any = None
-    detail: str = ""
-
-
 class WorkerPool:
     """Runs one named function on items in worker processes, which are started when the first item comes.
 
@@ -95,7 +66,7 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue[tuple[Any, Future[TaskResult]] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._workers: set[_Worker] = set()
+        self._workers: set[Worker] = set()
         self._closed = False
 
     def map(self, items: Sequence[Any], on_progress: Callable[[int, int], None] | None = None) -> list[TaskResult]:
@@ -175,7 +146,7 @@ class WorkerPool:
 
     def _serve(self) -> None:
         """One thread owns one worker process at a time and replaces it when it is lost."""
-        worker: _Worker | None = None
+        worker: Worker | None = None
         while (job := self._jobs.get()) is not None:
             item, future = job
             if not future.set_running_or_notify_cancel():
@@ -197,8 +168,8 @@ class WorkerPool:
                 future.set_exception(fault)
         self._forget(worker)
 
-    def _start_worker(self) -> _Worker:
-        worker = _Worker(self.function, self._preload, self.options)
+    def _start_worker(self) -> Worker:
+        worker = Worker(self.function, self._preload, self.options.memory_mib)
         with self._lock:
             self._workers.add(worker)
             closed = self._closed
@@ -212,114 +183,8 @@ class WorkerPool:
             raise
         return worker
 
-    def _forget(self, worker: _Worker | None) -> None:
+    def _forget(self, worker: Worker | None) -> None:
         if worker is not None:
             worker.kill()
             with self._lock:
                 self._workers.discard(worker)
-
-
-class _Worker:
-    """One worker process and our end of its pipe."""
-
-    def __init__(self, function: str, preload: Sequence[str], options: PoolOptions) -> None:
-        self.usable = True
-        self._function = function
-        self._conn, theirs = multiprocessing.Pipe(duplex=True)
-        spec = {
-            "sys_path": [os.path.abspath(entry) for entry in sys.path],
-            "fd": theirs.fileno(),
-            "function": function,
-            "preload": list(preload),
-            "memory_bytes": options.memory_mib << 20,
-            "parent_pid": os.getpid(),
-        }
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _BOOTSTRAP, json.dumps(spec)],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=os.environ | _WORKER_ENV,
-                start_new_session=True,  # Ctrl-C is for us: we end the workers ourselves
-            )
-
-    def wait_ready(self, deadline_s: float) -> None:
-        try:
-            if not self._conn.poll(deadline_s):
-                raise PoolFault(f"a worker for {self._function} did not start within {deadline_s:g} s")
-            status, detail = self._conn.recv()
-        except (EOFError, OSError) as error:
-            raise PoolFault(f"a worker for {self._function} ended while starting (exit {self._exit()})") from error
-        if status != "ready":
-            raise PoolFault(f"a worker for {self._function} could not start: {detail}")
-
-    def run(self, item: Any, deadline_s: float) -> TaskResult:
-        try:
-            self._conn.send(item)
-            if not self._conn.poll(deadline_s):
-                self.usable = False
-                self.kill()
-                return TaskResult("timeout", detail=f"no result within {deadline_s:g} s")
-            status, payload = self._conn.recv()
-        except (EOFError, ConnectionError, OSError):
-            self.usable = False
-            return TaskResult("crash", detail=f"worker ended with status {self._exit()}")
-        if status == "ok":
-            return TaskResult("ok", value=payload)
-        self.usable = status != "memory"
-        return TaskResult("crash", detail=payload)
-
-    def _exit(self) -> int | None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.process.wait(timeout=5)
-        return None
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self._conn.close()
-
-
-def worker_main(fd: int, function: str, preload: list[str], memory_bytes: int, parent_pid: int) -> None:
-    """The loop of a worker process: receive an item, send (`ok`, value), (`error`, text) or (`memory`, text)."""
-    _die_with_parent(parent_pid)
-    with contextlib.suppress(ImportError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    conn = Connection(fd)
-    try:
-        for name in preload:
-            importlib.import_module(name)
-        module, _, attribute = function.partition(":")
-        call = getattr(importlib.import_module(module), attribute)
-    except Exception:  # noqa: BLE001 - sent to the parent, which raises PoolFault
-        conn.send(("failed", traceback.format_exc(limit=-3)))
-        return
-    conn.send(("ready", ""))
-    while True:
-        try:
-            item = conn.recv()
-        except (EOFError, ConnectionError):
-            return
-        try:
-            reply = ("ok", call(item))
-        except MemoryError:
-            reply = ("memory", "MemoryError")
-        except Exception as error:  # noqa: BLE001 - becomes the item's verdict `ungraded(crash)`
-            reply = ("error", f"{type(error).__name__}: {str(error)[:200]}")
-        conn.send(reply)
-
-
-def _die_with_parent(parent_pid: int) -> None:
-    """A hung worker must not survive a parent that was killed (the pipe's end is noticed only between items)."""
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent_pid:
-            os._exit(1)

@@ -11,22 +11,19 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import json
 import marshal
 import pickle
 import re
-import signal
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from repirl.errors import UserError
-from repirl.grading.code.claims import matches, same_output
 from repirl.grading.code.fences import extract_code
+from repirl.grading.code.judging import judge, verdict_of
 from repirl.grading.sandbox._child import sbx_checks
-from repirl.grading.sandbox.runner import MAX_TIMEOUTS, Job, Run, SandboxLimits, run_jobs
+from repirl.grading.sandbox.runner import Job, SandboxLimits, run_jobs
 from repirl.types import CodeTests, Verdict
 
 DEFAULT_LIMITS = SandboxLimits()
@@ -99,7 +96,7 @@ def grade_programs(
             continue
         if code is None:
             total = sbx_checks.count_tests(_prepared(tests)) if tests.kind == "asserts" else None
-            verdicts[key] = _verdict(tests, 0, "no code", total)
+            verdicts[key] = verdict_of(tests, 0, "no code", total)
         elif (known := _cache.get(key)) is not None:
             verdicts[key] = known
         else:
@@ -113,7 +110,7 @@ def grade_programs(
         runs = iter(run_jobs([job for *_, jobs in plans for job in jobs], own, allow_weak_sandbox))
         for key, tests, code, jobs in plans:
             own_runs = [next(runs) for _ in jobs]
-            verdict = _judge(tests, own_runs, own)
+            verdict = judge(tests, own_runs, own)
             seconds = sum(run.wall_s for run in own_runs)
             reason = _printable(verdict.reason)
             verdicts[key] = verdict = replace(verdict, reason=reason, extracted=code, seconds=seconds)
@@ -224,131 +221,3 @@ def _jobs(tests: CodeTests, code: str, group: int = 0) -> list[Job]:
         return [Job("functional", marshal.dumps((code, tests.entry_point, [case.args for case in tests.cases])))]
     except ValueError as error:
         raise UserError("test arguments are not plain data", tests.entry_point, "use numbers, text, lists") from error
-
-
-def _verdict(tests: CodeTests, passed: int, reason: str, total: int | None = None) -> Verdict:
-    total = max(1, len(tests.cases)) if total is None else total
-    correct = passed == total and not reason
-    return Verdict("correct" if correct else "wrong", reason, None, passed / total, passed, total)
-
-
-def _judge(tests: CodeTests, runs: list[Run], limits: SandboxLimits) -> Verdict:
-    for run in runs:
-        if run.fault is not None:
-            return Verdict("ungraded", f"sandbox: {run.fault}")
-    if tests.kind == "functional":
-        return _judge_functional(tests, runs[0], limits)
-    if tests.kind == "stdio":
-        return _judge_stdio(tests, runs, limits)
-    return _judge_asserts(tests, runs[0], limits)
-
-
-def _frames(run: Run) -> list[list[Any]]:
-    """The frames up to the first that is not one."""
-    frames = []
-    for line in run.frames.split(b"\n"):
-        try:
-            frame = json.loads(line)
-        except (ValueError, RecursionError):
-            break
-        if not isinstance(frame, list) or not frame or not isinstance(frame[0], str):
-            break
-        frames.append(frame)
-    return frames
-
-
-def _how_it_died(run: Run, limits: SandboxLimits) -> str:
-    """Why there are fewer claims than tests."""
-    if run.too_much_output:
-        return "too much output"
-    if run.timed_out:
-        return "timeout (wall clock)"
-    if run.out_of_time(limits):
-        return "timeout"
-    if run.signal:
-        return f"killed: {signal.Signals(run.signal).name}" if run.signal in _SIGNALS else f"killed: {run.signal}"
-    return f"exit {run.exit_code}"
-
-
-_SIGNALS = {int(s) for s in signal.Signals}
-
-
-def _exception(name: Any) -> str:
-    name = name if isinstance(name, str) else "without a name"
-    return "memory" if name == "MemoryError" else name if name.startswith("missing ") else f"exception: {name}"
-
-
-def _judge_functional(tests: CodeTests, run: Run, limits: SandboxLimits) -> Verdict:
-    frames = _frames(run)
-    if frames and frames[0][0] == "load":
-        return _verdict(tests, 0, _exception(frames[0][1] if len(frames[0]) > 1 else ""))
-    passed, reason = 0, "too much output" if run.too_much_output else ""
-    for case, frame in zip(tests.cases, frames, strict=False):
-        ok = frame[0] == "value" and len(frame) == 2 and matches(case.expected, frame[1], tests.float_tolerance)
-        passed += ok
-        if not ok and not reason:
-            reason = _exception(frame[1]) if frame[0] == "raise" and len(frame) > 1 else "wrong answer"
-    if len(frames) < len(tests.cases):
-        reason = reason or _how_it_died(run, limits)
-    elif len(frames) > len(tests.cases):
-        passed, reason = 0, reason or "wrong answer"  # somebody else wrote frames: none can be believed
-    return _verdict(tests, passed, reason)
-
-
-def _judge_stdio(tests: CodeTests, runs: list[Run], limits: SandboxLimits) -> Verdict:
-    """The cases after MAX_TIMEOUTS that ran out of time have failed whether they ran or not, so that the score depends
-    neither on how many ran at once nor on their luck."""
-    passed, reason, timeouts = 0, "", 0
-    for done, (case, run) in enumerate(zip(tests.cases, runs, strict=True)):
-        if timeouts == MAX_TIMEOUTS or run.not_run:
-            reason += f"; after {MAX_TIMEOUTS} timeouts the rest counts as failed ({len(runs) - done})"
-            break
-        failure = _failure_of(case.stdout, run, limits, tests.float_tolerance)
-        timeouts += run.out_of_time(limits)
-        passed += not failure
-        reason = reason or failure
-    return _verdict(tests, passed, reason)
-
-
-def _failure_of(expected: str, run: Run, limits: SandboxLimits, tolerance: float | None) -> str:
-    """Why a case of `stdio` failed; empty if it did not."""
-    frames = _frames(run)
-    if run.too_much_output or run.timed_out or run.signal:
-        return _how_it_died(run, limits)
-    if frames and frames[0][0] == "raise" and len(frames[0]) > 1:
-        return _exception(frames[0][1])
-    if run.exit_code:
-        return _how_it_died(run, limits)
-    return "" if same_output(expected, run.stdout.decode("utf-8", "surrogateescape"), tolerance) else "wrong answer"
-
-
-def _judge_asserts(tests: CodeTests, run: Run, limits: SandboxLimits) -> Verdict:
-    """`ungraded` only for what the tests do, never by the program's choice: whether any check is reached without a
-    single request to the program is up to the tests, and so is what they import and pass on."""
-    total, passed, reason, finished = 1, 0, "", False
-    for kind, *rest in _frames(run):
-        finished = kind == "checks"
-        if kind == "total":
-            total = rest[0]
-        elif kind == "pass":
-            passed += 1
-        elif kind == "stop" and rest[0] in _TESTS_AT_FAULT and not reason:
-            return Verdict("ungraded", _TESTS_AT_FAULT[rest[0]].format(rest[1]))
-        elif kind == "stop":
-            reason = reason or _how_it_died(run, limits)
-        elif kind in ("load", "fail"):
-            failure = "wrong answer" if rest[0] == "AssertionError" else _exception(rest[0])
-            reason = reason or failure
-        elif kind == "checks" and rest[0] == 0 and not reason:
-            if not rest[1]:
-                return Verdict("ungraded", "tests: no assertion was executed")
-            passed, reason = 0, "no assertion was reached"
-    if not (finished and passed == total):
-        reason = reason or _how_it_died(run, limits)
-    return _verdict(tests, passed, reason, total)
-
-
-_TESTS_AT_FAULT = {
-    "NotSendable": "tests: they pass a {} to the program",
-    "MissingModule": "tests: they import {}, which is not in the sandbox",
-}

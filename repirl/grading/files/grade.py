@@ -1,24 +1,20 @@
-"""Grading completions from a JSONL file: the logic of `repirl grade BENCHMARK FILE`, no model needed."""
+"""Grading the completions of a JSONL file, no model needed: the logic of `repirl grade BENCHMARK FILE`."""
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
+from repirl.grading.files.problems import OWN_TESTS, finder
+from repirl.grading.files.rows import completions_of, read_rows, write_lines
 from repirl.grading.math.grader import NO_ANSWER
 from repirl.grading.pool import PoolOptions
 from repirl.types import Problem, Verdict
-
-# FILE's rows carry their own gold answer.
-OWN_GOLD = "math"
-_FINISH_REASONS = ("stop", "length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +80,7 @@ class _Sample:
     problem: Problem
     completion: str
     finish_reason: str
+    given_id: str | int | None
 
 
 def grade_file(
@@ -98,19 +95,24 @@ def grade_file(
     """Grade every completion of a .jsonl or .jsonl.gz file.
 
     With `benchmark` "math", rows are {"answer", "completion"} (optionally "id" or "problem", which group samples of
-    one problem); with any other name, rows are {"id" or "problem", "completion"} and `problems` are the benchmark's,
-    matched by id or by their exact text. "completions", an array, may stand for "completion"; "finish_reason" ("stop"
-    or "length"; an array beside "completions") is optional.
+    one problem). With "code", rows are {"id", "completion", "tests"}, where `completion` is plain code, or text of which the
+    last fenced block counts, and `tests` is {"kind": "functional", "entry_point", "cases": [{"args", "expected"}]},
+    {"kind": "stdio", "cases": [{"stdin", "stdout"}]} or {"kind": "asserts", "code"}. With any other name, rows are {"id" or
+    "problem", "completion"} and `problems` are the benchmark's, matched by id or by their exact text. "completions", an array,
+    may stand for "completion"; "finish_reason" ("stop" or "length"; an array beside "completions") is optional.
 
     Raises UserError, with the line number, for malformed JSON, missing fields and unknown problems, and for a missing
-    or empty file.
+    or empty file; also where the machine gives only a weak sandbox and `allow_weak_sandbox` is not set.
     """
-    if benchmark != OWN_GOLD and problems is None:
-        raise ValueError(f"grading against {benchmark!r} needs its problems")
-    find = _by_own_gold() if problems is None or benchmark == OWN_GOLD else _by_benchmark(benchmark, problems)
-    samples = [sample for line, row in read_rows(path) for sample in _samples(path, line, row, find)]
+    find = finder(benchmark, problems)
+    samples = []
+    for line, row in read_rows(path):
+        where = f"{path}, line {line}"
+        problem = find(where, row)
+        samples += [_Sample(line, problem, text, reason, row.get("id")) for text, reason in completions_of(where, row)]
     if not samples:
-        raise UserError("the file has no rows", str(path), 'each line is an object such as {"id": ..., "completion": ...}')
+        needed = '"completion": ..., "tests": ...' if benchmark == OWN_TESTS else '"completion": ...'
+        raise UserError("the file has no rows", str(path), f'each line is an object such as {{"id": ..., {needed}}}')
     verdicts = grade_rollouts(
         [sample.problem for sample in samples],
         [sample.completion for sample in samples],
@@ -122,15 +124,19 @@ def grade_file(
     seen: Counter[str] = Counter()
     rows = []
     for sample, verdict in zip(samples, verdicts, strict=True):
-        rows.append(GradedRow(sample.line, sample.problem.id, seen[sample.problem.id], verdict, sample.problem.answer))
-        seen[sample.problem.id] += 1
-    num_problems = len(seen) if problems is None or benchmark == OWN_GOLD else len(problems)
-    return FileGrades(benchmark, str(path), num_problems, tuple(rows))
+        name, gold = sample.problem.id, sample.problem.answer
+        rows.append(GradedRow(sample.line, name, seen[name], verdict, gold, sample.given_id))
+        seen[name] += 1
+    return FileGrades(benchmark, str(path), len(seen) if problems is None else len(problems), tuple(rows))
 
 
 def write_verdicts(grades: FileGrades, path: Path) -> None:
-    """One JSON line for each completion: id, sample, line, verdict, reason, extracted, and test counts of code."""
-    write_lines(map(_verdict_row, grades.rows), path)
+    """One JSON line for each completion, in the file's order. Raises UserError if the file cannot be written.
+
+    id, sample, line, verdict, and what the verdict says (reason, extracted answer, counts of tests); for programs with tests
+    of their own: id, verdict, reason, tests_passed, tests_total (None where nothing was measured) and seconds.
+    """
+    write_lines(map(_program_row if grades.benchmark == OWN_TESTS else _verdict_row, grades.rows), path)
 
 
 def _verdict_row(row: GradedRow) -> dict[str, Any]:
@@ -139,116 +145,13 @@ def _verdict_row(row: GradedRow) -> dict[str, Any]:
     return line | {"verdict": verdict.pop("outcome")} | verdict
 
 
-def write_lines(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """A JSONL file, UTF-8 also where a text holds half a surrogate pair. Raises UserError if it cannot be written."""
-    try:
-        with path.open("w", encoding="utf-8", errors="backslashreplace") as file:  # just as JSON writes them
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise UserError("cannot write the verdicts", str(path), error.strerror or "") from None
-
-
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers (from 1) and objects of a JSONL file; blank lines are skipped."""
-    line = 0
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            for line, text in enumerate(file, start=1):
-                if text.strip():
-                    yield line, _parse_row(path, line, text)
-    except FileNotFoundError:
-        raise UserError("no such file", str(path)) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text", f"after line {line}") from None
-    except (OSError, EOFError) as error:
-        raise UserError("cannot read the file", str(path), str(error)) from None
-
-
-def _parse_row(path: Path, line: int, text: str) -> dict[str, Any]:
-    try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        detail = getattr(error, "msg", "a number is too long" if isinstance(error, ValueError) else "nested too deeply")
-        raise UserError(f"{path}, line {line}: not valid JSON ({detail})", text.strip()[:80]) from None
-    if not isinstance(row, dict):
-        raise UserError(f"{path}, line {line}: not a JSON object", text.strip()[:80])
-    return row
-
-
-_Find = Callable[[str, Mapping[str, Any]], Problem]
-
-
-def _by_benchmark(benchmark: str, problems: Sequence[Problem]) -> _Find:
-    """Look up a row's problem by id, or by the exact text of its statement or prompt."""
-    by_id = {problem.id: problem for problem in problems}
-    by_text: dict[str, Problem] = {}
-    for problem in problems:
-        by_text.setdefault(problem.prompt.strip(), problem)
-        if problem.source.strip():
-            by_text.setdefault(problem.source.strip(), problem)
-
-    def find(where: str, row: Mapping[str, Any]) -> Problem:
-        if row.get("id") is not None:
-            problem = by_id.get(str(row["id"]))
-            if problem is None:
-                example = next(iter(by_id), "none")
-                raise UserError(f"{where}: {benchmark} has no problem with id", row["id"], f"ids look like {example!r}")
-            return problem
-        if not isinstance(row.get("problem"), str):
-            raise UserError(f"{where}: needs `id` or `problem`", sorted(row))
-        problem = by_text.get(row["problem"].strip())
-        if problem is None:
-            raise UserError(f"{where}: {benchmark} has no problem with this text", row["problem"][:80])
-        return problem
-
-    return find
-
-
-def _by_own_gold() -> _Find:
-    """Make a problem of a row that carries its gold; rows with the same id (or text) are samples of one problem."""
-    golds: dict[str, str] = {}
-
-    def find(where: str, row: Mapping[str, Any]) -> Problem:
-        answer = row.get("answer")
-        if isinstance(answer, bool) or not isinstance(answer, str | int | float) or not str(answer).strip():
-            raise UserError(f"{where}: needs `answer`, the gold, as text or number", answer if answer else sorted(row))
-        name = row.get("id", row.get("problem"))
-        problem_id = where.rpartition(" ")[2] if name is None else str(name)
-        if golds.setdefault(problem_id, str(answer)) != str(answer):
-            raise UserError(f"{where}: another row with the same id has another `answer`", problem_id[:80])
-        text = str(row.get("problem", ""))
-        return Problem(problem_id, OWN_GOLD, prompt=text, grader="math", answer=str(answer), source=text)
-
-    return find
-
-
-def _samples(path: Path, line: int, row: dict[str, Any], find: _Find) -> Iterator[_Sample]:
-    where = f"{path}, line {line}"
-    problem = find(where, row)
-    completions = _completions(where, row)
-    given = row.get("finish_reason")
-    reasons = given if isinstance(given, list) else [given] * len(completions)
-    if len(reasons) != len(completions):
-        raise UserError(f"{where}: {len(completions)} completions but {len(reasons)} finish reasons")
-    for completion, reason in zip(completions, reasons, strict=True):
-        yield _Sample(line, problem, completion, finish_reason_of(where, reason))
-
-
-def finish_reason_of(where: str, given: Any) -> str:
-    """`stop` where a row says nothing. Raises UserError on an unknown one."""
-    if given is not None and given not in _FINISH_REASONS:
-        raise UserError(f"{where}: unknown finish_reason", given, f"use one of {', '.join(_FINISH_REASONS)}")
-    return given or "stop"
-
-
-def _completions(where: str, row: Mapping[str, Any]) -> list[str]:
-    if "completions" not in row and "completion" not in row:
-        raise UserError(f"{where}: needs `completion` or `completions`", sorted(row))
-    texts = row["completions"] if "completions" in row else [row["completion"]]
-    if not isinstance(texts, list) or not texts:
-        raise UserError(f"{where}: `completions` must be an array with at least one text", str(texts)[:80])
-    for text in texts:
-        if not isinstance(text, str):
-            raise UserError(f"{where}: a completion must be text", str(text)[:80])
-    return texts
+def _program_row(row: GradedRow) -> dict[str, Any]:
+    verdict = row.verdict
+    return {
+        "id": row.given_id,
+        "verdict": verdict.outcome,
+        "reason": verdict.reason,
+        "tests_passed": verdict.tests_passed,
+        "tests_total": verdict.tests_total,
+        "seconds": round(verdict.seconds or 0.0, 4),
+    }

@@ -11,11 +11,9 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
-from typing import Any
 
-from repirl.grading.math.normalize import clean, fractions_end, key, number, numbers_equal, without_text_commands
+from repirl.grading.math.normalize import clean, key, number, numbers_equal, without_text_commands
 from repirl.grading.math.shapes import (
     LABEL,
     MEMBER,
@@ -30,31 +28,12 @@ from repirl.grading.math.shapes import (
     split_list,
     split_union,
 )
-from repirl.grading.math.units import contradict, strip_unit, with_unit_of
-from repirl.grading.math.values import (
-    MAX_VALUE_DIGITS,
-    differ,
-    digits,
-    equations_differ,
-    is_symbol_in_other_form,
-    settled,
-    too_large_to_read,
-    unbounded,
-)
+from repirl.grading.math.symbolic import Undecided, symbolic
+from repirl.grading.math.units import with_unit_of
 from repirl.grading.math.wording import based, choice, choices, clock_time, in_text, without_choice_word, words
 
-_FLOAT_ROUNDING = 12  # decimal places: a decimal counts only if it is the exact value
 _SUBSCRIPTED = re.compile(r"-?[\d.,]+_.+")
-_PRIME = re.compile(r"(?<=[A-Za-z])('+)")
-_INDEXED_E = re.compile(r"(?<![A-Za-z\\])E(?=\s*_)")  # the parser takes it for Euler's number, and no index then
-_SPACED_TEXT = re.compile(r"\\(text|mathrm|mbox) +\{")
 _MAX_LIST = 64
-_MAX_NESTING = 40
-_MAX_POWERS = 200
-_MAX_CHARS = 500  # of an answer to be parsed, beyond four times the gold's
-_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
-_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\\circ")
-_DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +50,8 @@ def compare(pair: tuple[str, str]) -> Comparison:
     gold, answer = pair
     try:
         return Comparison(_equal(rising(clean(gold)), rising(clean(answer)), depth=0))
-    except _Undecided as reason:
+    except Undecided as reason:
         return Comparison(reason.equal, reason.note)
-
-
-class _Undecided(Exception):
-    """The comparison ends here, with this result."""
-
-    def __init__(self, equal: bool | None, note: str) -> None:
-        super().__init__(note)
-        self.equal = equal
-        self.note = note
 
 
 def _equal(gold: str, answer: str, depth: int) -> bool:
@@ -107,7 +77,7 @@ def _equal(gold: str, answer: str, depth: int) -> bool:
         verdict = _labelled(gold, answer, depth)
     if verdict is None:
         verdict = _structured(gold, answer, depth)
-    return _symbolic(gold, answer) if verdict is None else verdict
+    return symbolic(gold, answer) if verdict is None else verdict
 
 
 def _worded(gold: str, answer: str) -> bool | None:
@@ -211,108 +181,7 @@ def _matches(gold: str, answer: str, depth: int) -> bool:
     """`_equal`, where a part that cannot be parsed is merely not this element."""
     try:
         return _equal(gold, answer, depth)
-    except _Undecided as reason:
+    except Undecided as reason:
         if reason.equal is None:
             raise
         return False
-
-
-def _symbolic(gold: str, answer: str) -> bool:
-    """What math-verify says of two single expressions."""
-    if len(answer) > _MAX_CHARS + 4 * len(gold):
-        raise _Undecided(False, "answer not parsed")
-    gold, answer = (_one_spelling(side) for side in _without_units(gold, answer))
-    unread = [too_large_to_read(text) for text in (gold, answer)]
-    trees = [
-        _parse(text) if not unread_side and _is_parseable(text) else ()
-        for unread_side, text in zip(unread, (gold, answer), strict=True)
-    ]
-    gold_tree, answer_tree = trees
-    too_large = [
-        unread_side or any(digits(tree) > MAX_VALUE_DIGITS for tree in forms)
-        for unread_side, forms in zip(unread, trees, strict=True)
-    ]
-    if any(too_large):  # if only one is, they differ
-        raise _Undecided(None if all(too_large) else False, "too large to evaluate")
-    if not gold_tree or not answer_tree:
-        raise _Undecided(False, "gold not parsed" if not gold_tree else "answer not parsed")
-    from math_verify import verify
-
-    gold_forms, answer_forms = ([settled(_uniform(tree)) for tree in forms] for forms in trees)
-    if differ(gold_forms[0], answer_forms[0]) or equations_differ(gold_forms[0], answer_forms[0]):
-        return False
-    if unbounded(gold_forms[0], answer_forms[0]):
-        raise _Undecided(False, "left unevaluated")
-    if is_symbol_in_other_form(gold_forms[0], answer_forms[0]):
-        return True
-    return verify(
-        gold_forms,
-        answer_forms,
-        float_rounding=_FLOAT_ROUNDING,
-        allow_set_relation_comp=True,
-        timeout_seconds=None,
-    )
-
-
-def _one_spelling(text: str) -> str:
-    """Derivatives with primes, worded subscripts and an indexed E as the parser can tell them apart."""
-    primes = _PRIME.sub(lambda found: "^{" + r"\prime" * len(found.group(1)) + "}", text)
-    return _INDEXED_E.sub(r"\\Xi ", _SPACED_TEXT.sub(r"\\\1{", primes))
-
-
-def _without_units(gold: str, answer: str) -> tuple[str, str]:
-    """Units dropped; degrees count as radians inside a trigonometric function and against a multiple of pi."""
-    sides = [strip_unit(gold), strip_unit(answer)]
-    if contradict(sides[0][1], sides[1][1]):
-        raise _Undecided(False, "another unit")
-    in_degrees = [_TRIGONOMETRIC.search(text) is not None for text in (gold, answer)]
-    for here, there in ((0, 1), (1, 0)):
-        if sides[here][1] == "degree" and sides[there][1] != "degree" and "\\pi" in sides[there][0]:
-            in_degrees[here] = True
-    texts = [
-        _DEGREES.sub(r"\\frac{\1\\pi}{180}", text) if use_radians else rest or text
-        for text, (rest, _), use_radians in zip((gold, answer), sides, in_degrees, strict=True)
-    ]
-    return texts[0], texts[1]
-
-
-def _uniform(tree: Any) -> Any:
-    """`i` as sqrt(-1), all other symbols real (the parser's assumptions vary), hyperbolic functions by exponentials."""
-    from sympy import Expr, I, Symbol, exp
-    from sympy.functions.elementary.hyperbolic import HyperbolicFunction
-
-    if not isinstance(tree, Expr):
-        return tree
-    symbols = [symbol for symbol in tree.free_symbols if isinstance(symbol, Symbol)]
-    found = {symbol: I if symbol.name == "i" else Symbol(symbol.name, real=True) for symbol in symbols}
-    tree = tree.xreplace({old: new for old, new in found.items() if old != new})
-    return tree.rewrite(exp) if tree.has(HyperbolicFunction) else tree
-
-
-def _is_parseable(text: str) -> bool:
-    """False for what would only exhaust the parser: deep nesting, endless towers."""
-    depth = deepest = 0
-    for char in text:
-        depth += (char in "([{") - (char in ")]}")
-        deepest = max(deepest, depth)
-    return deepest <= _MAX_NESTING and text.count("^") <= _MAX_POWERS
-
-
-@lru_cache(maxsize=256)
-def _parse(text: str) -> tuple[Any, ...]:
-    from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
-    from math_verify import LatexExtractionConfig, parse
-
-    # Units are stripped above; math-verify would also take the h of `4 + 4h` for hours.
-    spelling = NormalizationConfig(
-        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
-    )
-    exact = _DECIMAL.sub(lambda d: rf"\frac{{{d.group(1)}{d.group(2)}}}{{1{'0' * len(d.group(2))}}}", text)
-    return tuple(
-        parse(
-            f"${fractions_end(exact)}$",
-            extraction_config=[LatexExtractionConfig(boxed_match_priority=-1, normalization_config=spelling)],
-            fallback_mode="no_fallback",
-            parsing_timeout=None,  # type: ignore[arg-type]
-        )
-    )

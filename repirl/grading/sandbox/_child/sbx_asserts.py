@@ -15,11 +15,7 @@ Limits: functions of the tests cannot be passed to the program, and two program 
 
 from __future__ import annotations
 
-import ast
-import builtins
-import importlib
 import json
-import marshal
 import sys
 import types
 from collections import deque
@@ -27,9 +23,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-import sbx_checks
 import sbx_codec
-from sbx_programs import name_of, read_block, say, write_block
+from sbx_programs import read_block, write_block
 from sbx_serve import of_library
 
 SERVER_FD = 4  # on 3 the tester talks to the grader
@@ -52,7 +47,7 @@ class ProgramStopped(RuntimeError):
 ProgramStopped.__name__ = "StopIteration"  # what it is called in a reason
 
 
-class _Tester:
+class Tester:
     """What happened in the tests so far."""
 
     checks = 0
@@ -60,18 +55,18 @@ class _Tester:
     end: BaseException | None = None  # why they cannot go on
 
 
-def _end(why: BaseException) -> BaseException:
-    _Tester.end = _Tester.end or why
+def end(why: BaseException) -> BaseException:
+    Tester.end = Tester.end or why
     return why
 
 
-def _ask(*request: Any) -> list[Any]:
-    _Tester.asked = _Tester.asked or request[0] != "name"
+def ask(*request: Any) -> list[Any]:
+    Tester.asked = Tester.asked or request[0] != "name"
     try:
         write_block(SERVER_FD, json.dumps(request).encode())
         verdict, *answer = json.loads(read_block(SERVER_FD))
     except (EOFError, OSError):
-        raise _end(ProgramEnded()) from None
+        raise end(ProgramEnded()) from None
     if verdict == "ok":
         return answer
     raise _error_of(*answer)
@@ -91,7 +86,7 @@ class _Errors:
         number = self.__dict__.get("_number")
         if number is None or name.startswith("__"):
             raise AttributeError(name)
-        return _value(_ask("get", number, name)[0])
+        return value_of(ask("get", number, name)[0])
 
 
 _ERROR_BODY = {name: vars(_Errors)[name] for name in ("__init__", "__str__", "__getattr__")}
@@ -99,7 +94,7 @@ _own_errors: dict[int, type[BaseException]] = {}  # by number
 _own_numbers: dict[type, int] = {}
 
 
-def _new_error_class(name: str, bases: tuple[type, ...]) -> Any:
+def new_error_class(name: str, bases: tuple[type, ...]) -> Any:
     name = name if name.isidentifier() else "ProgramError"
     try:
         return type(name, bases, dict(_ERROR_BODY))
@@ -107,7 +102,7 @@ def _new_error_class(name: str, bases: tuple[type, ...]) -> Any:
         return type(name, bases[:1], dict(_ERROR_BODY))
 
 
-def _class_of(form: list[Any]) -> Any:
+def class_of(form: list[Any]) -> Any:
     """The class of exceptions behind a form: the same one of the standard library, else one made to stand for it.
 
     Of what does not derive from Exception only SystemExit is itself: GeneratorExit, say, ends a generator quietly.
@@ -119,15 +114,15 @@ def _class_of(form: list[Any]) -> Any:
     if isinstance(found, type) and issubclass(found, (Exception, SystemExit)):
         return found
     if number not in _own_errors:
-        above = tuple(dict.fromkeys(map(_class_of, bases))) if found is None else ()
-        _own_errors[number] = _new_error_class(name, above or (Exception,))
+        above = tuple(dict.fromkeys(map(class_of, bases))) if found is None else ()
+        _own_errors[number] = new_error_class(name, above or (Exception,))
         _own_numbers[_own_errors[number]] = number
     return _own_errors[number]
 
 
 def _error_of(class_form: list[Any], message: str, arguments: Any, number: int) -> BaseException:
-    kind = _class_of(class_form)
-    error = _made(kind, _value(arguments), message)
+    kind = class_of(class_form)
+    error = _made(kind, value_of(arguments), message)
     error.__dict__.update(_message=message, _number=number)
     return error
 
@@ -140,11 +135,11 @@ def _made(kind: Any, given: Any, message: str) -> BaseException:
                 return error
             return type(kind.__name__, (kind,), {"__str__": _ERROR_BODY["__str__"]})(*given)  # an OSError of a file
         except Exception:  # noqa: BLE001 (it takes other arguments than it keeps, as JSONDecodeError does)
-            kind = _new_error_class(kind.__name__, (kind,))
+            kind = new_error_class(kind.__name__, (kind,))
     return kind.__new__(kind, *given)
 
 
-def _value(form: Any) -> Any:
+def value_of(form: Any) -> Any:
     return sbx_codec.decode(form, Remote)
 
 
@@ -170,7 +165,7 @@ def _other_form(value: Any) -> list[Any]:
             return ["it", *map(_form, members)]
     if (value if isinstance(value, type) else type(value)).__module__ == __name__:
         raise TypeError("this stands for something of the program")  # which thus has no part in what is NotSendable
-    raise _end(NotSendable(type(value).__name__))
+    raise end(NotSendable(type(value).__name__))
 
 
 def _library_name(value: Any) -> tuple[str, str] | None:
@@ -195,156 +190,43 @@ class Remote:
         object.__setattr__(self, "_type_name", type_name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        result, changed = _ask("call", self._number, _form(args), _form(kwargs))
+        result, changed = ask("call", self._number, _form(args), _form(kwargs))
         for key, form in changed.items():
-            argument, now = kwargs[key] if key in kwargs else args[int(key)], _value(form)
+            argument, now = kwargs[key] if key in kwargs else args[int(key)], value_of(form)
             argument.clear()
             argument.extend(now) if isinstance(argument, (list, deque)) else argument.update(now)
-        return _value(result)
+        return value_of(result)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _value(_ask("get", self._number, name)[0])
+        return value_of(ask("get", self._number, name)[0])
 
     def __setattr__(self, name: str, value: Any) -> None:
-        _ask("set", self._number, name, _form(value))
+        ask("set", self._number, name, _form(value))
 
     def __getitem__(self, key: Any) -> Any:
-        return _value(_ask("item", self._number, _form(key))[0])
+        return value_of(ask("item", self._number, _form(key))[0])
 
     def __iter__(self) -> Any:
-        iterator = _value(_ask("iter", self._number)[0])
-        while (form := _ask("next", iterator._number)[0]) != ["end"]:
-            yield _value(form)
+        iterator = value_of(ask("iter", self._number)[0])
+        while (form := ask("next", iterator._number)[0]) != ["end"]:
+            yield value_of(form)
 
     def __next__(self) -> Any:
-        form = _ask("next", self._number)[0]
+        form = ask("next", self._number)[0]
         if form == ["end"]:
             raise StopIteration
-        return _value(form)
+        return value_of(form)
 
     def __len__(self) -> int:
-        return int(_value(_ask("len", self._number)[0]))
+        return int(value_of(ask("len", self._number)[0]))
 
     def __bool__(self) -> bool:
-        return _value(_ask("bool", self._number)[0]) is True
+        return value_of(ask("bool", self._number)[0]) is True
 
     def __str__(self) -> str:
-        return str(_value(_ask("str", self._number)[0]))
+        return str(value_of(ask("str", self._number)[0]))
 
     def __repr__(self) -> str:
-        return str(_value(_ask("repr", self._number)[0]))
-
-
-def _bind_names(tree: ast.Module, entry_point: str) -> dict[str, Any]:
-    """What the tests read and do not make: from the program, save for what must not judge in its own cause.
-
-    Builtins, and standard modules of which only attributes are read, are the tests' own. Only where the tests read
-    nothing else of the program is a builtin that they call the function under test (MBPP has a `sum` of its own).
-    """
-    reads = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
-    bases = [node.value for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
-    namespace: dict[str, Any] = {"__name__": "tests"}
-    from_program = 0
-    entry, _, method = entry_point.replace("()", "").partition(".")
-    names = sorted({node.id for node in reads} | ({entry} if entry else set()))
-    for name in names:
-        if name != entry and hasattr(builtins, name):
-            continue
-        uses = [node for node in reads if node.id == name]
-        if name in sys.stdlib_module_names and name != entry and all(node in bases for node in uses):
-            namespace[name] = importlib.import_module(name)
-        else:
-            from_program += _bind(name, namespace)
-    if not from_program:
-        for name in names:
-            if hasattr(builtins, name):
-                _bind(name, namespace)
-    if entry in namespace and "candidate" not in namespace:
-        namespace["candidate"] = getattr(namespace[entry](), method) if method else namespace[entry]
-    namespace[sbx_checks.COUNTER], namespace[sbx_checks.STOPPED] = _count, ProgramStopped
-    return namespace
-
-
-def _count() -> None:
-    _Tester.checks += 1
-
-
-def _bind(name: str, namespace: dict[str, Any]) -> bool:
-    """Puts the program's `name` into `namespace` if it has one: its value, or the same standard module."""
-    try:
-        form = _ask("name", name)[0]
-    except KeyError:
-        return False  # the tests define it themselves, or will raise NameError
-    kind = form[0] if isinstance(form, list) and len(form) == 2 else None
-    if kind == "m":
-        known = form[1] in sys.stdlib_module_names or form[1] in sys.modules
-        if known and form[1].partition(".")[0] in sys.stdlib_module_names:
-            namespace[name] = importlib.import_module(form[1])
-    elif kind == "e":
-        found = _class_of(form[1])
-        # A program must not have the tests catch their own AssertionError.
-        namespace[name] = _new_error_class(name, (Exception,)) if issubclass(AssertionError, found) else found
-    else:
-        namespace[name] = _value(form)
-        _Tester.asked = _Tester.asked or type(namespace[name]) is not Remote
-    return True
-
-
-def run_tests(request: bytes) -> None:
-    """The tester. Frames: `["total", n]`, then per test `["pass"]` or `["fail", reason]`; or `["load", error]`.
-
-    Each top-level statement that holds an `assert`, and each top-level call such as `check(candidate)`, is one test;
-    a failed one does not stop the next. Any other statement that fails ends the run. Where all was run, the last frame
-    is `["checks", how many were reached, whether the program had a say in that]`.
-    """
-    source, code, entry_point = marshal.loads(request)
-    write_block(SERVER_FD, source.encode("utf-8", "surrogatepass"))
-    tree = sbx_checks.prepare(code, entry_point)
-    say("total", sbx_checks.count_tests(tree))
-    try:
-        verdict, *problem = json.loads(read_block(SERVER_FD))
-        if verdict != "ok":
-            say("load", problem[0] if problem else "")
-            return
-        namespace = _bind_names(tree, entry_point)
-    except (EOFError, ProgramEnded):
-        say("stop", "ProgramEnded", "")
-        return
-    except Exception as error:  # noqa: BLE001 (of the program, as it made the object to be tested)
-        say("load", name_of(error))
-        return
-    for statement in tree.body:
-        is_test = sbx_checks.is_test(statement)
-        failure: BaseException | None = None
-        try:
-            counted = sbx_checks.count_checks(ast.Module([statement], []))
-            exec(compile(counted, "<tests>", "exec", dont_inherit=True), namespace)
-        except BaseException as error:  # noqa: BLE001 (a failed test, with its reason)
-            failure = _missing_module(error)
-        if _Tester.end is not None:
-            say("stop", name_of(_Tester.end), str(_Tester.end))
-            return
-        if failure is not None:
-            say("fail", name_of(failure))
-            if not is_test:
-                return
-        elif is_test:
-            say("pass")
-    if not any(map(sbx_checks.is_test, tree.body)):
-        say("pass")
-    say("checks", _Tester.checks, _Tester.asked)
-
-
-class MissingModule(Exception):
-    """The tests import what is not here: no fault of the program."""
-
-
-def _missing_module(error: BaseException) -> BaseException:
-    """The error; notes if it is the tests' own import of something outside of the standard library."""
-    if isinstance(error, ModuleNotFoundError) and "_number" not in error.__dict__:
-        root = str(error.name).partition(".")[0]
-        if root not in sys.stdlib_module_names:
-            _end(MissingModule(root))
-    return error
+        return str(value_of(ask("repr", self._number)[0]))

@@ -29,11 +29,11 @@ import socket
 import time
 from typing import Any, NoReturn
 
-import sbx_asserts
 import sbx_isolation as iso
 import sbx_programs
 import sbx_seccomp
 import sbx_serve
+import sbx_tester
 from sbx_setup import PID_MARK, State, finish_isolation, isolate_with_namespaces
 
 del sys.path[0]
@@ -216,7 +216,7 @@ class Server:
         elif kind == "serve":
             sbx_serve.serve()
         else:
-            sbx_asserts.run_tests(request)
+            sbx_tester.run_tests(request)
         return 0
 
 
