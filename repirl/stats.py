@@ -102,14 +102,36 @@ def paired_difference(
         )
     grid = _grid(first - second)
     means = _bootstrap_means(grid, resamples, seed)
-    low, high = _percentiles(means, level)
-    # A resample that differs from zero by rounding only is a tie.
-    at_most = int(np.sum(means <= 1e-12))
-    at_least = int(np.sum(means >= -1e-12))
-    p_value = min(1.0, 2.0 * (1 + min(at_most, at_least)) / (len(means) + 1))
-    value = float(np.nanmean(grid, axis=1).mean())
     problems = int((~np.isnan(grid)).any(axis=0).sum())
-    return PairedDifference(Interval(value, low, high, level), p_value, problems=problems, seeds=grid.shape[0])
+    value = float(np.nanmean(grid, axis=1).mean())
+    return difference_of_resamples(value, means, problems=problems, seeds=grid.shape[0], level=level)
+
+
+def interval_of_resamples(value: float, means_R: np.ndarray, *, level: float = 0.95) -> Interval:
+    """`value` with the percentile interval of its resamples [R]."""
+    low, high = _percentiles(means_R, level)
+    return Interval(value, low, high, level)
+
+
+def difference_of_resamples(
+    value: float, means_R: np.ndarray, *, problems: int, seeds: int, level: float = 0.95
+) -> PairedDifference:
+    """A difference `value` with interval and p-value (see `paired_difference`) from its resamples [R]."""
+    # A resample that differs from zero by rounding only is a tie.
+    at_most = int(np.sum(means_R <= 1e-12))
+    at_least = int(np.sum(means_R >= -1e-12))
+    p_value = min(1.0, 2.0 * (1 + min(at_most, at_least)) / (len(means_R) + 1))
+    return PairedDifference(interval_of_resamples(value, means_R, level=level), p_value, problems=problems, seeds=seeds)
+
+
+def resample_seeds(by_seed_RS: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Means over seeds [R] of resamples over problems [R, S]; from 3 seeds on, seeds are drawn too (`seeded_interval`)."""
+    resamples, num_seeds = by_seed_RS.shape
+    center = by_seed_RS.mean(axis=1)
+    if num_seeds < MIN_SEEDS_TO_RESAMPLE:
+        return center
+    drawn = _draw_counts(rng, num_seeds, resamples) / num_seeds
+    return center + math.sqrt(num_seeds / (num_seeds - 1)) * ((drawn * by_seed_RS).sum(axis=1) - center)
 
 
 def _grid(values: npt.ArrayLike) -> np.ndarray:
@@ -125,7 +147,7 @@ def _grid(values: npt.ArrayLike) -> np.ndarray:
 
 def _bootstrap_means(grid: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Resampled means [R] of `grid` [S, P]; see `seeded_interval`."""
-    num_seeds, num_problems = grid.shape
+    num_problems = grid.shape[1]
     rng = stream(seed, "bootstrap")
     measured = ~np.isnan(grid)
     filled = np.where(measured, grid, 0.0)
@@ -137,12 +159,7 @@ def _bootstrap_means(grid: np.ndarray, resamples: int, seed: int) -> np.ndarray:
         # A seed without one measured problem in a resample takes its overall mean there.
         fallback = filled.sum(axis=1) / measured.sum(axis=1)
         parts.append(np.where(weight > 0, (counts @ filled.T) / np.maximum(weight, 1), fallback))
-    by_seed = np.concatenate(parts)
-    center = by_seed.mean(axis=1)
-    if num_seeds < MIN_SEEDS_TO_RESAMPLE:
-        return center
-    drawn = _draw_counts(rng, num_seeds, resamples) / num_seeds
-    return center + math.sqrt(num_seeds / (num_seeds - 1)) * ((drawn * by_seed).sum(axis=1) - center)
+    return resample_seeds(np.concatenate(parts), rng)
 
 
 def _draw_counts(rng: np.random.Generator, size: int, resamples: int) -> np.ndarray:

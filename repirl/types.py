@@ -168,6 +168,24 @@ class SampleRow:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgedRow:
+    """One step-labelled solution as a process reward judged it, enough to compute every number again.
+
+    `scores` [S] None: the solution could not be scored. Indices of first errors count from 0; -1: there is none. `cluster`
+    tells which solutions are resampled together.
+    """
+
+    id: str
+    subset: str
+    threshold: float
+    scores: tuple[float, ...] | None
+    labels: tuple[float | None, ...]
+    first_error_index: int
+    predicted_first_error: int
+    cluster: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """One policy on one benchmark under one protocol.
 

@@ -21,8 +21,8 @@ ROOMS = (
     "methods",
     "evals",
     "records",
-    "reporting",
     "bench",
+    "reporting",
     "cli",
 )
 # Must not be imported when the command line only parses: anything that takes a second.

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repirl.bench.suites import Suite, WorkItem, load_suite, parent_key, plan
-from repirl.config import parse_config, with_overrides
+from repirl.bench.suites import JudgeEvaluation, PolicyEvaluation, Suite, WorkItem, load_suite, parent_key, plan
+from repirl.config import Config, parse_config, with_overrides
 from repirl.engines.loading import folder_digest, policy_dir
 from repirl.errors import UserError
 from repirl.methods.registry import load_method
 from repirl.records import store
+from repirl.records.provenance import portable
 from repirl.records.schema import RunRecord
 from repirl.tasks.benchmarks import benchmark_cards
 
@@ -67,12 +68,15 @@ def selected(name: str, options: SuiteOptions) -> list[WorkItem]:
 def run_suite(name: str, options: SuiteOptions, on_event: OnEvent) -> SuiteOutcome:
     """Run all selected items that have no record yet. A failed item does not stop the others."""
     items = selected(name, options)
-    recorded = {_key(run): run.record for run in store.find(name, root=options.results)}
+    recorded = {run.record.key: run.record for run in store.find(name, root=options.results)}
     suite = load_suite(name, options.include)
-    cards = {card.name: card.digest for card in benchmark_cards(options.include)}
-    for item in items:
-        if item.key in recorded:
-            _check_same(item, suite, recorded[item.key], options, cards)
+    known = [item for item in items if item.key in recorded]
+    now = _Now(
+        cards={card.name: card.digest for card in benchmark_cards(options.include)},
+        policies={policy: folder_digest(policy_dir(policy)) for policy in {item.policy for item in known}},
+    )
+    for item in known:
+        _check_same(item, suite, recorded[item.key], options, now)
     waiting = [item for item in items if item.key not in recorded]
     skipped = tuple(item.key for item in items if item.key in recorded)
     for key in skipped:
@@ -80,32 +84,59 @@ def run_suite(name: str, options: SuiteOptions, on_event: OnEvent) -> SuiteOutco
     return _Scheduler(options, waiting, on_event).run(skipped)
 
 
-def _check_same(item: WorkItem, suite: Suite, record: RunRecord, options: SuiteOptions, cards: dict[str, str]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Now:
+    """What names stand for today: digests of benchmarks' cards, and of policies."""
+
+    cards: dict[str, str]
+    policies: dict[str, str]
+
+
+def _check_same(item: WorkItem, suite: Suite, record: RunRecord, options: SuiteOptions, now: _Now) -> None:
     """UserError if a record was made with other settings than the suite has now: its numbers would stand for these.
 
-    `cards`: digests by name. Settings that a record's version did not know have their defaults. The policy that a later
-    stage starts from is a result, not a setting.
+    The policy that a later stage starts from is a result, not a setting; the one at the root is.
     """
     config = with_overrides(load_method(item.run.method, options.include).recipe(item.run.recipe), list(item.run.set))
-    differ = [] if parse_config(type(config), record.config) == config else ["method"]
-    if item.run.after is None and record.base_policy.digest != folder_digest(policy_dir(suite.policy)):
+    differ = []
+    if record.method != item.run.method or _recorded_config(record, type(config)) != config:
+        differ.append("method")
+    root = record.base_policy.root_digest or (record.base_policy.digest if record.after is None else None)
+    if root not in (None, now.policies[item.policy]):
         differ.append("policy")
-    made = {evaluation.benchmark: evaluation for evaluation in record.evaluations}
-    for wanted in suite.evaluations:
-        sampling = wanted.sampling(suite.eval_seed + item.seed)
-        found = made.get(wanted.benchmark)
-        if (
-            found is None
-            or found.card_digest != cards.get(wanted.benchmark, found.card_digest)
-            or {name: found.protocol.get(name) for name in sampling} != sampling
-        ):
-            differ.append(f"benchmark {wanted.benchmark}")
+    differ += [wanted.title for wanted in suite.evaluations if not _evaluated(wanted, item, suite, record, now)]
     if differ:
         raise UserError(
             f"the record of {item.key} was made with other settings ({', '.join(differ)})",
             record.run_id,
             "give the changed suite another name, or take its old records out of the results",
         )
+
+
+def _recorded_config(record: RunRecord, kind: type[Config]) -> Config:
+    """The configuration of a record as one of today; settings that its version did not know have their defaults."""
+    return parse_config(kind, record.config)
+
+
+def _evaluated(
+    wanted: PolicyEvaluation | JudgeEvaluation, item: WorkItem, suite: Suite, record: RunRecord, now: _Now
+) -> bool:
+    """Whether the record has this evaluation, with the same settings, or left nothing that it is of."""
+    if isinstance(wanted, JudgeEvaluation):
+        from repirl.bench.evaluating import judges
+
+        asked = portable(wanted.protocol(suite.eval_seed))
+        made = any((one.set, one.protocol) == (portable(wanted.set), asked) for one in record.judgements)
+        return made or not judges(record.method, record.reward_digest is not None, wanted)
+    if record.schema_version > 1 and record.policy_digest is None:
+        return True
+    sampling = wanted.sampling(suite.eval_seed + item.seed)
+    return any(
+        one.benchmark == wanted.benchmark
+        and one.card_digest == now.cards.get(wanted.benchmark, one.card_digest)
+        and {name: one.protocol.get(name) for name in sampling} == sampling
+        for one in record.evaluations
+    )
 
 
 def _event(line: str) -> dict[str, Any] | None:
@@ -115,11 +146,6 @@ def _event(line: str) -> dict[str, Any] | None:
     except json.JSONDecodeError:
         return None
     return event if isinstance(event, dict) and "key" in event else None
-
-
-def _key(run: store.StoredRun) -> str:
-    record = run.record
-    return f"{record.method}-{record.stage.replace(' ', '-')}-s{record.seed}"
 
 
 class _Scheduler:

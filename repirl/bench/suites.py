@@ -1,73 +1,156 @@
-"""Suites: which methods, seeds, stages and benchmarks one `repirl bench` compares. One TOML file each."""
+"""Suites: which methods, seeds, stages and evaluations one `repirl bench` compares, and which differences its table states.
+
+One TOML file each.
+"""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from repirl.config import Config, parse_config
 from repirl.errors import UserError
+from repirl.methods.base import Runtime
 from repirl.paths import content_dir
+from repirl.records.schema import run_key
 
 
 class SuiteRun(Config):
     """One method trained for some seeds. `set` holds `key.path=value` changes of its recipe."""
 
     method: str
+    label: str = Field(default="", pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
+    """Its name in keys, records and tables, so that two configurations of one method can be told apart; default: the
+    method's name."""
     recipe: str = "tiny"
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     stage: str = "arith"
     after: str | None = None
-    """The stage whose policy of the same method and seed this run starts from; None starts from the suite's policy."""
+    """The stage whose policy of the same label and seed this run starts from; None starts from `policy`."""
+    policy: str | None = None
+    """What a run without `after` starts from; None: the suite's."""
     set: tuple[str, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _labelled(cls, values: Any) -> Any:
+        return {"label": values.get("method"), **values} if isinstance(values, dict) else values
 
-class SuiteEvaluation(Config):
-    """One benchmark and how it is sampled."""
 
+class PolicyEvaluation(Config):
+    """One benchmark and how it is sampled, for runs that leave a policy."""
+
+    kind: Literal["policy"] = "policy"
     benchmark: str
     samples: int = Field(default=8, ge=0)
     temperature: float = Field(default=1.0, gt=0)
     greedy: bool = True
     limit: int | None = Field(default=None, ge=1)
+    chat_template: bool = False
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """None: what the benchmark says."""
+    device: str | None = None
+    """None: that of training."""
+
+    @property
+    def title(self) -> str:
+        return f"benchmark {self.benchmark}"
 
     def sampling(self, seed: int) -> dict[str, Any]:
         """What it says of sampling, by the names of `EvalProtocol`."""
-        return {**self.model_dump(mode="json", exclude={"benchmark"}), "seed": seed}
+        said = self.model_dump(mode="json", exclude={"kind", "benchmark", "device"})
+        if self.max_new_tokens is None:
+            del said["max_new_tokens"]
+        return {**said, "seed": seed}
+
+
+class JudgeEvaluation(Config):
+    """One step-labelled set, for runs that leave a process reward or pay one of the named ones. See `repirl judge`."""
+
+    kind: Literal["judge"]
+    set: str
+    limit: int | None = Field(default=None, ge=1)
+    threshold: str | None = None
+    """`tuned`, `prmbench` or `fixed:VALUE`; None: the reward's own if it has one, else tuned."""
+    step_format: str | None = None
+    """Of a file; None: told by its keys."""
+    prompt_suffix: str | None = None
+    """Text after each problem; None: as in the reward's training."""
+    solver: str = "tiny"
+    """The policy whose sampled solutions make up `arith`."""
+    device: str | None = None
+    """None: that of training."""
+
+    @property
+    def title(self) -> str:
+        return f"judge {self.set}"
+
+    def protocol(self, seed: int) -> dict[str, Any]:
+        """What it says of judging; `seed` is that of what is sampled or drawn, the same for all runs."""
+        return {**self.model_dump(mode="json", exclude={"kind", "set", "device"}), "seed": seed}
+
+
+def _kind(value: Any) -> str:
+    return value.get("kind", "policy") if isinstance(value, dict) else value.kind
+
+
+SuiteEvaluation = Annotated[
+    Annotated[PolicyEvaluation, Tag("policy")] | Annotated[JudgeEvaluation, Tag("judge")],
+    Discriminator(
+        _kind,
+        custom_error_type="evaluation_kind",
+        custom_error_message="no such kind of evaluation; there are policy and judge",
+    ),
+]
+
+
+class Contrast(Config):
+    """A difference that the table states: `better` minus `worse`, two labels.
+
+    In every stage and column that both have, unless narrowed; `benchmark` is also the set of a `judge` column. `says` is what
+    a difference above 0 shows, as words that can follow `no clear`.
+    """
+
+    better: str
+    worse: str
+    stage: str | None = None
+    benchmark: str | None = None
+    metric: str | None = None
+    says: str = ""
 
 
 class Suite(Config):
-    """What a suite file says."""
+    """What a suite file says. `baseline` is the label from which the table shows each row's difference."""
 
     title: str
     policy: str = "tiny"
     runs: tuple[SuiteRun, ...] = Field(min_length=1)
     evaluations: tuple[SuiteEvaluation, ...] = Field(min_length=1)
+    contrasts: tuple[Contrast, ...] = ()
+    baseline: str | None = None
+    runtime: Runtime = Runtime()
     eval_seed: int = 0
-    """Sampling seed of evaluations, to which a run's seed is added: runs of one seed are compared on the same streams."""
+    """Sampling seed of evaluations, to which a run's seed is added where a policy is sampled: runs of one seed are compared
+    on the same streams. Judged sets are the same for all runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """One run of a suite: one process, one record."""
+    """One run of a suite: one process, one record. `policy` is the one at the root of its stages, by name."""
 
     suite: str
     run: SuiteRun
     seed: int
+    policy: str
 
     @property
     def key(self) -> str:
-        return f"{self.run.method}-{slug(self.run.stage)}-s{self.seed}"
-
-
-def slug(text: str) -> str:
-    """A stage name fit for folders."""
-    return text.replace(" ", "-")
+        return run_key(self.run.label, self.run.stage, self.seed)
 
 
 def _folders(include: Sequence[str | Path]) -> list[Path]:
@@ -80,7 +163,7 @@ def suite_names(include: Sequence[str | Path] = ()) -> list[str]:
 
 
 def load_suite(name: str, include: Sequence[str | Path] = ()) -> Suite:
-    """A suite by name; UserError for an unknown name or a bad file."""
+    """A suite by name; UserError for an unknown name, a bad file, or a contrast of labels that the suite does not have."""
     for folder in _folders(include):
         path = folder / f"{name}.toml"
         if path.is_file():
@@ -88,22 +171,54 @@ def load_suite(name: str, include: Sequence[str | Path] = ()) -> Suite:
                 values = tomllib.loads(path.read_text())
             except tomllib.TOMLDecodeError as error:
                 raise UserError(f"{path.name} is not TOML ({error})", str(path)) from error
-            return parse_config(Suite, values)
+            suite = parse_config(Suite, values)
+            _check_labels(name, suite)
+            return suite
     raise UserError("unknown suite", name, f"choose one of {', '.join(suite_names(include))}")
 
 
+def _check_labels(name: str, suite: Suite) -> None:
+    labels = list(dict.fromkeys(run.label for run in suite.runs))
+    named = [label for contrast in suite.contrasts for label in (contrast.better, contrast.worse)]
+    named += [suite.baseline] if suite.baseline is not None else []
+    if unknown := [label for label in named if label not in labels]:
+        raise UserError(f"suite {name} compares with a run that is not in it", unknown[0], f"labels: {', '.join(labels)}")
+
+
 def plan(name: str, suite: Suite) -> list[WorkItem]:
-    """All runs of a suite, those that others start from first; UserError if a run's `after` is not in the suite."""
-    items = [WorkItem(name, run, seed) for run in suite.runs for seed in run.seeds]
-    keys = [item.key for item in items]
+    """All runs of a suite, those that others start from first.
+
+    UserError for a run that is there twice, whose `after` is not in the suite or leads back to itself, or that has both
+    `after` and a policy.
+    """
+    runs = [(run, seed) for run in suite.runs for seed in run.seeds]
+    by_key = {run_key(run.label, run.stage, seed): run for run, seed in runs}
+    keys = [run_key(run.label, run.stage, seed) for run, seed in runs]
     if repeated := [key for key in keys if keys.count(key) > 1]:
-        raise UserError(f"suite {name} holds a run twice", repeated[0])
-    for item in items:
-        if item.run.after is not None and parent_key(item) not in keys:
-            raise UserError(f"suite {name}: {item.key} starts from a run that is not in it", parent_key(item))
-    return sorted(items, key=lambda item: item.run.after is not None)
+        raise UserError(f"suite {name} holds a run twice", repeated[0], "give one of them another label")
+    found = []
+    for run, seed in runs:
+        lineage = list(_lineage(name, run, seed, by_key))
+        found.append((len(lineage), WorkItem(name, run, seed, lineage[-1].policy or suite.policy)))
+    return [item for _, item in sorted(found, key=lambda one: one[0])]
+
+
+def _lineage(name: str, run: SuiteRun, seed: int, by_key: dict[str, SuiteRun]) -> Iterator[SuiteRun]:
+    """The run, the one that it starts from, and so on to the root."""
+    key = run_key(run.label, run.stage, seed)
+    passed = {key}
+    yield run
+    while run.after is not None:
+        if run.policy is not None:
+            raise UserError(f"suite {name}: {key} starts from a run and from a policy", run.policy, "leave out one of them")
+        parent = run_key(run.label, run.after, seed)
+        if parent not in by_key or parent in passed:
+            raise UserError(f"suite {name}: {key} starts from a run that is not in it, or from itself", parent)
+        passed.add(parent)
+        run, key = by_key[parent], parent
+        yield run
 
 
 def parent_key(item: WorkItem) -> str | None:
-    """Key of the run whose policy an item starts from, None for the suite's policy."""
-    return f"{item.run.method}-{slug(item.run.after)}-s{item.seed}" if item.run.after is not None else None
+    """Key of the run whose policy an item starts from, None for a policy by name."""
+    return run_key(item.run.label, item.run.after, item.seed) if item.run.after is not None else None

@@ -10,18 +10,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from repirl.bench.evaluating import Sources, evaluate, judge_reward
 from repirl.bench.suites import Suite, WorkItem, load_suite, parent_key, plan
 from repirl.config import Config, digest_of, with_overrides
-from repirl.engines.loading import LoadedPolicy, load_policy
+from repirl.engines.loading import LoadedPolicy, folder_digest, load_policy, policy_dir
 from repirl.errors import GradingFault, UserError
-from repirl.evals.policy import EvalProtocol, evaluate_policy
 from repirl.methods.base import FitContext, Fitted, Method
-from repirl.methods.registry import load_method
+from repirl.precision import training_in
 from repirl.records import store
 from repirl.records.build import new_record
-from repirl.records.schema import BasePolicy, RunRecord
-from repirl.tasks.benchmarks import load_benchmark
-from repirl.types import Report
+from repirl.records.provenance import portable
+from repirl.records.schema import BasePolicy, ParentStage, RunRecord
+from repirl.methods.registry import load_method
 
 
 def run_item(
@@ -38,48 +38,43 @@ def run_item(
     method = load_method(item.run.method, include)
     config = with_overrides(method.recipe(item.run.recipe), list(item.run.set))
     folder = work / item.key
-    policy = load_policy(str(_start(item, suite, work)))
-    _say(item, "train", 0, 1)
-    fitted = method.fit(
-        FitContext(policy, folder, item.seed, lambda step, steps, metrics: _say(item, "train", step, steps, metrics)),
-        config,
-    )
-    reports = _evaluate(item, suite, fitted, folder, include, data_dir)
-    record = _record(item, suite, method, config, policy, fitted, command)
-    return store.write(record, reports, root=results)
+    parent = _parent(item, results)
+    start = str(item.policy if parent is None else _left_policy(item, parent, work))
+    with training_in(suite.runtime.dtype):
+        policy = load_policy(start, device=suite.runtime.device)
+        if suite.runtime.gradient_checkpointing:
+            policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        _say(item, "train", 0, 1)
+        on_step = lambda step, steps, metrics: _say(item, "train", step, steps, metrics)
+        fitted = method.fit(FitContext(policy, folder, item.seed, on_step, runtime=suite.runtime), config)
+    sources = Sources(folder, start, include, data_dir)
+    on_part = lambda part, done, total: _say(item, part, done, total)
+    reports = evaluate(item, suite, fitted, sources, on_part)
+    judgements = judge_reward(item, suite, fitted, sources, on_part)
+    record = _record(item, suite, method, config, policy, fitted, parent, command)
+    return store.write(record, reports, judgements, curve=fitted.curve, root=results)
 
 
-def _start(item: WorkItem, suite: Suite, work: Path) -> Path | str:
-    """The policy an item starts from: the suite's, or what an earlier stage left in the work folder."""
+def _parent(item: WorkItem, results: Path | None) -> RunRecord | None:
+    """The latest record of the run that an item starts from, None if it starts from a policy by name."""
     parent = parent_key(item)
     if parent is None:
-        return suite.policy
-    folder = work / parent / "policy"
+        return None
+    found = [run.record for run in store.find(item.suite, root=results) if run.record.key == parent]
+    if not found:
+        raise UserError(f"{parent}, from which {item.key} starts, has no record", todo="run it first")
+    return max(found, key=lambda record: record.created_utc)
+
+
+def _left_policy(item: WorkItem, parent: RunRecord, work: Path) -> Path:
+    """What the parent left in the work folder: the policy of which its record tells."""
+    folder = work / parent.key / "policy"
+    todo = f"give the work folder that has it, or take {parent.key} out of the results, so that it is trained again"
     if not folder.is_dir():
-        todo = f"give the work folder that has it, or take {parent} out of the results, so that it is trained again"
-        raise UserError(f"{parent}, from which {item.key} starts, left no policy", str(folder), todo)
+        raise UserError(f"{parent.key}, from which {item.key} starts, left no policy", str(folder), todo)
+    if parent.policy_digest not in (None, folder_digest(folder)):
+        raise UserError(f"the policy of {parent.key} is not the one of its record", str(folder), todo)
     return folder
-
-
-def _evaluate(
-    item: WorkItem, suite: Suite, fitted: Fitted, folder: Path, include: tuple[str, ...], data_dir: Path | None
-) -> list[Report]:
-    """The policy on every benchmark of the suite; completions are kept in the run folder."""
-    policy = load_policy(str(fitted.policy_folder))
-    reports = []
-    for evaluation in suite.evaluations:
-        benchmark = load_benchmark(evaluation.benchmark, data_dir=data_dir, include=include)
-        protocol = EvalProtocol(**evaluation.sampling(suite.eval_seed + item.seed))
-        reports.append(
-            evaluate_policy(
-                policy,
-                benchmark,
-                protocol,
-                folder=folder / "eval" / evaluation.benchmark,
-                on_progress=lambda done, total, name=evaluation.benchmark: _say(item, f"eval {name}", done, total),
-            )
-        )
-    return reports
 
 
 def _record(
@@ -89,25 +84,51 @@ def _record(
     config: Config,
     policy: LoadedPolicy,
     fitted: Fitted,
+    parent: RunRecord | None,
     command: str,
 ) -> RunRecord:
     values = config.model_dump(mode="json")
     identity = digest_of([item.key, values, policy.digest, datetime.now(UTC).isoformat()])[:8]
-    name = suite.policy if item.run.after is None else f"{suite.policy}, trained with {item.run.method} on {item.run.after}"
+    root = portable(item.policy)
+    base = BasePolicy(
+        name=root if parent is None else f"{root}, trained with {item.run.label} on {item.run.after}",
+        digest=policy.digest,
+        root_name=root,
+        root_digest=policy.digest if parent is None else folder_digest(policy_dir(item.policy)),
+    )
     return new_record(
         suite=item.suite,
         run_id=f"{item.key}-{identity}",
+        label=item.run.label,
         method=item.run.method,
         kind=method.kind,
         recipe=item.run.recipe,
         seed=item.seed,
         stage=item.run.stage,
+        after=item.run.after,
         config=values,
-        base_policy=BasePolicy(name=name, digest=policy.digest),
+        base_policy=base,
+        runtime=suite.runtime.model_dump(mode="json"),
         budget=fitted.budget,
+        validation_budget=fitted.validation_budget,
+        parents=_stages_to(parent),
+        policy_digest=None if fitted.policy_folder is None else folder_digest(fitted.policy_folder),
+        reward_digest=None if fitted.reward_folder is None else folder_digest(fitted.reward_folder),
         diagnostics=fitted.diagnostics,
         command=command,
     )
+
+
+def _stages_to(parent: RunRecord | None) -> tuple[ParentStage, ...] | None:
+    """The parent's earlier stages and the parent; None if its record does not tell of its own."""
+    if parent is None:
+        return ()
+    if parent.parents is None:
+        return None
+    stage = ParentStage(
+        key=parent.key, run_id=parent.run_id, budget=parent.budget, validation_budget=parent.validation_budget
+    )
+    return (*parent.parents, stage)
 
 
 _last_said = 0.0

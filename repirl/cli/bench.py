@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 def bench_command(
     suite: Annotated[str, typer.Argument(help="A suite; see `repirl list suites`.")],
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time.", show_default="one for each core")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only runs whose key starts with this (METHOD-STAGE-sSEED).")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only runs whose key starts with this (LABEL-STAGE-sSEED).")] = None,
     work: Annotated[Path | None, typer.Option(help="Run folders.", show_default="runs/SUITE beside the results")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of run records.", show_default="results/")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
@@ -55,7 +55,7 @@ def bench_command(
     )
     with _events() as on_event:
         outcome = run_suite(suite, options, on_event)
-    pages = build_pages(results=results, folder=results.parent / "leaderboard")
+    pages = build_pages(results=results, folder=results.parent / "leaderboard", include=options.include)
     write_pages(pages)
     board = next((board for board in pages.boards if board.suite == suite), None)
     payload = {"suite": suite, "rows": [] if board is None else to_json_rows(board, results.parent)}

@@ -19,6 +19,7 @@ def leaderboard_command(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if a file is stale.")] = False,
     results: Annotated[Path | None, typer.Option(help="Folder of run records.", show_default="results/")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the tables.", show_default="leaderboard/ beside it")] = None,
+    include: Annotated[list[Path] | None, typer.Option(help="Further folder of suites.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Rebuild the tables in leaderboard/ from results/."""
@@ -31,7 +32,7 @@ def leaderboard_command(
     if results is not None and out is None:
         out = results.resolve().parent / "leaderboard"
     with working("leaderboard"):
-        pages = build_pages(results=results, folder=out)
+        pages = build_pages(results=results, folder=out, include=tuple(include or ()))
     folder = os.path.relpath(pages.folder)
     payload = {"folder": folder, "suites": [board.suite for board in pages.boards]}
     if check:

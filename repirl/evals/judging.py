@@ -17,7 +17,7 @@ from repirl.rewards.load import LoadedReward, model_free_nulls
 from repirl.stats import auc, pearson
 from repirl.tasks.prm_benchmarks import CONTROL
 from repirl.tasks.step_labels import RIGHT_FROM, LabelledSolution
-from repirl.types import Interval
+from repirl.types import Interval, JudgedRow
 
 OnProgress = Callable[[int, int], None]
 
@@ -37,19 +37,6 @@ class Shortcuts:
     step_length_correlation: float | None
     step_auc: float | None
     outcome_auc: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedRow:
-    """One solution as it was judged, enough to compute every number again."""
-
-    id: str
-    subset: str
-    threshold: float
-    scores: tuple[float, ...] | None
-    labels: tuple[float | None, ...]
-    first_error_index: int
-    predicted_first_error: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,4 +256,5 @@ def _row(kind: str, one: LabelledSolution, scored: ScoredSteps, threshold: float
         labels=one.labels,
         first_error_index=one.first_error_index,
         predicted_first_error=predicted,
+        cluster=one.cluster,
     )

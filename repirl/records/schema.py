@@ -14,10 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, NonNegativeInt, mo
 from repirl.config import digest_of
 from repirl.types import Budget, Interval
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=150)]
 Kind = Literal["method", "null", "reference"]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -31,6 +32,11 @@ def without_seed(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: without_seed(inner) for key, inner in value.items() if key != "seed"}
     return [without_seed(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def run_key(label: str, stage: str, seed: int) -> str:
+    """`LABEL-STAGE-sSEED`, fit for folders: what identifies a run within its suite."""
+    return f"{label}-{stage.replace(' ', '-')}-s{seed}"
 
 
 def is_machine_path(text: str) -> bool:
@@ -50,10 +56,16 @@ class _Strict(BaseModel):
 
 
 class BasePolicy(_Strict):
-    """The policy that training started from; `digest` of its weights."""
+    """The policy that training started from; `digest` of its weights.
+
+    `root_name` and `root_digest` are of the policy from which the first of the stages started, the same for all seeds. None: in
+    a first stage it is this one; in a later one it is not recorded (the digest, schema 1).
+    """
 
     name: str
     digest: str
+    root_name: str | None = None
+    root_digest: str | None = None
 
 
 class Hardware(_Strict):
@@ -93,26 +105,80 @@ class EvaluationRecord(_Strict):
     counts: dict[str, Counts]
     by_level: dict[str, dict[str, float]]
     budget: Budget
-    samples_file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+    samples_file: FileName
     samples_sha256: Sha256
 
 
-class RunRecord(_Strict):
-    """One trained (or untrained) policy: what it was, how it was made, what it cost, how it did.
+class JudgementRecord(_Strict):
+    """One process reward on one step-labelled set; the solutions as it judged them are in `rows_file` beside the record.
 
-    `kind` is the method's: it competes, knows nothing on purpose, or marks an end of the scale.
-    `stage` says what it was trained on and after what (`arith`, `minicode after arith`). `config_digest` leaves
-    out keys named `seed`. `commit` is None exactly when `commit_known` is false; `dirty` concerns code only.
+    `reward` is `fitted` or the name of a reward without an artifact, `reward_digest` that of its weights (None: it has none).
+    `headline` is in percent: `F1` is the unweighted mean over subsets, `PRMScore` of all solutions. `protocol` is what was
+    asked for, `threshold` what came of it. Solutions without scores (`num_unscored`) count as wrong.
     """
 
-    schema_version: Literal[1]
+    set: str
+    kind: Literal["first_error", "steps"]
+    metric: Literal["F1", "PRMScore"]
+    data_digest: Sha256
+    reward: str
+    reward_digest: Sha256 | None
+    protocol: dict[str, JsonValue]
+    threshold: dict[str, JsonValue]
+    headline: Interval
+    subsets: dict[str, dict[str, JsonValue]]
+    similarity: dict[str, float]
+    shortcuts: dict[str, float | None]
+    notes: dict[str, int]
+    num_solutions: NonNegativeInt
+    num_unscored: NonNegativeInt
+    budget: Budget
+    rows_file: FileName
+    rows_sha256: Sha256
+
+
+class ParentStage(_Strict):
+    """A run from whose policy a later stage started, and what it cost itself."""
+
+    key: str
+    run_id: Slug
+    budget: Budget
+    validation_budget: Budget | None
+
+
+class CurveFile(_Strict):
+    """The log of training, one JSON object a step, gzipped, beside the record."""
+
+    file: FileName
+    sha256: Sha256
+
+
+class RunRecord(_Strict):
+    """One run of a method: what it was, how it was made, what it cost, how its policy and its reward did.
+
+    `label` tells configurations of one method apart, `kind` is the method's: it competes, knows nothing on purpose, or marks
+    an end of the scale. `stage` says what it was trained on, `after` the stage of the same label and seed whose policy it
+    started from. `config_digest` leaves out keys named `seed`. `commit` is None exactly when `commit_known` is false; `dirty`
+    concerns code only.
+
+    `budget` is that of training, `validation_budget` that of choosing the checkpoint, `parents` the earlier stages, the first
+    one first. Digests of policy and reward are those of the weights that were left, None where there are none.
+    `digest` is that of all other fields, as JSON; None until the record is stored.
+
+    Schema 1 (`upgrade.py`) knows no `runtime`, curve, judgements or digests of what was left; its `budget` is of training and
+    validation together.
+    """
+
+    schema_version: Literal[1, 2]
     run_id: Slug
     suite: Slug
+    label: Slug
     method: Slug
     kind: Kind
     recipe: str
     seed: int
     stage: str
+    after: str | None
     created_utc: datetime
     command: str
     config: dict[str, JsonValue]
@@ -124,9 +190,30 @@ class RunRecord(_Strict):
     packages: dict[str, str]
     python: str
     hardware: Hardware
+    runtime: dict[str, JsonValue] | None
     budget: Budget
+    validation_budget: Budget | None
+    parents: tuple[ParentStage, ...] | None
+    policy_digest: Sha256 | None
+    reward_digest: Sha256 | None
     diagnostics: dict[str, float | None]
+    curve: CurveFile | None
     evaluations: tuple[EvaluationRecord, ...]
+    judgements: tuple[JudgementRecord, ...]
+    digest: Sha256 | None
+
+    @property
+    def key(self) -> str:
+        """What identifies the run within its suite."""
+        return run_key(self.label, self.stage, self.seed)
+
+    @property
+    def row_files(self) -> dict[str, str]:
+        """Name -> SHA-256 of every file beside the record."""
+        files = [(one.samples_file, one.samples_sha256) for one in self.evaluations]
+        files += [(one.rows_file, one.rows_sha256) for one in self.judgements]
+        files += [(self.curve.file, self.curve.sha256)] if self.curve is not None else []
+        return dict(files)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -136,10 +223,12 @@ class RunRecord(_Strict):
             raise ValueError("config_digest is not the digest of config")
         if self.created_utc.utcoffset() is None:
             raise ValueError("created_utc has no time zone")
-        files = [evaluation.samples_file for evaluation in self.evaluations]
-        if len(set(files)) != len(files):
-            raise ValueError("two evaluations name the same samples file")
-        for text in (*_strings(self.config), *command_words(self.command)):
+        if len(self.row_files) != len(self.evaluations) + len(self.judgements) + (self.curve is not None):
+            raise ValueError("two evaluations name the same file")
+        if self.parents is not None and (self.after is None) != (not self.parents):
+            raise ValueError("after and parents disagree")
+        asked = [{"set": one.set, **one.protocol} for one in self.judgements]
+        for text in (*_strings([self.config, asked, self.base_policy.name]), *command_words(self.command)):
             if is_machine_path(text):
                 raise ValueError(f"a record must not name a path of one machine: {text}")
         return self

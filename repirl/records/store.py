@@ -1,35 +1,50 @@
-"""Records on disk: `results/<suite>/<run_id>/record.json` and one gzipped per-sample file for each benchmark.
+"""Records on disk: `results/<suite>/<run_id>/record.json` and beside it one gzipped file of rows for each evaluation.
 
 Append-only: a record is written once, as a whole folder renamed into place, and never changed. What is
-loaded is verified: schema, folder names, SHA-256 of every per-sample file.
+loaded is verified: schema, the digest over the record, folder names, SHA-256 of every file of rows.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
 import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from repirl import paths
+from repirl.config import digest_of
 from repirl.errors import UserError
-from repirl.records.schema import Counts, EvaluationRecord, RunRecord
-from repirl.types import Outcome, Report, SampleRow
+from repirl.records import rows
+from repirl.records.schema import Counts, CurveFile, EvaluationRecord, JudgementRecord, RunRecord
+from repirl.records.upgrade import upgraded
+from repirl.types import Budget, JudgedRow, Outcome, Report, SampleRow
+
+if TYPE_CHECKING:
+    from repirl.evals.judging import SetReport
 
 RECORD_FILE = "record.json"
+CURVE_FILE = "curve.jsonl.gz"
 _PENDING = ".tmp-"
-_ROW = TypeAdapter(SampleRow)
-_COLUMNS = {"part", *(field.name for field in fields(SampleRow))}
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A process reward on a step-labelled set, to be recorded: what was asked for, what came of it, what it cost."""
+
+    report: SetReport
+    protocol: Mapping[str, Any]
+    reward: str
+    reward_digest: str | None
+    wall_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,44 +60,86 @@ class StoredRun:
 
     def samples(self, evaluation: EvaluationRecord) -> dict[str, tuple[SampleRow, ...]]:
         """Protocol part -> rows of `evaluation`. Raises UserError if the file is not what the record says."""
-        path = self.folder / evaluation.samples_file
-        read = _parse_samples(_verified_bytes(path, evaluation.samples_sha256), path)
+        read = self._read(evaluation.samples_file, evaluation.samples_sha256, rows.parse_samples)
         parts = dict.fromkeys(evaluation.counts, ()) | read
-        found = {part: count_outcomes(rows) for part, rows in parts.items()}
+        found = {part: count_outcomes(found) for part, found in parts.items()}
         if found != evaluation.counts:
+            path = self.folder / evaluation.samples_file
             raise UserError("per-sample file disagrees with the counts in its record", _show(path))
         return parts
 
+    def judged(self, judgement: JudgementRecord) -> tuple[JudgedRow, ...]:
+        """The solutions of a set as they were judged. Raises UserError if the file is not what the record says."""
+        return self._read(judgement.rows_file, judgement.rows_sha256, rows.parse_judged)
 
-def write(record: RunRecord, reports: Sequence[Report], *, root: Path | None = None) -> StoredRun:
-    """Writes `record` with an evaluation for each report, and the samples of each; returns what was stored.
+    def curve(self) -> tuple[dict[str, Any], ...]:
+        """Metrics of each step of training, empty where none were kept. Raises UserError as above."""
+        curve = self.record.curve
+        return () if curve is None else self._read(curve.file, curve.sha256, rows.parse_curve)
 
-    Raises UserError if the run id exists (nothing is overwritten), ValueError if a report's counts are not
-    those of its samples.
+    def _read(self, name: str, sha256: str, parse: Callable[[bytes], _T]) -> _T:
+        path = self.folder / name
+        try:
+            return parse(_verified_bytes(path, sha256))
+        except rows.MalformedRow as fault:
+            raise UserError("malformed row of a record", f"{_show(path)}, {fault}") from fault
+
+
+def write(
+    record: RunRecord,
+    reports: Sequence[Report],
+    judgements: Sequence[Judgement] = (),
+    *,
+    curve: Path | None = None,
+    root: Path | None = None,
+) -> StoredRun:
+    """Writes `record` with an evaluation for each report, the samples of each, judgements and the log of training likewise.
+
+    Returns what was stored. Raises UserError if the run id exists (nothing is overwritten), ValueError if a report's counts
+    are not those of its samples.
     """
     target = folder_of(record.suite, record.run_id, root)
     if target.exists():
         raise UserError("record exists already and is never overwritten", _show(target), "use another run id")
     files: dict[str, bytes] = {}
-    evaluations: list[EvaluationRecord] = []
-    for report in reports:
-        stem = f"samples-{re.sub('[^A-Za-z0-9._+-]', '-', report.benchmark)}"
-        name = f"{stem}.jsonl.gz"
-        if name in files:
-            name = f"{stem}-{len(files) + 1}.jsonl.gz"
-        files[name] = encode_samples(report.samples)
-        evaluations.append(evaluation_from_report(report, name, hashlib.sha256(files[name]).hexdigest()))
+
+    def add(stem: str, data: bytes) -> tuple[str, str]:
+        stem = re.sub("[^A-Za-z0-9._+-]", "-", stem)
+        name = f"{stem}.jsonl.gz" if f"{stem}.jsonl.gz" not in files else f"{stem}-{len(files) + 1}.jsonl.gz"
+        files[name] = data
+        return name, hashlib.sha256(data).hexdigest()
+
+    evaluations = [
+        evaluation_from_report(report, *add(f"samples-{report.benchmark}", rows.encode_samples(report.samples)))
+        for report in reports
+    ]
+    judged = [
+        judgement_from_report(one, *add(f"judged-{one.report.name}", rows.encode_judged(one.report.judged.rows)))
+        for one in judgements
+    ]
+    filled = record.model_dump(mode="json") | {
+        "evaluations": [one.model_dump(mode="json") for one in evaluations],
+        "judgements": [one.model_dump(mode="json") for one in judged],
+    }
+    if curve is not None:
+        files[CURVE_FILE] = rows.encode_curve(curve.read_bytes())
+        filled["curve"] = CurveFile(file=CURVE_FILE, sha256=hashlib.sha256(files[CURVE_FILE]).hexdigest()).model_dump()
     # Through JSON, so that every validator runs and what is returned is what a reader would load.
-    filled = record.model_dump(mode="json") | {"evaluations": [e.model_dump(mode="json") for e in evaluations]}
-    complete = RunRecord.model_validate_json(json.dumps(filled))
-    files[RECORD_FILE] = (json.dumps(complete.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n").encode()
+    values = RunRecord.model_validate_json(json.dumps(filled)).model_dump(mode="json")
+    values["digest"] = record_digest(values)
+    files[RECORD_FILE] = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
     _write_folder(target, files)
-    return StoredRun(complete, target)
+    return StoredRun(RunRecord.model_validate_json(json.dumps(values)), target)
+
+
+def record_digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 over a record's JSON with all fields but `digest`, keys sorted."""
+    return digest_of({name: value for name, value in values.items() if name != "digest"})
 
 
 def evaluation_from_report(report: Report, samples_file: str, samples_sha256: str) -> EvaluationRecord:
     """The record's view of a report. Raises ValueError if its counts are not those of its samples."""
-    counts = {part: count_outcomes(rows) for part, rows in report.samples.items()}
+    counts = {part: count_outcomes(found) for part, found in report.samples.items()}
     given = {part: Counts(**values) for part, values in report.counts.items()}
     if counts != given:
         raise ValueError(f"counts of {report.benchmark} are not those of its samples: {given} against {counts}")
@@ -102,28 +159,70 @@ def evaluation_from_report(report: Report, samples_file: str, samples_sha256: st
     )
 
 
-def count_outcomes(rows: Sequence[SampleRow]) -> Counts:
-    """Verdicts of `rows`, counted."""
-    seen = Counter(row.outcome for row in rows)
-    return Counts(total=len(rows), **{outcome: seen[outcome] for outcome in get_args(Outcome)})
+def judgement_from_report(judgement: Judgement, rows_file: str, rows_sha256: str) -> JudgementRecord:
+    """The record's view of a judged set."""
+    report, result = judgement.report, judgement.report.judged
+    subsets = {
+        name: asdict(found) | {"ci_low": result.intervals[name].low, "ci_high": result.intervals[name].high}
+        for name, found in result.subsets.items()
+    }
+    values = {
+        "set": report.name,
+        "kind": report.kind,
+        "metric": "F1" if report.kind == "first_error" else "PRMScore",
+        "data_digest": report.digest,
+        "reward": judgement.reward,
+        "reward_digest": judgement.reward_digest,
+        "protocol": dict(judgement.protocol),
+        "threshold": asdict(result.threshold),
+        "headline": asdict(result.headline),
+        "subsets": subsets,
+        "similarity": result.similarity,
+        "shortcuts": asdict(result.shortcuts),
+        "notes": report.notes,
+        "num_solutions": report.num_solutions,
+        "num_unscored": result.num_unscored,
+        "budget": asdict(Budget(scored_tokens=result.scored_tokens, wall_s=judgement.wall_s)),
+        "rows_file": rows_file,
+        "rows_sha256": rows_sha256,
+    }
+    return JudgementRecord.model_validate_json(json.dumps(values))
+
+
+def count_outcomes(samples: Sequence[SampleRow]) -> Counts:
+    """Verdicts of `samples`, counted."""
+    seen = Counter(row.outcome for row in samples)
+    return Counts(total=len(samples), **{outcome: seen[outcome] for outcome in get_args(Outcome)})
 
 
 def load(folder: Path) -> StoredRun:
     """The record in `folder`, verified. Raises UserError naming the file when anything is off."""
     path = folder / RECORD_FILE
     try:
-        record = RunRecord.model_validate_json(path.read_bytes())
+        record = _parse(path.read_bytes())
     except OSError as fault:
         raise UserError("no readable record", _show(path), fault.strerror or "") from fault
     except ValidationError as fault:
         first = fault.errors()[0]
         where = ".".join(map(str, first["loc"])) or "record"
         raise UserError("malformed record", _show(path), f"{where}: {first['msg']}") from fault
+    except (ValueError, KeyError, TypeError) as fault:
+        raise UserError("malformed record", _show(path), str(fault)) from fault
     if (record.suite, record.run_id) != (folder.resolve().parent.name, folder.resolve().name):
         raise UserError("record lies in another folder than its suite and run id say", _show(path))
-    for evaluation in record.evaluations:
-        _verified_bytes(folder / evaluation.samples_file, evaluation.samples_sha256)
+    for name, sha256 in record.row_files.items():
+        _verified_bytes(folder / name, sha256)
     return StoredRun(record, folder)
+
+
+def _parse(data: bytes) -> RunRecord:
+    """The record, whose digest (not in schema 1) must be that of what it says."""
+    raw = json.loads(data)
+    old = raw["schema_version"] == 1
+    record = RunRecord.model_validate_json(json.dumps(upgraded(raw)) if old else data)
+    if not old and record.digest != record_digest(raw):
+        raise ValueError("digest is not that of the record: it was changed after it was written")
+    return record
 
 
 def find(suite: str, *, root: Path | None = None) -> list[StoredRun]:
@@ -148,36 +247,13 @@ def folder_of(suite: str, run_id: str, root: Path | None = None) -> Path:
     return (root or paths.results_dir()) / suite / run_id
 
 
-def encode_samples(samples: Mapping[str, Sequence[SampleRow]]) -> bytes:
-    """Gzipped JSONL, one row a line with its part; the same rows give the same bytes (no time stamp, no name)."""
-    buffer = io.BytesIO()
-    with gzip.GzipFile(filename="", fileobj=buffer, mode="wb", compresslevel=9, mtime=0) as packed:
-        for part, rows in samples.items():
-            for row in rows:
-                packed.write((json.dumps({"part": part} | asdict(row)) + "\n").encode())
-    return buffer.getvalue()
-
-
-def _parse_samples(data: bytes, path: Path) -> dict[str, tuple[SampleRow, ...]]:
-    parts: dict[str, list[SampleRow]] = {}
-    for number, line in enumerate(gzip.decompress(data).decode().split("\n")[:-1], start=1):
-        try:
-            cells = json.loads(line)
-            if cells.keys() != _COLUMNS:
-                raise ValueError(f"columns {sorted(cells)}")
-            parts.setdefault(cells.pop("part"), []).append(_ROW.validate_python(cells))
-        except (ValueError, AttributeError) as fault:
-            raise UserError("malformed per-sample row", f"{_show(path)}, line {number}") from fault
-    return {part: tuple(rows) for part, rows in parts.items()}
-
-
 def _verified_bytes(path: Path, expected: str) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as fault:
-        raise UserError("no readable per-sample file", _show(path), fault.strerror or "") from fault
+        raise UserError("no readable file of rows", _show(path), fault.strerror or "") from fault
     if hashlib.sha256(data).hexdigest() != expected:
-        raise UserError("per-sample file is not the one its record names (SHA-256 differs)", _show(path))
+        raise UserError("file of rows is not the one its record names (SHA-256 differs)", _show(path))
     return data
 
 

@@ -1,305 +1,240 @@
-"""Records of a suite -> a board: rows of methods, columns of benchmark numbers, cells with intervals.
+"""Records of a suite -> a board: which runs are one row, and what each row measured, cost and kept.
 
-A row is one (method, recipe, stage, config); its runs differ in the seed only. A column is one (benchmark, metric)
-under one card, data and protocol digest: numbers with different digests never share a column (DESIGN rule 7).
+A row is one (label, method, recipe, stage, config, base policy); its runs differ in the seed only. A column is one (benchmark,
+metric) under one card, data and protocol digest: numbers with different digests never share a column (DESIGN rule 7).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from repirl.errors import UserError
-from repirl.evals.metrics import part_of, problem_values
-from repirl.records.schema import EvaluationRecord, Kind, digest_without_seed, without_seed
+from repirl.bench.suites import Contrast
+from repirl.records.schema import RunRecord, run_key
 from repirl.records.store import StoredRun
-from repirl.stats import PairedDifference, paired_difference, seeded_interval
-from repirl.types import Budget, Interval
-
-BASELINE = "rloo"
-MIN_SEEDS_FOR_RANK = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """What a number is of."""
-
-    benchmark: str
-    metric: str
-    card_digest: str
-    data_digest: str
-    protocol_digest: str
+from repirl.reporting.board import Board, Cell, Checkpoints, Column, Cost, Rank, Row
+from repirl.reporting.comparing import Numbers, baseline_of, stated_differences
+from repirl.reporting.measuring import Protocols, measure
+from repirl.reporting.ranking import ranks
+from repirl.types import Budget
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A number: mean over seeds with its two-level interval (no bounds if the metric has no per-sample values).
+class _Key(NamedTuple):
+    """What the runs of a row have in common."""
 
-    `versus_baseline` is the paired difference from the row's baseline on the seeds that both have. `ungraded` and
-    `total` count the samples behind it. `runs` are those of the row that measured it.
-    """
-
-    interval: Interval
-    runs: tuple[StoredRun, ...]
-    rank: int | None
-    versus_baseline: PairedDifference | None
-    ungraded: int
-    total: int
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(run.record.seed for run in self.runs)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One method as it was run, sorted by seed. `budget` maps each counter to its mean over runs."""
-
+    label: str
     method: str
     recipe: str
     stage: str
     config_digest: str
-    kind: Kind
-    runs: tuple[StoredRun, ...]
-    budget: Mapping[str, float]
-    cells: Mapping[Column, Cell]
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(run.record.seed for run in self.runs)
+    base_digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A named comparison of two methods in one column."""
-
-    better: str
-    worse: str
-    stage: str
-    column: Column
-    result: PairedDifference
-
-
-@dataclass(frozen=True, slots=True)
-class Board:
-    """A suite's standing. `superseded`: runs of which a later one with the same settings and seed is shown."""
-
-    suite: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    differences: tuple[Difference, ...]
-    superseded: tuple[StoredRun, ...]
-    protocols: Mapping[str, Mapping[str, object]]
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(row.stage for row in self.rows))
-
-    def rows_of(self, stage: str) -> tuple[Row, ...]:
-        return tuple(row for row in self.rows if row.stage == stage)
-
-    def columns_of(self, stage: str) -> tuple[Column, ...]:
-        """Columns in which some row of the stage has a number."""
-        rows = self.rows_of(stage)
-        return tuple(column for column in self.columns if any(column in row.cells for row in rows))
-
-
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """One row's numbers in one column: seed -> problem id -> value; or only the recorded means."""
-
-    by_seed: dict[int, dict[str, float]]
-    recorded: dict[int, float]
-    ungraded: int
-    total: int
-
-
-_Key = tuple[str, str, str, str]
-
-
-def collect(suite: str, runs: Sequence[StoredRun]) -> Board:
-    """The board of `runs`. Raises UserError when a per-sample file does not bear out its record."""
-    latest, superseded = _latest(runs)
+def collect(suite: str, runs: Sequence[StoredRun], contrasts: Sequence[Contrast] = (), baseline: str | None = None) -> Board:
+    """The board of `runs`, with the differences that the suite states. UserError when rows do not bear out a record."""
+    lineage = _Lineage(runs)
+    latest, superseded = _latest(runs, lineage)
     groups: dict[_Key, list[StoredRun]] = defaultdict(list)
     for run in latest:
-        groups[_key(run)].append(run)
-    protocols: dict[str, Mapping[str, object]] = {}
-    measured: dict[_Key, dict[Column, _Measured]] = {}
+        groups[_key(run.record, lineage)].append(run)
+    protocols: Protocols = {}
+    rows, numbers = [], []
     for key, members in groups.items():
         members.sort(key=lambda run: run.record.seed)
-        measured[key] = _measure(members, protocols)
-    rows = [
-        Row(
-            *key,
-            kind=members[0].record.kind,
-            runs=tuple(members),
-            budget=_mean_budget([run.record.budget for run in members]),
-            cells=_cells(key, members, measured),
-        )
-        for key, members in groups.items()
-    ]
-    found = {column for row in rows for column in row.cells}
-    columns = tuple(sorted(found, key=lambda c: (c.benchmark, c.metric != "greedy", c.metric, *_digests(c))))
-    rows = _ranked(rows, columns)
-    rows.sort(key=lambda row: _standing(row, columns))
-    return Board(suite, columns, tuple(rows), _claims(rows, columns), tuple(superseded), protocols)
+        rows.append(_row(key, members, lineage))
+        numbers.append(measure(members, protocols))
+    rows = _named(rows)
+    found = {column for one in numbers for column in one}
+    columns = tuple(sorted(found, key=lambda c: (c.kind == "judge", c.benchmark, c.metric != "greedy", c.metric, *_digests(c))))
+    rows = _with_cells(rows, numbers, columns, baseline)
+    order = sorted(range(len(rows)), key=lambda i: _standing(rows[i], columns))
+    rows, numbers = [rows[i] for i in order], [numbers[i] for i in order]
+    differences = stated_differences(rows, numbers, columns, contrasts)
+    return Board(suite, columns, tuple(rows), differences, tuple(superseded), protocols, baseline)
 
 
 def budget_fields() -> tuple[str, ...]:
     return tuple(field.name for field in fields(Budget))
 
 
-def _key(run: StoredRun) -> _Key:
-    record = run.record
-    return record.method, record.recipe, record.stage, record.config_digest
+class _Lineage:
+    """Where runs come from. Records of schema 1 do not say it all: there the suite's own record of the parent does."""
+
+    def __init__(self, runs: Iterable[StoredRun]) -> None:
+        ordered = sorted(runs, key=lambda run: (run.record.created_utc, run.record.run_id))
+        self.by_key = {run.record.key: run.record for run in ordered}
+
+    def _parent(self, record: RunRecord) -> RunRecord | None:
+        return None if record.after is None else self.by_key.get(run_key(record.label, record.after, record.seed))
+
+    def root(self, record: RunRecord) -> str:
+        """Digest of the policy from which the first stage started; the base policy's name where nothing tells it."""
+        if record.base_policy.root_digest is not None:
+            return record.base_policy.root_digest
+        if record.after is None:
+            return record.base_policy.digest
+        parent = self._parent(record)
+        return record.base_policy.name if parent is None else self.root(parent)
+
+    def parents_cost(self, record: RunRecord) -> Budget | None:
+        """All that the earlier stages cost, None if that is not known."""
+        if record.parents is not None:
+            budgets = [one.budget + (one.validation_budget or Budget()) for one in record.parents]
+            return sum(budgets, Budget())
+        parent = self._parent(record)
+        earlier = None if parent is None else self.parents_cost(parent)
+        if parent is None or earlier is None:
+            return None
+        return earlier + parent.budget + (parent.validation_budget or Budget())
+
+
+def _key(record: RunRecord, lineage: _Lineage) -> _Key:
+    return _Key(
+        record.label, record.method, record.recipe, record.stage, record.config_digest, base_digest=lineage.root(record)
+    )
 
 
 def _digests(column: Column) -> tuple[str, str, str]:
     return column.card_digest, column.data_digest, column.protocol_digest
 
 
-def _latest(runs: Iterable[StoredRun]) -> tuple[list[StoredRun], list[StoredRun]]:
+def _latest(runs: Iterable[StoredRun], lineage: _Lineage) -> tuple[list[StoredRun], list[StoredRun]]:
     """Of runs with the same settings and seed the latest; and the others."""
     shown: dict[tuple[object, ...], StoredRun] = {}
     superseded: list[StoredRun] = []
     for run in sorted(runs, key=lambda run: (run.record.created_utc, run.record.run_id)):
-        key = (*_key(run), run.record.seed)
+        key = (*_key(run.record, lineage), run.record.seed)
         if key in shown:
             superseded.append(shown[key])
         shown[key] = run
     return list(shown.values()), superseded
 
 
-def _measure(runs: Sequence[StoredRun], protocols: dict[str, Mapping[str, object]]) -> dict[Column, _Measured]:
-    found: dict[Column, _Measured] = {}
-    for run in runs:
-        seed = run.record.seed
-        for evaluation in run.record.evaluations:
-            protocol = digest_without_seed(evaluation.protocol)
-            protocols[protocol] = without_seed(evaluation.protocol)
-            samples = run.samples(evaluation)
-            for metric, recorded in evaluation.metrics.items():
-                column = Column(evaluation.benchmark, metric, evaluation.card_digest, evaluation.data_digest, protocol)
-                so_far = found.get(column, _Measured({}, {}, 0, 0))
-                part = part_of(metric, samples)
-                by_seed = so_far.by_seed
-                if part is not None:
-                    values = problem_values(metric, samples[part])
-                    _must_agree(run, evaluation, metric, recorded.value, values)
-                    by_seed = by_seed | {seed: values}
-                counts = [evaluation.counts[part]] if part is not None else list(evaluation.counts.values())
-                found[column] = _Measured(
-                    by_seed,
-                    so_far.recorded | {seed: recorded.value},
-                    so_far.ungraded + sum(count.ungraded for count in counts),
-                    so_far.total + sum(count.total for count in counts),
-                )
-    return found
+def _row(key: _Key, runs: Sequence[StoredRun], lineage: _Lineage) -> Row:
+    records = [run.record for run in runs]
+    cost = Cost(
+        training=_mean([record.budget for record in records]),
+        validation=_mean_if_known([record.validation_budget for record in records]),
+        parents=_mean_if_known([lineage.parents_cost(record) for record in records]),
+    )
+    return Row(
+        **key._asdict(),
+        name=key.label,
+        base=records[0].base_policy.root_name or records[0].base_policy.name,
+        kind=records[0].kind,
+        runs=tuple(runs),
+        cost=cost,
+        checkpoints=_checkpoints(runs),
+        cells={},
+    )
 
 
-def _must_agree(
-    run: StoredRun, evaluation: EvaluationRecord, metric: str, recorded: float, values: Mapping[str, float]
-) -> None:
-    """The number in the record must follow from its samples; `maj@k` (random subsets) within 0.05."""
-    again = float(np.nanmean(list(values.values())))
-    if abs(again - recorded) > (0.05 if metric.startswith("maj@") else 1e-6):
-        raise UserError(
-            f"{metric} of {evaluation.benchmark} does not follow from the samples ({again:.6f} against {recorded:.6f})",
-            f"{run.record.suite}/{run.record.run_id}",
-        )
-
-
-def _cells(key: _Key, runs: Sequence[StoredRun], measured: Mapping[_Key, Mapping[Column, _Measured]]) -> dict[Column, Cell]:
-    baseline = _baseline(key, measured)
-    cells: dict[Column, Cell] = {}
-    for column, own in measured[key].items():
-        if own.by_seed.keys() == own.recorded.keys():
-            interval = seeded_interval(_grid([own.by_seed[seed] for seed in sorted(own.by_seed)]))
-        else:
-            interval = Interval(float(np.mean(list(own.recorded.values()))))
-        other = measured[baseline].get(column) if baseline is not None and baseline != key else None
-        versus = _paired(own, other) if other is not None else None
-        having = tuple(run for run in runs if run.record.seed in own.recorded)
-        cells[column] = Cell(interval, having, None, versus, own.ungraded, own.total)
-    return cells
-
-
-def _baseline(key: _Key, measured: Iterable[_Key]) -> _Key | None:
-    """The row to compare with: same stage and, where there are several, same recipe; None if ambiguous."""
-    candidates = [other for other in measured if other[0] == BASELINE and other[2] == key[2]]
-    if len(candidates) > 1:
-        candidates = [other for other in candidates if other[1] == key[1]]
-    return candidates[0] if len(candidates) == 1 else None
-
-
-def _paired(a: _Measured, b: _Measured) -> PairedDifference | None:
-    """a - b over the seeds both have; None if they share none, or were not tested on the same problems."""
-    seeds = sorted(a.by_seed.keys() & b.by_seed.keys())
-    if not seeds or any(a.by_seed[seed].keys() != b.by_seed[seed].keys() for seed in seeds):
-        return None
-    if len({frozenset(a.by_seed[seed]) for seed in seeds}) > 1:
-        return None
-    return paired_difference(_grid([a.by_seed[seed] for seed in seeds]), _grid([b.by_seed[seed] for seed in seeds]))
-
-
-def _grid(rows: Sequence[Mapping[str, float]]) -> np.ndarray:
-    """[S, P] in the order of the problem ids; NaN where a seed has no such problem."""
-    problems = sorted(set().union(*rows))
-    return np.array([[row.get(problem, np.nan) for problem in problems] for row in rows])
-
-
-def _mean_budget(budgets: Sequence[Budget]) -> dict[str, float]:
+def _mean(budgets: Sequence[Budget]) -> dict[str, float]:
     return {name: float(np.mean([getattr(budget, name) for budget in budgets])) for name in budget_fields()}
 
 
-def _ranked(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
-    """Ranks within each stage and column among rows of at least 3 seeds; equal values share a rank.
+def _mean_if_known(budgets: Sequence[Budget | None]) -> dict[str, float] | None:
+    known = [budget for budget in budgets if budget is not None]
+    return _mean(known) if len(known) == len(budgets) else None
+
+
+# ------------------------------------------------------------------------------------------ checkpoints
+
+
+def _checkpoints(runs: Sequence[StoredRun]) -> Checkpoints | None:
+    """From each run's curve, or, where none was kept, its diagnostics; None if no run chose a checkpoint."""
+    chosen = [_step(run.record.diagnostics.get("best_step")) for run in runs]
+    if all(step is None for step in chosen):
+        return None
+    accuracies = [_accuracies(run, step) for run, step in zip(runs, chosen, strict=True)]
+    means = [None if None in values else float(np.mean(values)) for values in zip(*accuracies, strict=True)]
+    return Checkpoints(tuple(chosen), tuple(_step(run.record.diagnostics.get("step")) for run in runs), *means)
+
+
+def _step(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _accuracies(run: StoredRun, chosen: int | None) -> tuple[float | None, float | None, float | None]:
+    """Validation accuracy at the start, at the chosen step, and at the last one."""
+    diagnostics = run.record.diagnostics
+    best = diagnostics.get("best_validation_accuracy")
+    last = diagnostics.get("last_validation_accuracy", diagnostics.get("validation_accuracy"))
+    seen = {line["step"]: line["validation_accuracy"] for line in run.curve() if "validation_accuracy" in line}
+    if not seen or chosen is None:
+        return best if chosen == 0 else None, best, last
+    return seen.get(0), seen.get(chosen), seen[max(seen)]
+
+
+# ---------------------------------------------------------------------------------------- names, cells
+
+
+def _named(rows: Sequence[Row]) -> list[Row]:
+    """Rows with names that tell them apart within their stage, and base policies of different weights likewise."""
+    bases = {row.base_digest: row.base for row in rows}
+    shown = {
+        digest: name if list(bases.values()).count(name) == 1 else f"{name} `{digest[:6]}`" for digest, name in bases.items()
+    }
+    rows = [replace(row, base=shown[row.base_digest]) for row in rows]
+    return [replace(row, name=_name(row, [other for other in rows if other.stage == row.stage])) for row in rows]
+
+
+def _name(row: Row, rows: Sequence[Row]) -> str:
+    twins = [other for other in rows if other.label == row.label]
+    name = row.label
+    if len({other.base_digest for other in twins}) > 1:
+        name += f" from {row.base}"
+        twins = [other for other in twins if other.base_digest == row.base_digest]
+    if len({(other.method, other.recipe) for other in twins}) > 1:
+        name += f" ({row.method}, {row.recipe})"
+        twins = [other for other in twins if (other.method, other.recipe) == (row.method, row.recipe)]
+    return name if len(twins) == 1 else f"{name} `{row.config_digest[:6]}`"
+
+
+def _with_cells(rows: Sequence[Row], numbers: Numbers, columns: Sequence[Column], baseline: str | None) -> list[Row]:
+    placed = _ranks(rows, numbers, columns)
+    filled = []
+    for i, row in enumerate(rows):
+        partner = baseline_of(row, rows, baseline)
+        cells = {}
+        for column, own in numbers[i].items():
+            other = None if partner is None else numbers[partner].get(column)
+            cells[column] = Cell(
+                interval=own.interval(),
+                runs=tuple(run for run in row.runs if run.record.seed in own.recorded),
+                rank=placed.get((i, column)),
+                versus_baseline=None if other is None else own.minus(other),
+                ungraded=own.ungraded,
+                total=own.total,
+            )
+        filled.append(replace(row, cells=cells))
+    return filled
+
+
+def _ranks(rows: Sequence[Row], numbers: Numbers, columns: Sequence[Column]) -> dict[tuple[int, Column], Rank]:
+    """Ranks within each stage, base policy and column.
 
     References (the base, the oracle) have none: they mark the ends of the scale. Null rewards have: to be behind one
     must show.
     """
-    ranks: dict[tuple[int, Column], int] = {}
-    for column in columns:
-        for stage in {row.stage for row in rows}:
-            eligible = [
-                index
-                for index, row in enumerate(rows)
-                if row.stage == stage
-                and row.kind != "reference"
-                and column in row.cells
-                and len(row.cells[column].runs) >= MIN_SEEDS_FOR_RANK
-            ]
-            values = {index: rows[index].cells[column].interval.value for index in eligible}
-            for index in eligible:
-                ranks[index, column] = 1 + sum(value > values[index] for value in values.values())
-    return [
-        replace(row, cells={column: replace(cell, rank=ranks.get((i, column))) for column, cell in row.cells.items()})
-        for i, row in enumerate(rows)
-    ]
+    rivals: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        if row.kind != "reference":
+            rivals[row.stage, row.base_digest].append(i)
+    return {
+        (i, column): rank
+        for members in rivals.values()
+        for column in columns
+        for i, rank in ranks({i: numbers[i][column] for i in members if column in numbers[i]}).items()
+    }
 
 
 def _standing(row: Row, columns: Sequence[Column]) -> tuple[object, ...]:
     """Stages by length of their history, then the best first, by the first column that the row has."""
-    values = [-row.cells[column].interval.value for column in columns if column in row.cells]
-    return len(row.stage.split()), row.stage, values[:1] or [1.0], row.method, row.recipe, row.config_digest
-
-
-def _claims(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[Difference, ...]:
-    """The two differences that are printed with every table.
-
-    Fit for purpose (DESIGN section 6): oracle - rloo, sampled accuracy on `arith`: the room in which process rewards
-    compete. And the paper's claim: repirl - rloo, in every column.
-    """
-    found: list[Difference] = []
-    for row in rows:
-        for column in columns:
-            cell = row.cells.get(column)
-            if cell is None or cell.versus_baseline is None:
-                continue
-            room = row.method == "oracle" and column.benchmark == "arith" and column.metric.startswith("avg@")
-            if room or row.method == "repirl":
-                found.append(Difference(row.method, BASELINE, row.stage, column, cell.versus_baseline))
-    return tuple(sorted(found, key=lambda difference: difference.better != "oracle"))
+    first = next((i for i, column in enumerate(columns) if column in row.cells), len(columns))
+    value = -row.cells[columns[first]].interval.value if first < len(columns) else 0.0
+    return len(row.stage.split()), row.stage, first, value, row.label, row.recipe, row.config_digest, row.base_digest

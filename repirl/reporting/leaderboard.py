@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from repirl import paths
+from repirl.bench.suites import load_suite, suite_names
 from repirl.records import store
-from repirl.reporting.collect import Board, collect
+from repirl.reporting.board import Board
+from repirl.reporting.collect import collect
 from repirl.reporting.flat import to_csv
 from repirl.reporting.markdown import to_markdown
 from repirl.reporting.published import load_published, render_published
@@ -32,15 +35,25 @@ def leaderboard_dir() -> Path:
     return paths.results_dir().resolve().parent / "leaderboard"
 
 
-def build_board(suite: str, *, results: Path | None = None) -> Board:
-    """The board of one suite's verified records. Raises UserError on a corrupt one."""
-    return collect(suite, store.find(suite, root=results))
+def build_board(suite: str, *, results: Path | None = None, include: Sequence[str | Path] = ()) -> Board:
+    """The board of one suite's verified records. Raises UserError on a corrupt one.
+
+    Which differences it states is in the suite's file, looked for in `include` too; without a file there are none.
+    """
+    runs = store.find(suite, root=results)
+    if suite not in suite_names(include):
+        return collect(suite, runs)
+    told = load_suite(suite, include)
+    return collect(suite, runs, told.contrasts, told.baseline)
 
 
-def build_pages(*, results: Path | None = None, folder: Path | None = None) -> Pages:
+def build_pages(
+    *, results: Path | None = None, folder: Path | None = None, include: Sequence[str | Path] = ()
+) -> Pages:
     """All pages, from all records under `results` (default: the project's)."""
     folder = folder or leaderboard_dir()
-    boards = tuple(build_board(suite, results=results) for suite in store.suites_with_records(root=results))
+    suites = store.suites_with_records(root=results)
+    boards = tuple(build_board(suite, results=results, include=include) for suite in suites)
     files = {INDEX: _index(boards)}
     for board in boards:
         files[f"{board.suite}.md"] = to_markdown(board, folder)

@@ -4,19 +4,40 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from repirl.records.store import StoredRun
-from repirl.reporting.collect import BASELINE, Board, Cell, Column, Row, budget_fields
+from repirl.reporting.board import Board, Cell, Checkpoints, Column, Row
+from repirl.reporting.collect import budget_fields
 from repirl.reporting.published import markdown_table
-from repirl.reporting.text import bounds, column_labels, difference_line, difference_text, row_name, seed_list
+from repirl.reporting.text import (
+    KEPT_THE_START,
+    bounds,
+    chosen_steps,
+    column_labels,
+    difference_line,
+    difference_text,
+    number,
+    rank_text,
+    row_name,
+    seed_count,
+    seed_list,
+    table_name,
+)
 
 _SHORT = 12
-_EXPLAINED = (
-    "Values are means over seeds of the share of problems solved, with a 95% bootstrap interval over problems "
-    "(and over seeds, from three on). A number after `#` is the rank, given to rows of at least three seeds. "
+_VALUES = (
+    "Values are means over seeds, with a 95% bootstrap interval over problems (and over seeds, from three on): of policies the "
+    "share of problems solved, of process rewards (`judge`) F1 or PRMScore in percent. Each links to the records behind it."
+)
+_RANKS = (
+    "`#1 of 3` is the rank among the rows with the same seeds (at least three) and base policy. Two rows whose paired "
+    "difference has an interval that includes 0 are not told apart and share a rank, with all rows between them."
+)
+_KINDS = (
     "*(null)*: a reward that knows nothing of the problem; *(reference)*: an end of the scale (the untouched base, "
-    "a reward that reads the exact checker), not ranked. Each value links to the records behind it."
+    "a reward that reads the exact checker), not ranked."
 )
 
 
@@ -24,57 +45,157 @@ def to_markdown(board: Board, folder: Path) -> str:
     """The suite's page, to be written into `folder` (links to records are relative to it)."""
     labels = column_labels(board.columns)
     lines = [f"# Leaderboard: {board.suite}", "", "Made by `repirl leaderboard` from run records; not edited by hand."]
-    lines += ["", _EXPLAINED]
+    lines += ["", f"- {_VALUES}", f"- {_RANKS}", f"- {_KINDS}"]
     for stage in board.stages:
-        lines += ["", f"## Trained on: {stage}", ""]
-        lines += _standing_lines(board, stage, labels)
+        lines += ["", f"## Trained on: {stage}", "", *_stage_lines(board, stage, labels)]
     lines += ["", "## Columns", "", *_column_lines(board, labels)]
     lines += ["", "## Records", "", *_record_lines(board, folder)]
     return "\n".join(lines) + "\n"
 
 
-def _standing_lines(board: Board, stage: str, labels: dict[Column, str]) -> list[str]:
+def _stage_lines(board: Board, stage: str, labels: dict[Column, str]) -> list[str]:
     rows, columns = board.rows_of(stage), board.columns_of(stage)
+    lines = [_base_line(rows)]
+    if stated := [f"- {difference_line(d, labels)}" for d in board.differences if d.stage == stage]:
+        lines += ["", "Differences that the suite asks for, paired on the same problems and seeds:", "", *stated]
+    for name in dict.fromkeys(table_name(column) for column in columns):
+        own = [column for column in columns if table_name(column) == name]
+        lines += ["", f"### {name}, trained on {stage}", "", *_number_lines(board, rows, own, labels)]
+    lines += _checkpoint_lines(rows)
+    lines += ["", "What it cost, mean of the row's runs:", "", *_cost_lines(rows)]
+    return [*lines, "", *_ungraded_lines(rows, labels)]
+
+
+def _base_line(rows: Sequence[Row]) -> str:
+    bases = {row.base: row.base_digest for row in rows}
+    said = ", ".join(f"{base} (`{digest[:_SHORT]}`)" for base, digest in bases.items())
+    return f"Base policy: {said}." if len(bases) == 1 else f"Base policies: {said}."
+
+
+def _number_lines(board: Board, rows: Sequence[Row], columns: Sequence[Column], labels: dict[Column, str]) -> list[str]:
+    """The values of one benchmark or judged set, and what they are more than the baseline's."""
     names = [labels[column] for column in columns]
-    lines = [f"- {difference_line(d, labels)}" for d in board.differences if d.stage == stage]
-    lines += [""] if lines else []
-    body = [
-        [row_name(row, rows), row.recipe, seed_list(row.seeds), *(_cell(row, column, board) for column in columns)]
-        for row in rows
-    ]
-    lines += markdown_table(["method", "recipe", "seeds", *names], body)
-    compared = [row for row in rows if any(cell.versus_baseline for cell in row.cells.values())]
-    if compared:
-        lines += ["", f"Paired difference from `{BASELINE}` on the same problems and seeds:", ""]
-        lines += markdown_table(
-            ["method", *names],
-            [[row_name(row, rows), *(_versus(row.cells.get(column)) for column in columns)] for row in compared],
-        )
-    lines += ["", "Budget of training, mean of the row's runs:", ""]
-    header = ["method", *(field.replace("_", " ") for field in budget_fields())]
-    lines += markdown_table(
-        header, [[row_name(row, rows), *(f"{row.budget[f]:,.0f}" for f in budget_fields())] for row in rows]
+    rows = [row for row in rows if any(column in row.cells for column in columns)]
+    several = len({row.base_digest for row in rows}) > 1
+    lines = markdown_table(
+        ["run", *(["base policy"] if several else []), "seeds", "kept step", *names],
+        [
+            [
+                row_name(row) + (" *kept the start*" if row.checkpoints is not None and row.checkpoints.kept_the_start else ""),
+                *([row.base] if several else []),
+                seed_list(row.seeds),
+                chosen_steps(row.checkpoints),
+                *(_value(row, column, board) for column in columns),
+            ]
+            for row in rows
+        ],
     )
-    ungraded = [
-        f"{row.method}, {labels[column]}: {cell.ungraded} of {cell.total}"
-        for row in rows
-        for column, cell in row.cells.items()
-        if cell.ungraded
-    ]
-    lines += ["", "Ungraded samples (left out, not counted as wrong): " + ("; ".join(ungraded) or "none") + "."]
-    return lines
+    lines += _ranked_together(rows, columns)
+    compared = [row for row in rows if any(column in row.cells and row.cells[column].versus_baseline for column in columns)]
+    if not compared:
+        return lines
+    lines += ["", f"Paired difference from `{board.baseline}` on the same problems and seeds:", ""]
+    return lines + markdown_table(
+        ["run", "seeds in common", *names],
+        [[row_name(row), *_versus([row.cells.get(column) for column in columns], columns)] for row in compared],
+    )
 
 
-def _cell(row: Row, column: Column, board: Board) -> str:
+def _ranked_together(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """Which rows have ranks among each other, where these are not all."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        seeds = {seed_list(row.cells[c].seeds) for c in columns if c in row.cells and row.cells[c].rank is not None}
+        for those in seeds:
+            groups.setdefault((row.base, those), []).append(row.name)
+    if len(groups) < 2:
+        return []
+    said = "; ".join(f"{', '.join(names)} (seeds {seeds})" for (_, seeds), names in groups.items())
+    return ["", f"Ranked among each other: {said}."]
+
+
+def _value(row: Row, column: Column, board: Board) -> str:
     cell = row.cells.get(column)
     if cell is None:
         return ""
-    rank = f" #{cell.rank}" if cell.rank is not None else ""
-    return f"[{cell.interval.value:.3f}](#{_anchor(row, board)}){bounds(cell.interval)}{rank}"
+    value = number(cell.interval.value, column)
+    return f"[{value}](#{_anchor(row, board)}){bounds(cell.interval, column)}{rank_text(cell)}"
 
 
-def _versus(cell: Cell | None) -> str:
-    return "" if cell is None or cell.versus_baseline is None else difference_text(cell.versus_baseline)
+def _versus(cells: Sequence[Cell | None], columns: Sequence[Column]) -> list[str]:
+    """The number of seeds in common, once if it is the same everywhere, and the differences."""
+    found = [None if cell is None else cell.versus_baseline for cell in cells]
+    counts = {result.seeds for result in found if result is not None}
+    texts = ["" if result is None else difference_text(result, c) for result, c in zip(found, columns, strict=True)]
+    if len(counts) == 1:
+        return [str(*counts), *texts]
+    return ["", *("" if r is None else f"{text}, {seed_count(r.seeds)}" for text, r in zip(texts, found, strict=True))]
+
+
+def _checkpoint_lines(rows: Sequence[Row]) -> list[str]:
+    known = [(row, row.checkpoints) for row in rows if row.checkpoints is not None]
+    if not known:
+        return []
+    header = ["run", "step kept by each run", "of", "at the start", "at the kept step", "at the last step", ""]
+    body = [
+        [
+            row_name(row),
+            chosen_steps(found),
+            ", ".join(dict.fromkeys("?" if step is None else str(step) for step in found.last)),
+            *(_accuracy(value) for value in (found.accuracy_at_start, found.accuracy_at_chosen, found.accuracy_at_last)),
+            _remark(found),
+        ]
+        for row, found in known
+    ]
+    said = "Checkpoints, chosen by validation accuracy (mean over runs; `?`: not recorded):"
+    return ["", said, "", *markdown_table(header, body)]
+
+
+def _accuracy(value: float | None) -> str:
+    return "?" if value is None else f"{value:.3f}"
+
+
+def _remark(checkpoints: Checkpoints) -> str:
+    if checkpoints.kept_the_start:
+        return KEPT_THE_START
+    count = sum(step == 0 for step in checkpoints.chosen)
+    return f"{count} of {len(checkpoints.chosen)} kept the start" if count else ""
+
+
+def _cost_lines(rows: Sequence[Row]) -> list[str]:
+    header = ["run", "part", *(field.replace("_", " ") for field in budget_fields())]
+    return markdown_table(header, [line for row in rows for line in _cost_of(row)])
+
+
+def _cost_of(row: Row) -> list[list[str]]:
+    """A line for each part that cost something."""
+    cost = row.cost
+    parts: list[tuple[str, Mapping[str, float]]] = []
+    if cost.validation is None and row.checkpoints is not None:
+        parts.append(("training and validation", cost.training))
+    else:
+        parts += [("training", cost.training), ("validation", cost.validation or {})]
+    parts.append(("earlier stages", cost.parents or {}))
+    spending = [(part, spent) for part, spent in parts if any(spent.values())]
+    lines = [[row_name(row), part, *(f"{spent[name]:,.0f}" for name in budget_fields())] for part, spent in spending]
+    if cost.parents is None:
+        lines.append([row_name(row), "earlier stages", *("?" for _ in budget_fields())])
+    return lines or [[row_name(row), "nothing", *("0" for _ in budget_fields())]]
+
+
+def _ungraded_lines(rows: Sequence[Row], labels: dict[Column, str]) -> list[str]:
+    def said(kind: str) -> str:
+        return "; ".join(
+            f"{row.name}, {labels[column]}: {cell.ungraded} of {cell.total}"
+            for row in rows
+            for column, cell in row.cells.items()
+            if column.kind == kind and cell.ungraded
+        )
+
+    lines = [f"Ungraded samples (left out, not counted as wrong): {said('policy') or 'none'}."]
+    if unscored := said("judge"):
+        lines.append(f"Solutions longer than the reward's model allows (counted as judged wrongly): {unscored}.")
+    return lines
 
 
 def _anchor(row: Row, board: Board) -> str:
@@ -84,7 +205,7 @@ def _anchor(row: Row, board: Board) -> str:
 def _column_lines(board: Board, labels: dict[Column, str]) -> list[str]:
     header = ["column", "card", "data", "protocol"]
     body = [
-        [labels[c], *(f"`{value[:_SHORT]}`" for value in (c.card_digest, c.data_digest, c.protocol_digest))]
+        [labels[c], *(value and f"`{value[:_SHORT]}`" for value in (c.card_digest, c.data_digest, c.protocol_digest))]
         for c in board.columns
     ]
     lines = [*markdown_table(header, body), ""]
@@ -96,7 +217,7 @@ def _column_lines(board: Board, labels: dict[Column, str]) -> list[str]:
 
 def _record_lines(board: Board, folder: Path) -> list[str]:
     lines = [
-        f'- <a id="{_anchor(row, board)}"></a>**{row.method}**, {row.recipe}, {row.stage} '
+        f'- <a id="{_anchor(row, board)}"></a>**{row.name}** ({row.method}, {row.recipe}), {row.stage} '
         f"(config `{row.config_digest[:_SHORT]}`): " + ", ".join(_record_link(run, folder) for run in row.runs)
         for row in board.rows
     ]

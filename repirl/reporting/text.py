@@ -5,63 +5,84 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from repirl.reporting.collect import Column, Difference, Row
+from repirl.reporting.board import Cell, Checkpoints, Column, Difference, Row
 from repirl.stats import PairedDifference
 from repirl.types import Interval
 
 _KIND_MARK = {"method": "", "null": " (null)", "reference": " (reference)"}
+KEPT_THE_START = "kept the start: no checkpoint beat the base"
 
 
 def column_labels(columns: Sequence[Column]) -> dict[Column, str]:
-    """`arith greedy`; numbered where digests alone tell two columns apart."""
-    count = Counter((column.benchmark, column.metric) for column in columns)
-    seen: Counter[tuple[str, str]] = Counter()
+    """`arith greedy`, `judge arith F1`; numbered where digests alone tell two columns apart."""
+    names = {column: " ".join((table_name(column), column.metric)) for column in columns}
+    count = Counter(names.values())
+    seen: Counter[str] = Counter()
     labels: dict[Column, str] = {}
-    for column in columns:
-        name = (column.benchmark, column.metric)
+    for column, name in names.items():
         seen[name] += 1
-        labels[column] = " ".join(name) + (f" ({seen[name]})" if count[name] > 1 else "")
+        labels[column] = name + (f" ({seen[name]})" if count[name] > 1 else "")
     return labels
+
+
+def table_name(column: Column) -> str:
+    """What the columns of one table have in common."""
+    return f"judge {column.benchmark}" if column.kind == "judge" else column.benchmark
 
 
 def difference_line(difference: Difference, labels: dict[Column, str]) -> str:
     """One line: what is compared, the difference, and what it is good for."""
+    column, result = difference.column, difference.result
     text = (
-        f"{difference.better} - {difference.worse}, {labels[difference.column]}, trained on {difference.stage}: "
-        f"{difference_text(difference.result)}"
+        f"{difference.better.name} - {difference.worse.name}, {labels[column]}, trained on {difference.stage}: "
+        f"{difference_text(result, column)}, {seed_count(result.seeds)}"
     )
-    if difference.better != "oracle":
-        return text
-    low = difference.result.interval.low
-    clear = low is not None and low > 0
-    return f"{text} ({'room' if clear else 'no clear room'} for process rewards here)"
+    return f"{text} ({_reading(result.interval, difference)})" if difference.says else text
 
 
-def difference_text(result: PairedDifference) -> str:
-    """Value, interval, p-value and number of matched seeds."""
-    seeds = f"{result.seeds} seed" + ("s" if result.seeds > 1 else "")
-    value = _three(result.interval.value, "+")
-    return f"{value}{bounds(result.interval, signed=True)}, p={result.p_value:.3f}, {seeds}"
+def _reading(interval: Interval, difference: Difference) -> str:
+    if interval.low is not None and interval.low > 0:
+        return difference.says
+    if interval.high is not None and interval.high < 0:
+        return f"no {difference.says}: the reverse"
+    return f"no clear {difference.says}"
 
 
-def bounds(interval: Interval, *, signed: bool = False) -> str:
+def difference_text(result: PairedDifference, column: Column) -> str:
+    """Value, interval, p-value."""
+    return f"{number(result.interval.value, column, '+')}{bounds(result.interval, column, '+')}, p={result.p_value:.3f}"
+
+
+def rank_text(cell: Cell) -> str:
+    return "" if cell.rank is None else f" #{cell.rank.place} of {cell.rank.of}"
+
+
+def bounds(interval: Interval, column: Column, sign: str = "") -> str:
     """` [low, high]`, or nothing where there are no bounds."""
     if interval.low is None or interval.high is None:
         return ""
-    sign = "+" if signed else ""
-    return f" [{_three(interval.low, sign)}, {_three(interval.high, sign)}]"
+    return f" [{number(interval.low, column, sign)}, {number(interval.high, column, sign)}]"
 
 
-def _three(value: float, sign: str) -> str:
-    """Three decimals; never a negative zero, whose sign would depend on rounding."""
-    return f"{round(value, 3) + 0.0:{sign}.3f}"
+def number(value: float, column: Column, sign: str = "") -> str:
+    """A share with three decimals, percent with one; never a negative zero, whose sign would depend on rounding."""
+    digits = 1 if column.kind == "judge" else 3
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"
 
 
-def row_name(row: Row, rows: Sequence[Row]) -> str:
-    """The method; with its config digest where another row of the stage differs in nothing else."""
-    twins = sum((other.method, other.recipe) == (row.method, row.recipe) for other in rows)
-    return row.method + _KIND_MARK[row.kind] + (f" `{row.config_digest[:6]}`" if twins > 1 else "")
+def row_name(row: Row) -> str:
+    """The row's name, with what kind of method it is where it does not compete."""
+    return row.name + _KIND_MARK[row.kind]
 
 
 def seed_list(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
+
+
+def seed_count(seeds: int) -> str:
+    return f"{seeds} seed" + ("s" if seeds > 1 else "")
+
+
+def chosen_steps(checkpoints: Checkpoints | None) -> str:
+    """The step that each run kept, in the order of its seeds; nothing for a row that chose none."""
+    return "" if checkpoints is None else ", ".join("?" if step is None else str(step) for step in checkpoints.chosen)

@@ -1,0 +1,123 @@
+"""What a run left, evaluated as its suite says: policies on benchmarks, process rewards on step-labelled sets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from repirl.bench.suites import JudgeEvaluation, PolicyEvaluation, Suite, WorkItem
+from repirl.engines.loading import LoadedPolicy, load_policy
+from repirl.errors import UserError
+from repirl.evals.judged_sets import JudgedSet, SetOptions, load_set, natural_separator
+from repirl.evals.judging import default_rule, judge
+from repirl.evals.policy import EvalProtocol, evaluate_policy
+from repirl.evals.reward_loading import NULLS, LoadOptions, load_reward
+from repirl.evals.thresholds import parse_rule
+from repirl.methods.base import Fitted
+from repirl.records.provenance import portable
+from repirl.records.store import Judgement
+from repirl.tasks import arith
+from repirl.tasks.benchmarks import load_benchmark
+from repirl.tasks.step_labels import FORMATS
+from repirl.types import Report
+
+OnPart = Callable[[str, int, int], None]
+"""Called with a part's name and how much of it is done, of how much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where evaluations find things: the run's folder, further content, local data, and the policy the run started from."""
+
+    folder: Path
+    start: str
+    include: tuple[str, ...] = ()
+    data_dir: Path | None = None
+
+
+def evaluate(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources, on_part: OnPart) -> list[Report]:
+    """The policy on every benchmark of the suite, nothing without one; completions are kept in the run folder."""
+    reports: list[Report] = []
+    if fitted.policy_folder is None:
+        return reports
+    policies: dict[str, LoadedPolicy] = {}
+    for name, evaluation in _named(suite):
+        benchmark = load_benchmark(evaluation.benchmark, data_dir=sources.data_dir, include=sources.include)
+        device = evaluation.device or suite.runtime.device
+        if device not in policies:
+            policies[device] = load_policy(str(fitted.policy_folder), device=device)
+        reports.append(
+            evaluate_policy(
+                policies[device],
+                benchmark,
+                EvalProtocol(**evaluation.sampling(suite.eval_seed + item.seed)),
+                folder=sources.folder / "eval" / name,
+                on_progress=lambda done, total, name=name: on_part(f"eval {name}", done, total),
+            )
+        )
+    return reports
+
+
+def _named(suite: Suite) -> Iterator[tuple[str, PolicyEvaluation]]:
+    """Evaluations of policies, with a name each: that of the benchmark, numbered from the second protocol on."""
+    seen: list[str] = []
+    for evaluation in suite.evaluations:
+        if isinstance(evaluation, PolicyEvaluation):
+            seen.append(evaluation.benchmark)
+            count = seen.count(evaluation.benchmark)
+            yield evaluation.benchmark + (f" {count}" if count > 1 else ""), evaluation
+
+
+def judges(method: str, leaves_reward: bool, evaluation: JudgeEvaluation) -> bool:
+    """Whether a run is judged: it leaves a reward, or pays one without an artifact, which knows the set's problems."""
+    return leaves_reward or (method in NULLS and (method != "oracle" or evaluation.set == arith.FAMILY))
+
+
+def judge_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources, on_part: OnPart) -> list[Judgement]:
+    """The process reward on every step-labelled set of the suite, nothing without one.
+
+    A reward without an artifact is the named one, over the policy that the run started from. Null rewards beside it are runs
+    of their own. The sets are the same for all runs of a suite.
+    """
+    found: list[Judgement] = []
+    for evaluation in suite.evaluations:
+        if not isinstance(evaluation, JudgeEvaluation):
+            continue
+        if not judges(item.run.method, fitted.reward_folder is not None, evaluation):
+            continue
+        started = time.monotonic()
+        device = evaluation.device or suite.runtime.device
+        name = item.run.method if fitted.reward_folder is None else str(fitted.reward_folder)
+        loaded = load_reward(name, LoadOptions(sources.start, natural_separator(evaluation.set), item.seed, device=device))
+        rule = default_rule(loaded) if evaluation.threshold is None else parse_rule(evaluation.threshold)
+        report = judge(
+            loaded,
+            _judged_set(evaluation, suite, sources, tuned=rule.kind == "tuned"),
+            rule,
+            nulls=False,
+            prompt_suffix=evaluation.prompt_suffix,
+            seed=suite.eval_seed,
+            on_progress=lambda done, total, title=evaluation.title: on_part(title, done, total),
+        )
+        found.append(
+            Judgement(
+                report=replace(report, name=portable(report.name)),
+                protocol=portable(evaluation.protocol(suite.eval_seed)),
+                reward="fitted" if fitted.reward_folder is not None else name,
+                reward_digest=loaded.digest,
+                wall_s=time.monotonic() - started,
+            )
+        )
+    return found
+
+
+def _judged_set(evaluation: JudgeEvaluation, suite: Suite, sources: Sources, *, tuned: bool) -> JudgedSet:
+    step_format = next((known for known in FORMATS if known == evaluation.step_format), None)
+    if step_format != evaluation.step_format:
+        raise UserError("unknown format of labelled steps", evaluation.step_format, f"use one of {', '.join(FORMATS)}")
+    options = SetOptions(
+        sources.data_dir, evaluation.limit, step_format, evaluation.solver, suite.eval_seed, with_tuning=tuned
+    )
+    return load_set(evaluation.set, options)

@@ -1,0 +1,245 @@
+"""From records to numbers: each must follow from the rows beside its record, and keeps what comparing it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from repirl.errors import UserError
+from repirl.evals import prm_quality as quality
+from repirl.evals.metrics import part_of, problem_values
+from repirl.records.schema import EvaluationRecord, JudgementRecord, digest_without_seed, without_seed
+from repirl.records.store import StoredRun
+from repirl.reporting.board import Column
+from repirl.rng import stream
+from repirl.stats import (
+    PairedDifference,
+    difference_of_resamples,
+    interval_of_resamples,
+    paired_difference,
+    resample_seeds,
+    seeded_interval,
+)
+from repirl.tasks.prm_benchmarks import CONTROL
+from repirl.tasks.step_labels import RIGHT_FROM
+from repirl.types import Interval, JudgedRow
+
+
+class Values(Protocol):
+    """One row's values in one column, by seed."""
+
+    @property
+    def seeds(self) -> set[int]: ...
+
+    def interval(self) -> Interval:
+        """Mean over seeds with a two-level bootstrap interval."""
+        ...
+
+    def minus(self, other: Values) -> PairedDifference | None:
+        """The difference over the seeds both have; None if they share none, or were not tested on the same problems."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemValues:
+    """A policy's: seed -> problem id -> value."""
+
+    by_seed: Mapping[int, Mapping[str, float]]
+
+    @property
+    def seeds(self) -> set[int]:
+        return set(self.by_seed)
+
+    def interval(self) -> Interval:
+        return seeded_interval(_grid([self.by_seed[seed] for seed in sorted(self.by_seed)]))
+
+    def minus(self, other: Values) -> PairedDifference | None:
+        assert isinstance(other, ProblemValues), "values of one column are of one kind"
+        seeds = sorted(self.seeds & other.seeds)
+        tested = {frozenset(values.by_seed[seed]) for values in (self, other) for seed in seeds}
+        if len(tested) != 1:
+            return None
+        a, b = (_grid([values.by_seed[seed] for seed in seeds]) for values in (self, other))
+        return paired_difference(a, b)
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """A reward's number on a set, in percent, and its resamples float64 [R] over `problems`: the same draws for all rewards."""
+
+    value: float
+    draws_R: np.ndarray
+    problems: int
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedValues:
+    """A process reward's: seed -> headline. (The column holds the set's digest: all are of the same solutions.)"""
+
+    by_seed: Mapping[int, Headline]
+
+    @property
+    def seeds(self) -> set[int]:
+        return set(self.by_seed)
+
+    def interval(self) -> Interval:
+        return interval_of_resamples(*self._over(sorted(self.by_seed)))
+
+    def minus(self, other: Values) -> PairedDifference | None:
+        assert isinstance(other, JudgedValues), "values of one column are of one kind"
+        seeds = sorted(self.seeds & other.seeds)
+        if not seeds:
+            return None
+        gaps = JudgedValues({seed: _gap(self.by_seed[seed], other.by_seed[seed]) for seed in seeds})
+        return difference_of_resamples(*gaps._over(seeds), problems=gaps.by_seed[seeds[0]].problems, seeds=len(seeds))
+
+    def _over(self, seeds: Sequence[int]) -> tuple[float, np.ndarray]:
+        """Mean and resamples [R] over seeds; problems are drawn jointly for all of them."""
+        by_seed_RS = np.stack([self.by_seed[seed].draws_R for seed in seeds], axis=1)
+        value = float(np.mean([self.by_seed[seed].value for seed in seeds]))
+        return value, resample_seeds(by_seed_RS, stream(0, "judge-bootstrap-seeds"))
+
+
+def _gap(a: Headline, b: Headline) -> Headline:
+    return Headline(a.value - b.value, a.draws_R - b.draws_R, a.problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One row's numbers in one column. `values` None: a metric that has no value for each problem, only recorded means."""
+
+    recorded: Mapping[int, float] = field(default_factory=dict)
+    values: Values | None = None
+    ungraded: int = 0
+    total: int = 0
+
+    def interval(self) -> Interval:
+        if self.values is not None and self.values.seeds == self.recorded.keys():
+            return self.values.interval()
+        return Interval(float(np.mean(list(self.recorded.values()))))
+
+    def minus(self, other: Measured) -> PairedDifference | None:
+        return None if self.values is None or other.values is None else self.values.minus(other.values)
+
+
+Protocols = dict[str, Mapping[str, object]]
+
+
+def measure(runs: Sequence[StoredRun], protocols: Protocols) -> dict[Column, Measured]:
+    """What the runs of one row measured; the protocols met are added to `protocols`, by digest.
+
+    Raises UserError when a file of rows does not bear out its record.
+    """
+    found: dict[Column, Measured] = {}
+    for run in runs:
+        for evaluation in run.record.evaluations:
+            _add_policy(run, evaluation, _protocol(evaluation.protocol, protocols), found)
+        for judgement in run.record.judgements:
+            _add_judged(run, judgement, _protocol(judgement.protocol, protocols), found)
+    return found
+
+
+def _protocol(protocol: Mapping[str, object], protocols: Protocols) -> str:
+    digest = digest_without_seed(protocol)
+    protocols[digest] = without_seed(protocol)
+    return digest
+
+
+def _add_policy(run: StoredRun, evaluation: EvaluationRecord, protocol: str, found: dict[Column, Measured]) -> None:
+    seed, samples = run.record.seed, run.samples(evaluation)
+    for metric, recorded in evaluation.metrics.items():
+        column = Column(evaluation.benchmark, metric, evaluation.card_digest, evaluation.data_digest, protocol)
+        so_far = found.get(column, Measured())
+        part = part_of(metric, samples)
+        values = so_far.values
+        if part is not None:
+            own = problem_values(metric, samples[part])
+            again = float(np.nanmean(list(own.values())))
+            tolerance = 0.05 if metric.startswith("maj@") else 1e-6  # `maj@k` is of random subsets
+            _must_agree(run, f"{metric} of {evaluation.benchmark}", recorded.value, again, tolerance)
+            values = ProblemValues({**(values.by_seed if isinstance(values, ProblemValues) else {}), seed: own})
+        counts = [evaluation.counts[part]] if part is not None else list(evaluation.counts.values())
+        found[column] = Measured(
+            {**so_far.recorded, seed: recorded.value},
+            values,
+            so_far.ungraded + sum(count.ungraded for count in counts),
+            so_far.total + sum(count.total for count in counts),
+        )
+
+
+def _add_judged(run: StoredRun, judgement: JudgementRecord, protocol: str, found: dict[Column, Measured]) -> None:
+    column = Column(judgement.set, judgement.metric, "", judgement.data_digest, protocol, "judge")
+    so_far = found.get(column, Measured())
+    own = headline(judgement.kind, run.judged(judgement))
+    _must_agree(run, f"{judgement.metric} of {judgement.set}", judgement.headline.value, own.value, 1e-6)
+    seed, values = run.record.seed, so_far.values
+    found[column] = replace(
+        so_far,
+        recorded={**so_far.recorded, seed: own.value},
+        values=JudgedValues({**(values.by_seed if isinstance(values, JudgedValues) else {}), seed: own}),
+        ungraded=so_far.ungraded + judgement.num_unscored,
+        total=so_far.total + judgement.num_solutions,
+    )
+
+
+def _must_agree(run: StoredRun, what: str, recorded: float, again: float, tolerance: float) -> None:
+    """The number in the record must follow from its rows."""
+    if not abs(again - recorded) <= tolerance:
+        raise UserError(
+            f"{what} does not follow from the samples ({again:.6f} against {recorded:.6f})",
+            f"{run.record.suite}/{run.record.run_id}",
+        )
+
+
+def _grid(rows: Sequence[Mapping[str, float]]) -> np.ndarray:
+    """[S, P] in the order of the problem ids; NaN where a seed has no such problem."""
+    problems = sorted(set().union(*rows))
+    return np.array([[row.get(problem, np.nan) for problem in problems] for row in rows])
+
+
+# ------------------------------------------------------------------------------------------ judged sets
+
+
+def headline(kind: str, rows: Sequence[JudgedRow]) -> Headline:
+    """The mean F1 over subsets (`first_error`) or the PRMScore of all but controls (`steps`), from the solutions' scores."""
+    judged = [row for row in rows if row.subset != CONTROL]
+    problems = len({row.cluster for row in judged})
+    if kind == "steps":
+        value, draws_R = _bootstrapped(judged, _step_counts, quality.prm_score, "total")
+        return Headline(value, draws_R, problems)
+    subsets = list(_by_subset(judged))
+    parts = [_bootstrapped(members, _first_error_counts, quality.first_error_f1, name) for name, members in subsets]
+    return Headline(float(np.mean([v for v, _ in parts])), np.mean([draws for _, draws in parts], axis=0), problems)
+
+
+def _by_subset(rows: Sequence[JudgedRow]) -> Iterator[tuple[str, list[JudgedRow]]]:
+    for name in dict.fromkeys(row.subset for row in rows):
+        yield name, [row for row in rows if row.subset == name]
+
+
+def _bootstrapped(
+    rows: Sequence[JudgedRow],
+    count: Callable[[JudgedRow], tuple[int, ...]],
+    statistic: Callable[[np.ndarray], np.ndarray],
+    name: str,
+) -> tuple[float, np.ndarray]:
+    counts = [count(row) for row in rows]
+    return float(statistic(np.sum(counts, axis=0))), quality.resampled(counts, [r.cluster for r in rows], statistic, name=name)
+
+
+def _scores(row: JudgedRow) -> np.ndarray | None:
+    scores = None if row.scores is None else np.array(row.scores, dtype=np.float64)
+    return scores if quality.usable(scores) else None
+
+
+def _first_error_counts(row: JudgedRow) -> tuple[int, ...]:
+    return quality.first_error_counts(quality.first_error_prediction(_scores(row), row.threshold), row.first_error_index)
+
+
+def _step_counts(row: JudgedRow) -> tuple[int, ...]:
+    scores = _scores(row)
+    right_S = np.array([label is not None and label >= RIGHT_FROM for label in row.labels])
+    return quality.step_counts(None if scores is None else quality.called_right(scores, row.threshold), right_S)
