@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from repirl.bench.run import SuiteOptions, _check_same, _event, run_suite
-from repirl.bench.suites import Suite, SuiteEvaluation, SuiteRun, load_suite, plan, suite_names
+from repirl.bench.evaluating import judges
+from repirl.bench.run import SuiteOptions, _check_same, _event, _Now, run_suite
+from repirl.bench.suites import JudgeEvaluation, PolicyEvaluation, Suite, SuiteRun, load_suite, plan, suite_names
+from repirl.bench.worker import _left_policy, _parent
 from repirl.engines.loading import folder_digest, policy_dir
 from repirl.errors import UserError
-from repirl.methods.registry import load_method
+from repirl.paths import CHECKOUT_DIR
 from repirl.records import store
+from repirl.records.build import new_record
+from repirl.records.schema import BasePolicy
+from repirl.registry import load_method
 from repirl.reporting.leaderboard import build_board
+from repirl.types import Budget
 
 SMALL = """
-title = "two small runs and one that builds on another"
+title = "small runs, one that builds on another, one with a process reward and one without a policy"
+baseline = "rloo"
 
 [[runs]]
 method = "base"
@@ -40,6 +49,58 @@ samples = 2
 limit = 8
 """
 
+MORE = """
+[[runs]]
+method = "repirl"
+label = "ours"
+set = ["loop.steps=1", "loop.sampling.prompts_per_step=4", "loop.sampling.group_size=2", "data.num_problems=20",
+       "loop.validation.num_problems=4", "loop.validation.samples=1"]
+
+[[runs]]
+method = "tale"
+
+[[evaluations]]
+kind = "judge"
+set = "arith"
+limit = 12
+
+[[evaluations]]
+benchmark = "arith"
+samples = 0
+limit = 4
+max_new_tokens = 16
+
+[[contrasts]]
+better = "ours"
+worse = "rloo"
+metric = "greedy"
+"""
+
+TALE = '''
+"""A method that leaves neither policy nor reward, only a curve."""
+
+from repirl.config import Config
+from repirl.methods.base import FitContext, Fitted, Method
+from repirl.types import Budget
+
+
+class Nothing(Config):
+    """Nothing to set."""
+
+
+class Tale(Method[Nothing]):
+    name = "tale"
+    title = source = status = "test"
+    recipes = {"tiny": Nothing()}
+
+    def fit(self, context: FitContext, config: Nothing) -> Fitted:
+        context.folder.mkdir(parents=True, exist_ok=True)
+        curve = context.folder / "metrics.jsonl"
+        curve.write_text(\'{"step": 0, "validation_accuracy": 0.5}\\n{"step": 3, "validation_accuracy": 0.25}\\n\')
+        told = {"best_step": 0.0, "step": 3.0}
+        return Fitted(None, None, Budget(rollouts=3), told, validation_budget=Budget(rollouts=2), curve=curve)
+'''
+
 
 def _include(folder: Path, text: str) -> str:
     (folder / "suites").mkdir(parents=True)
@@ -58,7 +119,7 @@ def test_later_stages_come_after_the_runs_they_start_from() -> None:
     suite = Suite(
         title="t",
         runs=(SuiteRun(method="rloo", stage="b", after="arith"), SuiteRun(method="rloo")),
-        evaluations=(SuiteEvaluation(benchmark="arith"),),
+        evaluations=(PolicyEvaluation(benchmark="arith"),),
     )
     assert [item.key for item in plan("t", suite)] == ["rloo-arith-s0", "rloo-b-s0"]
     orphan = suite.model_copy(update={"runs": (SuiteRun(method="rloo", stage="b", after="arith"),)})
@@ -67,6 +128,71 @@ def test_later_stages_come_after_the_runs_they_start_from() -> None:
     twice = suite.model_copy(update={"runs": (SuiteRun(method="rloo"), SuiteRun(method="rloo"))})
     with pytest.raises(UserError, match="twice"):
         plan("t", twice)
+
+
+def test_the_keys_of_committed_runs_are_those_of_their_suite() -> None:
+    keys = {item.key for item in plan("tiny-full", load_suite("tiny-full"))}
+    runs = store.find("tiny-full", root=CHECKOUT_DIR / "results")
+    assert keys == {run.record.key for run in runs}
+    assert all(run.record.run_id.startswith(f"{run.record.key}-") for run in runs)
+
+
+def test_labels_stand_in_keys_and_runs_have_policies() -> None:
+    suite = Suite(
+        title="t",
+        policy="first",
+        runs=(
+            SuiteRun(method="rloo", stage="c", after="b", label="x"),
+            SuiteRun(method="rloo", stage="b", after="arith", label="x"),
+            SuiteRun(method="bc", label="x", policy="second"),
+            SuiteRun(method="rloo", set=("loop.steps=1",)),
+        ),
+        evaluations=(PolicyEvaluation(benchmark="arith"),),
+    )
+    items = plan("t", suite)
+    # Stages of one label may be of different methods: supervised learning, then RL.
+    assert [(item.key, item.run.method, item.policy) for item in items] == [
+        ("x-arith-s0", "bc", "second"),
+        ("rloo-arith-s0", "rloo", "first"),
+        ("x-b-s0", "rloo", "second"),
+        ("x-c-s0", "rloo", "second"),
+    ]
+    both = suite.model_copy(update={"runs": (SuiteRun(method="rloo", stage="b", after="arith", policy="p"), *suite.runs)})
+    with pytest.raises(UserError, match="starts from a run and from a policy"):
+        plan("t", both)
+    circle = (SuiteRun(method="rloo", stage="a", after="b"), SuiteRun(method="rloo", stage="b", after="a"))
+    with pytest.raises(UserError, match="from itself"):
+        plan("t", suite.model_copy(update={"runs": circle}))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[[evaluations]]\nkind = "weigh"\nset = "arith"', "no such kind of evaluation; there are policy and judge"),
+        ('[[evaluations]]\nkind = "judge"\nbenchmark = "arith"', "set"),
+        ('[[evaluations]]\nbenchmark = "arith"\nthreshold = "tuned"', "threshold"),
+        ('[[contrasts]]\nbetter = "ours"\nworse = "rloo"', "compares with a run that is not in it: 'ours'; labels: base, rloo"),
+        ('[[runs]]\nmethod = "base"\nlabel = "no/folder"', "runs.3.label"),
+    ],
+)
+def test_a_suite_that_says_something_wrong_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    include = _include(tmp_path, f"{SMALL}\n{text}\n")
+    with pytest.raises(UserError) as caught:
+        load_suite("small", [include])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_judged() -> None:
+    arith, other = (JudgeEvaluation(kind="judge", set=name) for name in ("arith", "processbench"))
+    assert judges("repirl", True, other)
+    assert not judges("repirl", False, arith)
+    assert judges("random", False, other)
+    assert judges("oracle", False, arith)
+    assert not judges("oracle", False, other)  # the checker knows arith problems only
+    assert arith.protocol(3)["seed"] == 3
+    said = {"samples": 8, "temperature": 1.0, "greedy": True, "limit": None, "chat_template": False}
+    assert PolicyEvaluation(benchmark="arith").sampling(3) == {**said, "seed": 3}
 
 
 def test_unknown_suite_and_bad_file(tmp_path: Path) -> None:
@@ -81,25 +207,53 @@ def test_unknown_suite_and_bad_file(tmp_path: Path) -> None:
 
 
 def test_a_suite_runs_resumes_and_is_reported(tmp_path: Path) -> None:
-    options = SuiteOptions(
-        work=tmp_path / "work", results=tmp_path / "results", jobs=2, include=(_include(tmp_path / "more", SMALL),), command="x"
-    )
+    include = _include(tmp_path / "more", SMALL + MORE)
+    (tmp_path / "more" / "tale.py").write_text(TALE)
+    options = SuiteOptions(work=tmp_path / "work", results=tmp_path / "results", jobs=2, include=(include,), command="x")
     events: list[dict] = []
     outcome = run_suite("small", options, events.append)
     assert outcome.failed == {}
-    assert sorted(outcome.done) == ["base-arith-s0", "rloo-again-s0", "rloo-arith-s0"]
-    runs = {f"{run.record.method}-{run.record.stage}": run.record for run in store.find("small", root=options.results)}
-    assert runs["rloo-again"].base_policy.name == "tiny, trained with rloo on arith"
-    assert runs["rloo-again"].base_policy.digest == folder_digest(options.work / "rloo-arith-s0" / "policy")
-    assert runs["rloo-arith"].budget.rollouts == 4 * 2 + 2 * 4  # one step, and validation before and after it
-    counts = runs["base-arith"].evaluations[0].counts
-    assert counts["sampled"].total == 16
-    assert counts["greedy"].total == 8
-    board = build_board("small", results=options.results)
-    assert {row.method for row in board.rows} == {"base", "rloo"}
+    assert sorted(outcome.done) == ["base-arith-s0", "ours-arith-s0", "rloo-again-s0", "rloo-arith-s0", "tale-arith-s0"]
+    stored = {run.record.key: run for run in store.find("small", root=options.results)}
+    runs = {key: run.record for key, run in stored.items()}
+    first, again = runs["rloo-arith-s0"], runs["rloo-again-s0"]
+    tiny = folder_digest(policy_dir("tiny"))
+    assert again.base_policy.name == "tiny, trained with rloo on arith"
+    assert again.base_policy.digest == folder_digest(options.work / "rloo-arith-s0" / "policy") == first.policy_digest
+    assert (again.base_policy.root_name, again.base_policy.root_digest) == ("tiny", tiny)
+    assert again.parents is not None
+    assert [(one.key, one.run_id, one.budget) for one in again.parents] == [("rloo-arith-s0", first.run_id, first.budget)]
+    assert (first.parents, first.base_policy.root_digest, first.runtime and first.runtime["device"]) == ((), tiny, "cpu")
+    assert first.validation_budget is not None
+    # One step, and validation before and after it.
+    assert (first.budget + first.validation_budget).rollouts == 4 * 2 + 2 * 4
+    evaluation, short = runs["base-arith-s0"].evaluations
+    assert evaluation.counts["sampled"].total == 16
+    assert evaluation.counts["greedy"].total == 8
+    assert (short.counts["greedy"].total, short.protocol["max_new_tokens"]) == (4, 16)
+    assert [(key, len(record.judgements)) for key, record in runs.items() if record.judgements] == [("ours-arith-s0", 1)]
+    (judged,) = runs["ours-arith-s0"].judgements
+    assert (judged.set, judged.reward, judged.num_solutions) == ("arith", "fitted", 12)
+    reward = folder_digest(options.work / "ours-arith-s0" / "reward")
+    assert (judged.reward_digest, runs["ours-arith-s0"].reward_digest) == (reward, reward)
+    assert len(stored["ours-arith-s0"].judged(judged)) == 12
+    tale = runs["tale-arith-s0"]
+    assert (tale.policy_digest, tale.reward_digest, tale.evaluations) == (None, None, ())
+    assert tale.validation_budget == Budget(rollouts=2)
+    assert [line["step"] for line in stored["tale-arith-s0"].curve()] == [0, 3]
+    board = build_board("small", results=options.results, include=options.include)
+    assert {row.label for row in board.rows} == {"base", "rloo", "ours", "tale"}
+    assert {(d.better.label, d.worse.label) for d in board.differences} == {("ours", "rloo")}
+    (row,) = [row for row in board.rows if row.label == "tale"]
+    assert row.checkpoints is not None
+    assert (row.checkpoints.chosen, row.checkpoints.accuracy_at_last) == ((0,), 0.25)
     assert run_suite("small", options, events.append).skipped == tuple(
         item.key for item in plan("small", load_suite("small", options.include))
     )
+    file = tmp_path / "more" / "suites" / "small.toml"
+    file.write_text(file.read_text().replace("limit = 12", "limit = 13"))
+    with pytest.raises(UserError, match=r"ours-arith-s0 was made with other settings \(judge arith\)"):
+        run_suite("small", options, events.append)
 
 
 def test_a_suite_that_was_changed_does_not_show_old_records(tmp_path: Path) -> None:
@@ -129,14 +283,27 @@ def test_a_record_of_another_configuration_or_policy_is_told_apart(tmp_path: Pat
     evaluations = [
         SimpleNamespace(benchmark=one.benchmark, card_digest="c", protocol=one.sampling(suite.eval_seed))
         for one in suite.evaluations
+        if isinstance(one, PolicyEvaluation)
     ]
     options = SuiteOptions(work=tmp_path, results=tmp_path, jobs=1)
 
-    def check(config: dict, digest: str, cards: dict[str, str]) -> None:
-        policy = SimpleNamespace(digest=digest)
-        record = SimpleNamespace(run_id="r", config=config, base_policy=policy, evaluations=evaluations)
-        _check_same(item, suite, record, options, cards)  # pyright: ignore[reportArgumentType]
+    def check(config: dict, digest: str, cards: dict[str, str], method: str = "rloo") -> None:
+        policy = SimpleNamespace(digest=digest, root_digest=digest)
+        record = SimpleNamespace(
+            run_id="r",
+            schema_version=2,
+            method=method,
+            config=config,
+            base_policy=policy,
+            policy_digest="p",
+            reward_digest=None,
+            evaluations=evaluations,
+            judgements=(),
+        )
+        _check_same(item, suite, record, options, _Now(cards, {"tiny": folder_digest(policy_dir("tiny"))}))  # pyright: ignore[reportArgumentType]
 
+    with pytest.raises(UserError, match="method"):
+        check(config, digest, {}, method="bc")
     check(config, digest, {"arith": "c"})
     del config["loop"]["mix"]["fraction_of_tests"]  # a record from before this setting had its default
     check(config, digest, {})
@@ -144,9 +311,40 @@ def test_a_record_of_another_configuration_or_policy_is_told_apart(tmp_path: Pat
         check(config, "0" * 64, {})
     with pytest.raises(UserError, match="benchmark arith"):
         check(config, digest, {"arith": "d"})
+    judged = JudgeEvaluation(kind="judge", set="arith")
+    suite = suite.model_copy(update={"evaluations": (*suite.evaluations, judged)})
+    check(config, digest, {})  # rloo leaves no reward
     config["loop"]["steps"] = 7
     with pytest.raises(UserError, match="method"):
         check(config, digest, {})
+
+
+def test_a_later_stage_starts_from_the_policy_of_its_parents_record(tmp_path: Path) -> None:
+    suite = Suite(
+        title="t",
+        runs=(SuiteRun(method="rloo"), SuiteRun(method="rloo", stage="b", after="arith")),
+        evaluations=(PolicyEvaluation(benchmark="arith"),),
+    )
+    first, later = plan("t", suite)
+    assert _parent(first, tmp_path) is None
+    with pytest.raises(UserError, match="rloo-arith-s0, from which rloo-b-s0 starts, has no record"):
+        _parent(later, tmp_path)
+    folder = tmp_path / "work" / "rloo-arith-s0" / "policy"
+    given: dict[str, Any] = {"method": "rloo", "kind": "method", "recipe": "tiny", "seed": 0, "stage": "arith", "config": {}}
+    given |= {"base_policy": BasePolicy(name="tiny", digest="ab"), "budget": Budget(), "command": "repirl bench t"}
+    for run_id, digest in (("a", None), ("b", folder_digest(policy_dir("tiny")))):
+        store.write(new_record(suite="t", run_id=run_id, policy_digest=digest, **given), [], root=tmp_path)
+        parent = _parent(later, tmp_path)
+        assert parent is not None
+        if not folder.is_dir():
+            with pytest.raises(UserError, match="left no policy"):
+                _left_policy(later, parent, tmp_path / "work")
+            shutil.copytree(policy_dir("tiny"), folder)
+        assert _left_policy(later, parent, tmp_path / "work") == folder
+    (folder / "config.json").write_text("{}")
+    changed = store.load(tmp_path / "t" / "b").record
+    with pytest.raises(UserError, match="not the one of its record"):
+        _left_policy(later, changed, tmp_path / "work")
 
 
 def test_what_a_library_prints_is_no_event() -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import subprocess
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from pydantic import ValidationError
 
 from repirl import paths
 from repirl.errors import UserError
-from repirl.records import provenance, store
+from repirl.evals.judging import RewardOnSet, SetReport, Shortcuts
+from repirl.evals.prm_quality import first_error_quality
+from repirl.evals.thresholds import UsedThreshold
+from repirl.records import provenance, rows, store
 from repirl.records.build import new_record
-from repirl.records.schema import BasePolicy, Counts, RunRecord, digest_without_seed, is_machine_path
-from repirl.types import Budget, Interval, Report, SampleRow
+from repirl.records.schema import BasePolicy, Counts, ParentStage, RunRecord, digest_without_seed, is_machine_path
+from repirl.types import Budget, Interval, JudgedRow, Report, SampleRow
 
 
 def make_report(benchmark: str = "arith", text: str = "1+1\u2028=2\n\\boxed{2} \ud800") -> Report:
@@ -44,6 +48,29 @@ def make_report(benchmark: str = "arith", text: str = "1+1\u2028=2\n\\boxed{2} \
     )
 
 
+def make_judgement(name: str = "processbench/gsm8k", **changes: Any) -> store.Judgement:
+    """Two solutions: the first is judged rightly, the second (without scores) not."""
+    judged = (
+        JudgedRow("s1", "gsm8k", 0.5, (0.9, 0.1), (1.0, 0.0), 1, 1, "p1"),
+        JudgedRow("s2", "gsm8k", 0.5, None, (1.0, None), -1, -2, "p2"),
+    )
+    found = RewardOnSet(
+        reward="x",
+        threshold=UsedThreshold("fixed:0.5", (0.5,), None, "a score equal to the threshold is right"),
+        headline=Interval(0.0, 0.0, 100.0),
+        subsets={"gsm8k": first_error_quality([1, -2], [1, -1])},
+        intervals={"gsm8k": Interval(0.0, 0.0, 100.0)},
+        similarity={},
+        shortcuts=Shortcuts(0.25, None, 0.5, None),
+        num_unscored=1,
+        scored_tokens=40,
+        rows=judged,
+    )
+    report = SetReport(name, "first_error", "e" * 64, 2, {"left_out": 3}, found, ())
+    given: dict[str, Any] = {"protocol": {"limit": 2, "threshold": "fixed:0.5", "seed": 0}, "reward": "fitted", "wall_s": 1.5}
+    return store.Judgement(**{"report": report, "reward_digest": "a" * 64, **given, **changes})
+
+
 def make_record(run_id: str = "rloo-s0", **changes: Any) -> RunRecord:
     given: dict[str, Any] = {
         "suite": "trial",
@@ -63,8 +90,10 @@ def make_record(run_id: str = "rloo-s0", **changes: Any) -> RunRecord:
 
 
 def edit(folder: Path, **changes: Any) -> None:
+    """Change a stored record so that only what is wrong in it can give it away: its digest is made anew."""
     path = folder / "record.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    raw = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(raw | {"digest": store.record_digest(raw)}))
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -82,6 +111,114 @@ def test_round_trip(tmp_path: Path) -> None:
     assert first.samples_sha256 == hashlib.sha256((found.folder / first.samples_file).read_bytes()).hexdigest()
     assert store.suites_with_records(root=tmp_path) == ["trial"]
     assert store.find("nothing", root=tmp_path) == []
+
+
+def test_judgements_and_the_curve_are_kept_with_their_rows(tmp_path: Path) -> None:
+    log = tmp_path / "metrics.jsonl"
+    log.write_text('{"step": 0, "validation_accuracy": 0.25}\n{"step": 1, "loss": null}\n')
+    judgement = make_judgement()
+    stored = store.write(make_record(), [make_report()], [judgement, make_judgement("arith")], curve=log, root=tmp_path)
+    found = store.load(stored.folder)
+    assert found.record == stored.record
+    first, second = found.record.judgements
+    assert (first.set, first.metric, first.headline) == ("processbench/gsm8k", "F1", Interval(0.0, 0.0, 100.0))
+    assert (first.rows_file, second.rows_file) == ("judged-processbench-gsm8k.jsonl.gz", "judged-arith.jsonl.gz")
+    assert found.judged(first) == judgement.report.judged.rows
+    assert first.budget == Budget(scored_tokens=40, wall_s=1.5)
+    assert (first.num_unscored, first.reward_digest, first.notes) == (1, "a" * 64, {"left_out": 3})
+    assert first.shortcuts["step_length_correlation"] is None
+    assert found.curve() == ({"step": 0, "validation_accuracy": 0.25}, {"step": 1, "loss": None})
+    assert set(found.record.row_files) == {path.name for path in found.folder.iterdir()} - {"record.json"}
+    for name in found.record.row_files:
+        data = (found.folder / name).read_bytes()
+        (found.folder / name).write_bytes(data + b"x")
+        with pytest.raises(UserError, match=rf"SHA-256.*{name}"):
+            store.load(found.folder)
+        (found.folder / name).write_bytes(data)
+
+
+def test_what_a_later_stage_and_its_reward_are_made_of(tmp_path: Path) -> None:
+    parents = [
+        ParentStage(key="x-arith-s0", run_id="x-arith-s0-1", budget=Budget(rollouts=5), validation_budget=Budget(rollouts=2))
+    ]
+    record = make_record(
+        label="x",
+        stage="minicode after arith",
+        after="arith",
+        parents=parents,
+        policy_digest="b" * 64,
+        runtime={"device": "cpu"},
+    )
+    found = store.load(store.write(record, [], root=tmp_path).folder).record
+    assert (found.label, found.method, found.key) == ("x", "rloo", "x-minicode-after-arith-s0")
+    assert found.parents == tuple(parents)
+    assert (found.policy_digest, found.reward_digest, found.runtime) == ("b" * 64, None, {"device": "cpu"})
+    assert make_record().label == "rloo"
+    with pytest.raises(ValidationError, match="after and parents disagree"):
+        make_record(after="arith")
+    with pytest.raises(ValidationError, match="after and parents disagree"):
+        make_record(parents=parents)
+
+
+@pytest.mark.parametrize("changes", [{"protocol": {"solver": "/srv/models/x"}}, {"report": "/srv/sets/x.jsonl"}])
+def test_a_judgement_refuses_paths_of_one_machine(tmp_path: Path, changes: dict[str, Any]) -> None:
+    if "report" in changes:
+        changes = {"report": replace(make_judgement().report, name=changes["report"])}
+    with pytest.raises(ValidationError, match="path of one machine"):
+        store.write(make_record(), [], [make_judgement(**changes)], root=tmp_path)
+
+
+@pytest.mark.parametrize("field", ["seed", "budget", "created_utc", "diagnostics", "label"])
+def test_any_change_of_a_stored_record_is_noticed(tmp_path: Path, field: str) -> None:
+    stored = store.write(make_record(), [make_report()], root=tmp_path)
+    assert stored.record.digest == store.record_digest(json.loads(stored.file.read_text()))
+    other = store.write(
+        make_record("other", seed=1, budget=Budget(rollouts=9), diagnostics={}, label="z").model_copy(
+            update={"created_utc": datetime(2001, 1, 1, tzinfo=UTC)}
+        ),
+        [],
+        root=tmp_path,
+    )
+    raw = json.loads(stored.file.read_text())
+    stored.file.write_text(json.dumps(raw | {field: json.loads(other.file.read_text())[field]}))
+    with pytest.raises(UserError, match=r"changed after it was written"):
+        store.load(stored.folder)
+    stored.file.write_text(json.dumps({name: value for name, value in raw.items() if name != "digest"} | {"digest": None}))
+    with pytest.raises(UserError, match=r"changed after it was written"):
+        store.load(stored.folder)
+    # The layout of the JSON says nothing.
+    stored.file.write_text(json.dumps(dict(reversed(raw.items()))))
+    assert store.load(stored.folder).record == stored.record
+
+
+def test_records_of_schema_1_are_read_and_what_they_did_not_know_is_unknown() -> None:
+    runs = store.find("tiny-full", root=paths.CHECKOUT_DIR / "results")
+    assert len(runs) == 40
+    keys = {run.record.key: run.record for run in runs}
+    first, later = keys["rloo-arith-s0"], keys["repirl-minicode-after-arith-s2"]
+    for record in (first, later):
+        assert (record.schema_version, record.label) == (1, record.method)
+        unknown = (record.runtime, record.validation_budget, record.policy_digest, record.curve, record.digest)
+        assert set(unknown) == {None}
+    assert (first.after, first.parents) == (None, ())
+    assert (later.after, later.parents, later.base_policy.root_name) == ("arith", None, "tiny")
+
+
+def test_a_column_with_a_default_may_be_missing_and_no_other() -> None:
+    report = make_report(text="x")
+    lines = gzip.decompress(rows.encode_samples(report.samples)).decode().splitlines()
+    cells = [json.loads(line) for line in lines]
+
+    def parsed(changed: list[dict[str, Any]]) -> dict[str, tuple[SampleRow, ...]]:
+        return rows.parse_samples(gzip.compress("".join(json.dumps(one) + "\n" for one in changed).encode()))
+
+    assert parsed(cells) == dict(report.samples)
+    without = parsed([{k: v for k, v in one.items() if k not in ("level", "subject")} for one in cells])
+    assert without["greedy"] == tuple(replace(row, level=None) for row in report.samples["greedy"])
+    with pytest.raises(rows.MalformedRow, match="line 1: columns"):
+        parsed([{k: v for k, v in one.items() if k != "outcome"} for one in cells])
+    with pytest.raises(rows.MalformedRow, match="line 1: columns"):
+        parsed([one | {"colour": 1} for one in cells])
 
 
 def test_provenance_is_filled_in_and_names_no_machine() -> None:
@@ -147,7 +284,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_same_samples_same_bytes() -> None:
-    first, second = (store.encode_samples(make_report().samples) for _ in range(2))
+    first, second = (rows.encode_samples(make_report().samples) for _ in range(2))
     assert first == second
     assert first[4:8] == b"\0\0\0\0"  # no time stamp
     assert len(gzip.decompress(first).decode().split("\n")) == 7
@@ -173,7 +310,7 @@ def test_counts_must_be_those_of_the_samples(tmp_path: Path) -> None:
     ("changes", "complaint"),
     [
         ({"extra": 1}, "extra"),
-        ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": 3}, "schema_version"),
         ({"config": {"lr": 9}}, "config_digest"),
         ({"commit_known": None}, "commit_known"),
         ({"commit": None, "commit_known": True, "dirty": False}, "disagree"),
@@ -198,12 +335,12 @@ def test_a_count_edited_in_the_record_is_noticed(tmp_path: Path) -> None:
     raw = json.loads(stored.file.read_text())
     counts = raw["evaluations"][0]["counts"]["greedy"]
     counts["correct"], counts["ungraded"] = 2, 0
-    stored.file.write_text(json.dumps(raw))
+    edit(stored.folder, **raw)
     loaded = store.load(stored.folder)
     with pytest.raises(UserError, match="disagrees with the counts"):
         loaded.samples(loaded.record.evaluations[0])
     counts["correct"] = 3
-    stored.file.write_text(json.dumps(raw))
+    edit(stored.folder, **raw)
     with pytest.raises(UserError, match="do not add up"):
         store.load(stored.folder)
 
@@ -216,7 +353,7 @@ def test_cut_off_and_missing_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"SHA-256.*samples-arith"):
         store.find("trial", root=tmp_path)
     samples.unlink()
-    with pytest.raises(UserError, match=r"no readable per-sample file.*samples-arith"):
+    with pytest.raises(UserError, match=r"no readable file of rows.*samples-arith"):
         store.find("trial", root=tmp_path)
     samples.write_bytes(whole)
     text = stored.file.read_text()

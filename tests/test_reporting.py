@@ -5,28 +5,38 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from repirl import paths
+from repirl.bench.suites import Contrast
 from repirl.errors import UserError
+from repirl.evals.judged_sets import JudgedSet
+from repirl.evals.judging import judge
 from repirl.evals.metrics import problem_values
+from repirl.evals.step_scoring import ScoredSteps
+from repirl.evals.thresholds import ThresholdRule
 from repirl.records import store
 from repirl.records.build import new_record
-from repirl.records.schema import BasePolicy
+from repirl.records.schema import BasePolicy, ParentStage
 from repirl.records.store import StoredRun
-from repirl.reporting.collect import Board, Column, Row, collect
+from repirl.registry import method_names
+from repirl.reporting.board import Board, Column, Rank, Row
+from repirl.reporting.collect import collect
 from repirl.reporting.flat import to_csv, to_json_rows
-from repirl.reporting.leaderboard import build_pages, stale_files, write_pages
+from repirl.reporting.leaderboard import build_board, build_pages, stale_files, write_pages
 from repirl.reporting.markdown import to_markdown
 from repirl.reporting.published import load_published, render_published
+from repirl.reporting.ranking import places
 from repirl.reporting.terminal import to_terminal
-from repirl.stats import clustered_interval, paired_difference, problem_means
+from repirl.stats import PairedDifference, clustered_interval, paired_difference, problem_means
+from repirl.tasks.step_labels import LabelledSolution
 from repirl.types import Budget, Interval, Outcome, Report, SampleRow
 
 Grid = Sequence[Sequence[Outcome]]
@@ -64,14 +74,27 @@ def write(root: Path, method: str, seed: int, grid: Grid, **changes: Any) -> Sto
         "budget": Budget(policy_updates=10, generated_tokens=1000 + seed),
         "command": "repirl bench trial",
     }
-    report = changes.pop("report", None) or make_report(grid)
+    reports = changes.pop("report", [make_report(grid)])
+    beside = {name: changes.pop(name) for name in ("judgements", "curve") if name in changes}
     given |= changes
     run_id = given.pop("run_id", f"{method}-{given['stage'].replace(' ', '-')}-s{seed}")
-    return store.write(new_record(run_id=run_id, **given), [report], root=root)
+    reports = [reports] if isinstance(reports, Report) else reports
+    return store.write(new_record(run_id=run_id, **given), reports, root=root, **beside)
+
+
+CONTRASTS = (
+    Contrast(better="oracle", worse="rloo", benchmark="arith", metric="avg@2", says="room for process rewards here"),
+    Contrast(better="repirl", worse="rloo"),
+)
 
 
 def board_of(root: Path, suite: str = "trial") -> Board:
-    return collect(suite, store.find(suite, root=root))
+    return collect(suite, store.find(suite, root=root), CONTRASTS, "rloo")
+
+
+def edit(stored: StoredRun, raw: dict[str, Any]) -> None:
+    """Change a stored record, with a digest that fits."""
+    stored.file.write_text(json.dumps(raw | {"digest": store.record_digest(raw)}))
 
 
 def row_of(board: Board, method: str, stage: str = "arith") -> Row:
@@ -109,8 +132,8 @@ def test_value_is_the_mean_over_seeds_and_the_interval_comes_from_the_samples(tm
     assert cell.interval.low is not None
     assert cell.interval.high is not None
     assert 0 <= cell.interval.low < 0.4 < cell.interval.high <= 1
-    assert row.budget["generated_tokens"] == 1000.5
-    assert row.budget["policy_updates"] == 10
+    assert row.cost.training["generated_tokens"] == 1000.5
+    assert row.cost.training["policy_updates"] == 10
     assert [column.metric for column in board.columns] == ["greedy", "avg@2"]
 
 
@@ -150,7 +173,7 @@ def test_ranks_need_three_seeds_and_references_have_none(tmp_path: Path) -> None
     board = full_suite(tmp_path)
     column = column_of(board, "avg@2")
     ranks = {row.method: row.cells[column].rank for row in board.rows}
-    assert ranks == {"repirl": 1, "rloo": 2, "oracle": None, "random": None}
+    assert ranks == {"repirl": Rank(1, 2), "rloo": Rank(2, 2), "oracle": None, "random": None}
     assert {row.method: row.kind for row in board.rows} == {
         "repirl": "method",
         "rloo": "method",
@@ -166,8 +189,11 @@ def test_equal_values_share_a_rank(tmp_path: Path) -> None:
             write(tmp_path, method, seed, GOOD)
         write(tmp_path, "c", seed, POOR)
     board = board_of(tmp_path)
+    column = column_of(board, "avg@2")
+    assert {row.method: row.cells[column].rank for row in board.rows} == {"a": Rank(1, 3), "b": Rank(1, 3), "c": Rank(3, 3)}
+    # On two of five problems c is behind: the interval of the difference includes 0.
     column = column_of(board, "greedy")
-    assert {row.method: row.cells[column].rank for row in board.rows} == {"a": 1, "b": 1, "c": 3}
+    assert {row.cells[column].rank for row in board.rows} == {Rank(1, 3)}
 
 
 @pytest.mark.parametrize("changes", [{"card": "other"}, {"temperature": 0.7}])
@@ -208,7 +234,7 @@ def test_other_settings_are_another_row_not_another_seed(tmp_path: Path) -> None
 def test_the_later_of_two_equal_runs_is_shown_and_the_other_named(tmp_path: Path) -> None:
     first = write(tmp_path, "rloo", 0, POOR, run_id="x")
     raw = json.loads(first.file.read_text()) | {"created_utc": "2001-01-01T00:00:00Z"}
-    first.file.write_text(json.dumps(raw))
+    edit(first, raw)
     write(tmp_path, "rloo", 0, GOOD, run_id="a")
     board = board_of(tmp_path)
     assert row_of(board, "rloo").cells[column_of(board, "avg@2")].interval.value == pytest.approx(0.6)
@@ -229,14 +255,14 @@ def test_a_number_that_does_not_follow_from_its_samples_is_refused(tmp_path: Pat
     stored = write(tmp_path, "rloo", 0, GOOD)
     raw = json.loads(stored.file.read_text())
     raw["evaluations"][0]["metrics"]["avg@2"]["value"] = 0.9
-    stored.file.write_text(json.dumps(raw))
+    edit(stored, raw)
     with pytest.raises(UserError, match=r"avg@2 of arith does not follow .*rloo-arith-s0"):
         board_of(tmp_path)
 
 
 def test_the_two_claims_are_printed(tmp_path: Path) -> None:
     board = full_suite(tmp_path)
-    assert [(d.better, d.column.metric) for d in board.differences] == [
+    assert [(d.better.label, d.column.metric) for d in board.differences] == [
         ("oracle", "avg@2"),
         ("repirl", "greedy"),
         ("repirl", "avg@2"),
@@ -280,8 +306,11 @@ def test_csv_and_json_rows(tmp_path: Path) -> None:
     line = next(line for line in lines if (line["method"], line["metric"]) == ("repirl", "avg@2"))
     row = next(row for row in rows if (row["method"], row["metric"]) == ("repirl", "avg@2"))
     assert float(line["value"]) == pytest.approx(row["value"])
-    assert float(line["minus_rloo"]) == pytest.approx(0.4)
-    assert (line["rank"], line["seeds"], line["kind"]) == ("1", "0 1 2", "method")
+    assert float(line["minus_baseline"]) == pytest.approx(0.4)
+    assert (line["rank"], line["ranked"], line["seeds"], line["kind"]) == ("1", "2", "0 1 2", "method")
+    assert (line["label"], line["baseline"], line["base_policy"], line["evaluation"]) == ("repirl", "rloo", "tiny", "policy")
+    assert (row["baseline"], row["base_policy"], row["chosen_steps"]) == ("rloo", "tiny", None)
+    assert row["minus_baseline"] == pytest.approx(0.4)
     assert row["seeds"] == [0, 1, 2]
     assert row["records"][0] == "results/trial/repirl-arith-s0/record.json"
     assert row["ci_low"] <= row["value"] <= row["ci_high"]
@@ -342,3 +371,357 @@ def test_malformed_published_numbers_are_one_line(tmp_path: Path) -> None:
         path.write_text(bad)
         with pytest.raises(UserError, match=r"malformed published numbers.*published\.toml"):
             load_published(path)
+
+
+# ------------------------------------------------------------------------------------------- what is a row
+
+
+def test_labels_and_base_policies_tell_rows_apart(tmp_path: Path) -> None:
+    write(tmp_path, "rloo", 0, GOOD)
+    write(tmp_path, "rloo", 0, POOR, label="rloo-slow", run_id="b")
+    write(tmp_path, "rloo", 1, POOR, label="rloo-slow", run_id="c", base_policy=BasePolicy(name="large", digest="cd"))
+    write(tmp_path, "bc", 0, GOOD, base_policy=BasePolicy(name="tiny", digest="ef"))
+    board = board_of(tmp_path)
+    assert {(row.name, row.base, row.seeds) for row in board.rows} == {
+        ("rloo", "tiny `ab`", (0,)),
+        ("rloo-slow from tiny `ab`", "tiny `ab`", (0,)),
+        ("rloo-slow from large", "large", (1,)),
+        ("bc", "tiny `ef`", (0,)),
+    }
+    # The baseline is no baseline for rows that started elsewhere.
+    compared = {row.name for row in board.rows for cell in row.cells.values() if cell.versus_baseline is not None}
+    assert compared == {"rloo-slow from tiny `ab`"}
+    page = to_markdown(board, tmp_path)
+    assert "Base policies: " in page
+    assert "| rloo-slow from large | large | 1 |" in page
+    assert to_csv(board, tmp_path).count("\ntrial,arith,rloo-slow,rloo,") == 4
+
+
+def test_seeds_of_a_later_stage_are_one_row_and_other_roots_another(tmp_path: Path) -> None:
+    parent = ParentStage(key="x", run_id="x", budget=Budget(rollouts=7), validation_budget=Budget(rollouts=3))
+    for seed, root in ((0, "ab"), (1, "ab"), (2, "cd")):
+        base = BasePolicy(name="tiny, trained", digest=f"own{seed}", root_name="tiny", root_digest=root)
+        write(tmp_path, "rloo", seed, GOOD, stage="b after a", after="a", parents=[parent], base_policy=base)
+    rows = board_of(tmp_path).rows
+    assert sorted(row.seeds for row in rows) == [(0, 1), (2,)]
+    assert {row.base for row in rows} == {"tiny `ab`", "tiny `cd`"}
+    assert all(row.cost.parents is not None and row.cost.parents["rollouts"] == 10 for row in rows)
+
+
+@pytest.fixture(scope="module")
+def committed() -> Board:
+    return build_board("tiny-full", results=paths.CHECKOUT_DIR / "results")
+
+
+def test_later_stages_of_schema_1_come_from_the_policy_of_their_parents(committed: Board) -> None:
+    board = committed
+    assert len(board.rows) == 10
+    assert len({row.base_digest for row in board.rows}) == 1
+    first, later = row_of(board, "repirl"), row_of(board, "repirl", "minicode after arith")
+    spent = [run.record.budget.generated_tokens for run in first.runs if run.record.seed in later.seeds]
+    assert later.cost.parents is not None
+    assert later.cost.parents["generated_tokens"] == pytest.approx(np.mean(spent))
+    assert first.cost.parents is not None
+    assert not any(first.cost.parents.values())
+    assert later.cost.validation is None  # within training
+
+
+def test_costs_stand_apart(tmp_path: Path) -> None:
+    parent = ParentStage(key="x", run_id="x", budget=Budget(rollouts=70), validation_budget=Budget(rollouts=3))
+    base = BasePolicy(name="t", digest="q", root_name="tiny", root_digest="ab")
+    given: dict[str, Any] = {"validation_budget": Budget(rollouts=11), "stage": "b", "after": "a", "parents": [parent]}
+    write(tmp_path, "rloo", 0, GOOD, budget=Budget(rollouts=5), base_policy=base, **given)
+    board = board_of(tmp_path)
+    cost = row_of(board, "rloo", "b").cost
+    assert [part and part["rollouts"] for part in (cost.training, cost.validation, cost.parents)] == [5, 11, 73]
+    page = to_markdown(board, tmp_path)
+    for part, spent in (("training", 5), ("validation", 11), ("earlier stages", 73)):
+        assert f"| rloo | {part} | 0 | {spent} |" in page
+    (line, *_) = csv.DictReader(io.StringIO(to_csv(board, tmp_path)))
+    assert (line["rollouts"], line["validation_rollouts"], line["parents_rollouts"]) == ("5.0", "11.0", "73.0")
+    row = to_json_rows(board, tmp_path)[0]
+    assert (row["budget"]["rollouts"], row["validation_budget"]["rollouts"], row["parents_budget"]["rollouts"]) == (5, 11, 73)
+
+
+# -------------------------------------------------------------------------------------- kept checkpoints
+
+
+def test_the_kept_step_comes_from_the_curve(tmp_path: Path) -> None:
+    log = tmp_path / "metrics.jsonl"
+    points = {0: 0.25, 1: None, 2: 0.5, 4: 0.375}
+    lines = [{"step": k, "validation_accuracy": v} if v is not None else {"step": k, "loss": 1} for k, v in points.items()]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write(tmp_path, "rloo", 0, GOOD, curve=log, diagnostics={"best_step": 2.0, "step": 4.0})
+    board = board_of(tmp_path)
+    found = row_of(board, "rloo").checkpoints
+    assert found is not None
+    assert (found.chosen, found.last, found.kept_the_start) == ((2,), (4,), False)
+    assert (found.accuracy_at_start, found.accuracy_at_chosen, found.accuracy_at_last) == (0.25, 0.5, 0.375)
+    assert "| rloo | 2 | 4 | 0.250 | 0.500 | 0.375 |  |" in to_markdown(board, tmp_path)
+
+
+def test_a_row_that_kept_the_start_says_so(tmp_path: Path) -> None:
+    old = {"best_validation_accuracy": 0.5, "validation_accuracy": 0.125, "step": 40.0}
+    for seed in range(2):
+        write(tmp_path, "bc", seed, GOOD, diagnostics={"best_step": 0.0, **old})
+        write(tmp_path, "rloo", seed, GOOD, diagnostics={"best_step": 20.0 * seed, **old})
+    write(tmp_path, "oracle", 0, GOOD)
+    board = board_of(tmp_path)
+    assert row_of(board, "oracle").checkpoints is None
+    page = to_markdown(board, tmp_path)
+    assert "| bc | 0, 0 | 40 | 0.500 | 0.500 | 0.125 | kept the start: no checkpoint beat the base |" in page
+    assert "| bc *kept the start* | 0, 1 | 0, 0 |" in page
+    # Where a later step was kept, older records do not say how the start did.
+    assert "| rloo | 0, 20 | 40 | ? | 0.500 | 0.125 | 1 of 2 kept the start |" in page
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(to_terminal(board))
+    assert "bc: kept the start: no checkpoint beat the base" in console.export_text()
+    assert [row["chosen_steps"] for row in to_json_rows(board, tmp_path) if row["label"] == "bc"] == [[0, 0]] * 2
+
+
+# ------------------------------------------------------------------------------------------------ ranks
+
+
+def test_ranks_are_among_rows_with_the_same_seeds_and_base(tmp_path: Path) -> None:
+    for seed in range(4):
+        write(tmp_path, "a", seed, GOOD)
+        write(tmp_path, "b", seed, POOR)
+    for seed in range(3):
+        write(tmp_path, "c", seed, [[C, C]] * 5)
+        write(tmp_path, "d", seed, [[C, C]] * 5, base_policy=BasePolicy(name="other", digest="cd"))
+    board = board_of(tmp_path)
+    column = column_of(board, "avg@2")
+    ranks = {row.method: row.cells[column].rank for row in board.rows}
+    # The best rows have nobody to be compared with.
+    assert ranks == {"a": Rank(1, 2), "b": Rank(2, 2), "c": None, "d": None}
+    assert "#1 of 2" in to_markdown(board, tmp_path)
+    for seed in range(3):
+        write(tmp_path, "e", seed, GOOD)
+    page = to_markdown(board_of(tmp_path), tmp_path)
+    assert "Ranked among each other: c, e (seeds 0, 1, 2); a, b (seeds 0, 1, 2, 3)." in page
+
+
+def test_tied_rows_share_a_rank_though_ties_are_not_transitive() -> None:
+    tied = lambda pairs: lambda ahead, behind: (ahead, behind) in pairs
+    assert places([0, 1, 2], tied({(0, 1), (1, 2)})) == [1, 1, 1]  # 0 is ahead of 2, but no cut parts them
+    assert places([0, 1, 2, 3], tied({(0, 1), (2, 3)})) == [1, 1, 3, 3]
+    assert places([0, 1, 2, 3], tied({(0, 3)})) == [1, 1, 1, 1]
+    assert places([0, 1, 2], tied(set())) == [1, 2, 3]
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        pairs = {(a, b) for a in range(7) for b in range(a + 1, 7) if rng.random() < 0.15}
+        found = places(range(7), tied(pairs))
+        assert all(found[a] == found[b] for a, b in pairs)
+        # Nothing is tied that need not be: between two places no tied pair spans the cut, and equal places need one.
+        for cut in range(1, 7):
+            assert (found[cut] == found[cut - 1]) == any(a < cut <= b for a, b in pairs)
+
+
+def test_ranks_of_the_committed_records_agree_with_their_differences(committed: Board) -> None:
+    checked = 0
+    for stage in committed.stages:
+        baseline = row_of(committed, "rloo", stage)
+        for row in committed.rows_of(stage):
+            for column, cell in row.cells.items():
+                if cell.rank is None or row is baseline or row.seeds != baseline.seeds:
+                    continue
+                assert cell.versus_baseline is not None
+                gap, own = cell.versus_baseline.interval, baseline.cells[column].rank
+                assert own is not None
+                assert gap.low is not None
+                assert gap.high is not None
+                if gap.low <= 0 <= gap.high:
+                    assert cell.rank == own
+                elif cell.rank != own:
+                    assert (cell.rank.place > own.place) == (gap.high < 0)
+                checked += 1
+    assert checked == 30
+    column = column_of(committed, "avg@8")
+    assert [row_of(committed, name).cells[column].rank for name in ("rloo", "repirl", "bc")] == [
+        Rank(1, 3),
+        Rank(1, 3),
+        Rank(3, 3),
+    ]
+
+
+# -------------------------------------------------------------------------------------------- contrasts
+
+
+def test_a_contrast_can_be_narrowed_and_says_what_it_shows(tmp_path: Path) -> None:
+    for seed in range(3):
+        for stage in ("arith", "b"):
+            write(tmp_path, "x", seed, POOR, stage=stage)
+            write(tmp_path, "y", seed, GOOD, stage=stage)
+    runs = store.find("trial", root=tmp_path)
+
+    def lines(**narrowed: str) -> list[str]:
+        board = collect("trial", runs, [Contrast(better="x", worse="y", **narrowed)])
+        return [line[2:] for line in to_markdown(board, tmp_path).split("\n") if line.startswith("- x - y")]
+
+    assert len(lines()) == 4
+    assert len(lines(stage="b")) == 2
+    assert len(lines(benchmark="minicode")) == 0
+    assert len(lines(benchmark="arith", metric="avg@2", stage="b")) == 1
+    (line,) = lines(metric="avg@2", stage="b", says="gain")
+    assert line.startswith("x - y, arith avg@2, trained on b: -0.400 [")
+    assert line.endswith("3 seeds (no gain: the reverse)")
+    assert not lines(metric="greedy", stage="b")[0].endswith(")")
+
+
+def test_a_contrast_across_base_policies_is_stated_if_there_is_no_other(tmp_path: Path) -> None:
+    write(tmp_path, "x", 0, GOOD)
+    write(tmp_path, "y", 0, POOR, base_policy=BasePolicy(name="large", digest="cd"))
+    board = collect("trial", store.find("trial", root=tmp_path), [Contrast(better="x", worse="y", metric="avg@2")], "y")
+    assert [(d.better.base, d.worse.base) for d in board.differences] == [("tiny", "large")]
+    assert all(cell.versus_baseline is None for row in board.rows for cell in row.cells.values())
+
+
+def test_contrasts_come_from_the_suites_file(tmp_path: Path) -> None:
+    full_suite(tmp_path / "results")
+    given: dict[str, Any] = {"results": tmp_path / "results", "folder": tmp_path / "leaderboard"}
+    assert build_pages(**given).boards[0].differences == ()
+    (tmp_path / "more" / "suites").mkdir(parents=True)
+    (tmp_path / "more" / "suites" / "trial.toml").write_text(
+        'title = "t"\nbaseline = "random"\nruns = [{method = "repirl"}, {method = "rloo"}, {method = "random"}]\n'
+        'evaluations = [{benchmark = "arith"}]\ncontrasts = [{better = "rloo", worse = "repirl", metric = "greedy"}]\n'
+    )
+    board = build_pages(**given, include=[tmp_path / "more"]).boards[0]
+    assert [(d.better.label, d.worse.label, d.column.metric) for d in board.differences] == [("rloo", "repirl", "greedy")]
+    assert "Paired difference from `random`" in to_markdown(board, tmp_path)
+
+
+def test_no_method_is_named_in_the_code() -> None:
+    """Which rows are compared is said by suites."""
+    for path in (paths.PACKAGE_DIR / "reporting").glob("*.py"):
+        text = path.read_text()
+        for name in method_names():
+            assert f'"{name}"' not in text, f"{path.name} names {name}"
+        assert "rloo" not in text
+        assert "oracle" not in text
+
+
+# ------------------------------------------------------------------------------------------ judged sets
+
+
+Judge = Callable[..., store.Judgement]
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> Judge:
+    """Judgements, as `repirl judge` makes them, of a reward whose step scores are given: labels plus noise."""
+
+    def make(kind: Literal["first_error", "steps"], noise: float, seed: int, **changes: Any) -> store.Judgement:
+        rng = np.random.default_rng(seed)
+
+        def told(loaded: object, solutions: Sequence[LabelledSolution], *rest: object) -> list[ScoredSteps]:
+            return [
+                ScoredSteps(
+                    None if i == 5 else np.array(one.labels, dtype=np.float64) + noise * rng.normal(size=3), np.array([4, 4, 4])
+                )
+                for i, one in enumerate(solutions)
+            ]
+
+        monkeypatch.setattr("repirl.evals.judging.score_solutions", told)
+        reward: Any = SimpleNamespace(name="told", reward=SimpleNamespace(scored_tokens=0))
+        solutions = changes.pop("solutions", labelled(kind))
+        report = judge(reward, JudgedSet("told-set", kind, solutions, "\n"), ThresholdRule("fixed", 0.5), nulls=False)
+        given: dict[str, Any] = {"protocol": {"limit": None, "seed": 0}, "reward": "fitted", "reward_digest": None}
+        return store.Judgement(report, wall_s=1.0, **(given | changes))
+
+    return make
+
+
+def labelled(kind: str) -> tuple[LabelledSolution, ...]:
+    """Two solutions of each of twelve problems: in two subsets, or modified in two ways with a control each."""
+    found = []
+    for i in range(24):
+        labels = (1.0, 1.0, 1.0) if i % 3 == 0 else (1.0, 0.0, 0.0)
+        subset = ("easy", "hard")[i % 2] if kind == "first_error" else ("correct", "odd", "even")[i % 3]
+        found.append(LabelledSolution(f"s{i}", f"p{i // 2}", ("a", "b", "c"), labels, subset=subset, cluster=f"p{i // 2}"))
+    return tuple(found)
+
+
+@pytest.mark.parametrize(("kind", "metric"), [("first_error", "F1"), ("steps", "PRMScore")])
+def test_the_headline_and_its_interval_follow_from_the_rows(tmp_path: Path, judged: Judge, kind: str, metric: str) -> None:
+    one = judged(kind, 0.6, 0)
+    write(tmp_path, "x", 0, GOOD, judgements=[one])
+    board = board_of(tmp_path)
+    (column,) = [column for column in board.columns if column.kind == "judge"]
+    assert (column.benchmark, column.metric, column.data_digest) == ("told-set", metric, one.report.digest)
+    cell = row_of(board, "x").cells[column]
+    wanted = one.report.judged.headline
+    assert cell.interval.value == pytest.approx(wanted.value)
+    assert (cell.interval.low, cell.interval.high) == pytest.approx((wanted.low, wanted.high))
+    assert 0 < wanted.value < 100
+    assert (cell.ungraded, cell.total) == (1, one.report.num_solutions)
+    page = to_markdown(board, tmp_path)
+    assert f"judge told-set {metric}" in page
+    assert f"[{wanted.value:.1f}](#row-1) [{wanted.low:.1f}, {wanted.high:.1f}]" in page
+    assert f"x, judge told-set {metric}: 1 of {one.report.num_solutions}" in page
+
+
+def test_a_headline_that_does_not_follow_from_its_rows_is_refused(tmp_path: Path, judged: Judge) -> None:
+    stored = write(tmp_path, "x", 0, GOOD, judgements=[judged("first_error", 0.6, 0)])
+    raw = json.loads(stored.file.read_text())
+    raw["judgements"][0]["headline"]["value"] += 1
+    edit(stored, raw)
+    with pytest.raises(UserError, match=r"F1 of told-set does not follow .*x-arith-s0"):
+        board_of(tmp_path)
+
+
+def test_judged_rewards_are_compared_over_seeds_on_the_same_draws(tmp_path: Path, judged: Judge) -> None:
+    for seed in range(3):
+        write(tmp_path, "good", seed, GOOD, judgements=[judged("first_error", 0.3, seed)])
+        write(tmp_path, "same", seed, GOOD, judgements=[judged("first_error", 0.3, seed)])
+        # A method without a policy is a row of judge columns.
+        write(tmp_path, "noise", seed, GOOD, report=[], judgements=[judged("first_error", 9.0, seed)])
+    board = collect("trial", store.find("trial", root=tmp_path), [Contrast(better="good", worse="noise")], "same")
+    (column,) = [column for column in board.columns if column.kind == "judge"]
+    good, same, noise = (row_of(board, name).cells[column] for name in ("good", "same", "noise"))
+    values = [judged("first_error", 0.3, seed).report.judged.headline for seed in range(3)]
+    assert good.interval.value == pytest.approx(np.mean([one.value for one in values]))
+    assert good.interval.low is not None
+    assert good.interval.high is not None
+    assert good.interval.low < good.interval.value < good.interval.high
+    # What the same reward says again is no difference at all, whatever is drawn.
+    assert good.versus_baseline is not None
+    assert good.versus_baseline == PairedDifference(Interval(0.0, 0.0, 0.0), 1.0, problems=12, seeds=3)
+    assert noise.versus_baseline is not None
+    assert noise.versus_baseline.interval.high is not None
+    assert noise.versus_baseline.interval.high < 0
+    assert (good.rank, same.rank, noise.rank) == (Rank(1, 3), Rank(1, 3), Rank(3, 3))
+    assert set(row_of(board, "noise").cells) == {column}
+    (difference,) = board.differences
+    assert difference.result.interval.value == pytest.approx(good.interval.value - noise.interval.value)
+    page = to_markdown(board, tmp_path)
+    assert f"- good - noise, judge told-set F1, trained on arith: +{difference.result.interval.value:.1f} [" in page
+    table = page[page.index("### arith, trained on arith") : page.index("### judge told-set, trained on arith")]
+    assert "noise" not in table
+    rows = [row for row in to_json_rows(board, tmp_path) if row["label"] == "noise"]
+    assert [(row["evaluation"], row["metric"]) for row in rows] == [("judge", "F1")]
+
+
+def test_seeds_widen_the_interval_of_a_judged_reward(tmp_path: Path, judged: Judge) -> None:
+    """From three seeds on they are drawn too: rewards that differ by seed are less certain than their problems alone say."""
+    for seed, noise in enumerate((0.1, 0.1, 9.0)):
+        write(tmp_path, "x", seed, GOOD, judgements=[judged("first_error", noise, seed)])
+    board = board_of(tmp_path)
+    (column,) = [column for column in board.columns if column.kind == "judge"]
+    interval = row_of(board, "x").cells[column].interval
+    assert interval.low is not None
+    assert interval.high is not None
+    alone = [judged("first_error", noise, seed).report.judged.headline for seed, noise in enumerate((0.1, 0.1, 9.0))]
+    mean_width = np.mean([one.high - one.low for one in alone if one.high is not None and one.low is not None])
+    assert interval.high - interval.low > 1.5 * mean_width
+
+
+def test_other_sets_never_share_a_column(tmp_path: Path, judged: Judge) -> None:
+    write(tmp_path, "x", 0, GOOD, judgements=[judged("first_error", 0.3, 0)])
+    write(tmp_path, "y", 0, GOOD, judgements=[judged("first_error", 0.3, 0, solutions=labelled("first_error")[:20])])
+    write(tmp_path, "z", 0, GOOD, judgements=[judged("first_error", 0.3, 0, protocol={"limit": 5, "seed": 0})])
+    write(tmp_path, "w", 1, GOOD, judgements=[judged("first_error", 0.3, 0, protocol={"limit": None, "seed": 1})])
+    board = board_of(tmp_path)
+    columns = [column for column in board.columns if column.kind == "judge"]
+    assert len(columns) == 3
+    having = [[row.label for row in board.rows if column in row.cells] for column in columns]
+    assert sorted(map(sorted, having)) == [["w", "x"], ["y"], ["z"]]

@@ -20,7 +20,7 @@ from repirl.records.provenance import portable
 from repirl.records.store import Judgement
 from repirl.tasks import arith
 from repirl.tasks.benchmarks import load_benchmark
-from repirl.tasks.step_labels import FORMATS
+from repirl.tasks.step_labels import FORMATS, StepFormat
 from repirl.types import Report
 
 OnPart = Callable[[str, int, int], None]
@@ -114,7 +114,7 @@ def judge_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources,
 
 
 def _judged_set(evaluation: JudgeEvaluation, suite: Suite, sources: Sources, *, tuned: bool) -> JudgedSet:
-    step_format = next((known for known in FORMATS if known == evaluation.step_format), None)
+    step_format: StepFormat | None = next((known for known in FORMATS if known == evaluation.step_format), None)
     if step_format != evaluation.step_format:
         raise UserError("unknown format of labelled steps", evaluation.step_format, f"use one of {', '.join(FORMATS)}")
     options = SetOptions(

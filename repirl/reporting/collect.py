@@ -218,7 +218,7 @@ def _with_cells(rows: Sequence[Row], numbers: Numbers, columns: Sequence[Column]
 def _ranks(rows: Sequence[Row], numbers: Numbers, columns: Sequence[Column]) -> dict[tuple[int, Column], Rank]:
     """Ranks within each stage, base policy and column.
 
-    References (the base, the oracle) have none: they mark the ends of the scale. Null rewards have: to be behind one
+    References have none: they mark the ends of the scale. Null rewards have: to be behind one
     must show.
     """
     rivals: dict[tuple[str, str], list[int]] = defaultdict(list)
