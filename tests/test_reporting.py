@@ -278,6 +278,21 @@ def test_the_two_claims_are_printed(tmp_path: Path) -> None:
     assert "random (null)" in shown
 
 
+def test_a_narrow_terminal_cuts_no_number(tmp_path: Path) -> None:
+    for seed in range(5):
+        for method in ("confidence", "repirl"):
+            reports = [make_report(GOOD, name) for name in ("arith", "minicode")]
+            given: dict[str, Any] = {"budget": Budget(generated_tokens=10**9, wall_s=10**5)}
+            given |= {"diagnostics": {"best_step": 200.0, "best_validation_accuracy": 0.5}}
+            write(tmp_path, method, seed, GOOD, report=reports, **given)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(to_terminal(board_of(tmp_path)))
+    shown = console.export_text()
+    assert "…" not in shown
+    assert shown.count("0.600 #1 of 2") == 8
+    assert "1,000,000,000" in shown
+
+
 def test_no_room_is_said_too(tmp_path: Path) -> None:
     for method in ("rloo", "oracle"):
         write(tmp_path, method, 0, GOOD)

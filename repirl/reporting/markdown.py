@@ -13,6 +13,7 @@ from repirl.reporting.collect import budget_fields
 from repirl.reporting.published import markdown_table
 from repirl.reporting.text import (
     KEPT_THE_START,
+    accuracy,
     bounds,
     chosen_steps,
     column_labels,
@@ -37,7 +38,8 @@ _RANKS = (
 )
 _KINDS = (
     "*(null)*: a reward that knows nothing of the problem; *(reference)*: an end of the scale (the untouched base, "
-    "a reward that reads the exact checker), not ranked."
+    "a reward that reads the exact checker), not ranked. *kept the start*: no checkpoint of any run beat the policy that it "
+    "started from in validation, so the row is that policy, whatever training cost."
 )
 
 
@@ -142,17 +144,13 @@ def _checkpoint_lines(rows: Sequence[Row]) -> list[str]:
             row_name(row),
             chosen_steps(found),
             ", ".join(dict.fromkeys("?" if step is None else str(step) for step in found.last)),
-            *(_accuracy(value) for value in (found.accuracy_at_start, found.accuracy_at_chosen, found.accuracy_at_last)),
+            *(accuracy(value) for value in (found.accuracy_at_start, found.accuracy_at_chosen, found.accuracy_at_last)),
             _remark(found),
         ]
         for row, found in known
     ]
     said = "Checkpoints, chosen by validation accuracy (mean over runs; `?`: not recorded):"
     return ["", said, "", *markdown_table(header, body)]
-
-
-def _accuracy(value: float | None) -> str:
-    return "?" if value is None else f"{value:.3f}"
 
 
 def _remark(checkpoints: Checkpoints) -> str:

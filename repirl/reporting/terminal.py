@@ -1,14 +1,17 @@
-"""A board as a table for the terminal."""
+"""A board as tables for the terminal."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from repirl.reporting.board import Board, Cell, Column
+from repirl.reporting.board import Board, Cell, Column, Row
 from repirl.reporting.text import (
     KEPT_THE_START,
+    accuracy,
     bounds,
     chosen_steps,
     column_labels,
@@ -17,31 +20,21 @@ from repirl.reporting.text import (
     rank_text,
     row_name,
     seed_list,
+    table_name,
 )
 
 
 def to_terminal(board: Board) -> RenderableType:
-    """One table for each stage (greedy, avg@n and judged sets), with the stated differences below."""
+    """For each stage a table of each benchmark (greedy and avg@n) and judged set, one of what was kept and what it cost, and
+    the stated differences."""
     labels = column_labels(board.columns)
     parts: list[RenderableType] = []
     for stage in board.stages:
         rows = board.rows_of(stage)
         columns = [c for c in board.columns_of(stage) if c.kind == "judge" or c.metric.startswith(("greedy", "avg@"))]
-        table = Table(title=f"{board.suite}, trained on {stage}", title_justify="left")
-        table.add_column("run", no_wrap=True)
-        table.add_column("seeds", justify="right")
-        table.add_column("kept\nstep", justify="right")
-        for column in columns:
-            table.add_column(labels[column], justify="right")
-        table.add_column("generated\ntokens", justify="right")
-        table.add_column("wall s", justify="right")
-        for row in rows:
-            numbers = [_terminal_cell(row.cells.get(column), column) for column in columns]
-            cost = [f"{row.cost.training['generated_tokens']:,.0f}", f"{row.cost.training['wall_s']:,.0f}"]
-            name = row_name(row).replace("`", "")
-            style = "dim" if row.kind != "method" else ""
-            table.add_row(name, seed_list(row.seeds), chosen_steps(row.checkpoints), *numbers, *cost, style=style)
-        parts.append(table)
+        for name in dict.fromkeys(table_name(column) for column in columns):
+            parts.append(_numbers(f"{board.suite}, trained on {stage}: {name}", rows, columns, name, labels))
+        parts += [_kept(rows)]
         parts += [
             Text(f"{row.name}: {KEPT_THE_START}")
             for row in rows
@@ -51,7 +44,45 @@ def to_terminal(board: Board) -> RenderableType:
     return Group(*parts)
 
 
-def _terminal_cell(cell: Cell | None, column: Column) -> str:
+def _numbers(title: str, rows: Sequence[Row], columns: Sequence[Column], name: str, labels: dict[Column, str]) -> Table:
+    """The columns of one benchmark or judged set, of the rows that have some."""
+    columns = [column for column in columns if table_name(column) == name]
+    table = Table(title=title, title_justify="left")
+    table.add_column("run")
+    table.add_column("seeds", justify="right")
+    for column in columns:
+        table.add_column(labels[column], justify="right", no_wrap=True)
+    for row in rows:
+        if any(column in row.cells for column in columns):
+            cells = [_cell(row.cells.get(column), column) for column in columns]
+            table.add_row(_name(row), seed_list(row.seeds), *cells, style=_style(row))
+    return table
+
+
+def _kept(rows: Sequence[Row]) -> Table:
+    """Which checkpoint each run kept, and the mean cost of training."""
+    table = Table(title="kept checkpoint (validation accuracy at the start, there, at the end) and cost", title_justify="left")
+    table.add_column("run")
+    for name in ("kept step", "start", "kept", "end", "generated\ntokens", "wall s"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        found = row.checkpoints
+        values = () if found is None else (found.accuracy_at_start, found.accuracy_at_chosen, found.accuracy_at_last)
+        seen = [accuracy(value) for value in values] or [""] * 3
+        cost = (f"{row.cost.training['generated_tokens']:,.0f}", f"{row.cost.training['wall_s']:,.0f}")
+        table.add_row(_name(row), chosen_steps(found), *seen, *cost, style=_style(row))
+    return table
+
+
+def _name(row: Row) -> str:
+    return row_name(row).replace("`", "")
+
+
+def _style(row: Row) -> str:
+    return "dim" if row.kind != "method" else ""
+
+
+def _cell(cell: Cell | None, column: Column) -> str:
     if cell is None:
         return "-"
     return f"{number(cell.interval.value, column)}{rank_text(cell)}\n{bounds(cell.interval, column).strip()}"

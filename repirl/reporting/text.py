@@ -75,6 +75,11 @@ def row_name(row: Row) -> str:
     return row.name + _KIND_MARK[row.kind]
 
 
+def accuracy(value: float | None) -> str:
+    """A validation accuracy; `?` where it is not known."""
+    return "?" if value is None else f"{value:.3f}"
+
+
 def seed_list(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
