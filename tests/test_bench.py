@@ -16,11 +16,11 @@ from repirl.bench.suites import JudgeEvaluation, PolicyEvaluation, Suite, SuiteR
 from repirl.bench.worker import _left_policy, _parent
 from repirl.engines.loading import folder_digest, policy_dir
 from repirl.errors import UserError
+from repirl.methods.registry import load_method
 from repirl.paths import CHECKOUT_DIR
 from repirl.records import store
 from repirl.records.build import new_record
 from repirl.records.schema import BasePolicy
-from repirl.registry import load_method
 from repirl.reporting.leaderboard import build_board
 from repirl.types import Budget
 

@@ -9,7 +9,7 @@ import pytest
 from repirl.config import parse_config
 from repirl.methods.registry import load_method
 from repirl.paths import CHECKOUT_DIR
-from repirl.records.legacy import current_config
+from repirl.records.upgrade import current_config
 
 OLD = sorted((CHECKOUT_DIR / "results" / "tiny-full").glob("*/record.json"))
 

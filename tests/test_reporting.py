@@ -22,11 +22,11 @@ from repirl.evals.judging import judge
 from repirl.evals.metrics import problem_values
 from repirl.evals.step_scoring import ScoredSteps
 from repirl.evals.thresholds import ThresholdRule
+from repirl.methods.registry import method_names
 from repirl.records import store
 from repirl.records.build import new_record
 from repirl.records.schema import BasePolicy, ParentStage
 from repirl.records.store import StoredRun
-from repirl.registry import method_names
 from repirl.reporting.board import Board, Column, Rank, Row
 from repirl.reporting.collect import collect
 from repirl.reporting.flat import to_csv, to_json_rows

@@ -13,11 +13,11 @@ from repirl.errors import UserError
 from repirl.evals.judged_sets import JudgedSet, SetOptions, load_set, natural_separator
 from repirl.evals.judging import default_rule, judge
 from repirl.evals.policy import EvalProtocol, evaluate_policy
-from repirl.evals.reward_loading import NULLS, LoadOptions, load_reward
 from repirl.evals.thresholds import parse_rule
 from repirl.methods.base import Fitted
 from repirl.records.provenance import portable
 from repirl.records.store import Judgement
+from repirl.rewards.load import NAMED, LoadOptions, load_reward
 from repirl.tasks import arith
 from repirl.tasks.benchmarks import load_benchmark
 from repirl.tasks.step_labels import FORMATS, StepFormat
@@ -72,7 +72,7 @@ def _named(suite: Suite) -> Iterator[tuple[str, PolicyEvaluation]]:
 
 def judges(method: str, leaves_reward: bool, evaluation: JudgeEvaluation) -> bool:
     """Whether a run is judged: it leaves a reward, or pays one without an artifact, which knows the set's problems."""
-    return leaves_reward or (method in NULLS and (method != "oracle" or evaluation.set == arith.FAMILY))
+    return leaves_reward or (method in NAMED and (method != "oracle" or evaluation.set == arith.FAMILY))
 
 
 def judge_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources, on_part: OnPart) -> list[Judgement]:
@@ -118,6 +118,12 @@ def _judged_set(evaluation: JudgeEvaluation, suite: Suite, sources: Sources, *, 
     if step_format != evaluation.step_format:
         raise UserError("unknown format of labelled steps", evaluation.step_format, f"use one of {', '.join(FORMATS)}")
     options = SetOptions(
-        sources.data_dir, evaluation.limit, step_format, evaluation.solver, suite.eval_seed, with_tuning=tuned
+        data_dir=sources.data_dir,
+        limit=evaluation.limit,
+        step_format=step_format,
+        solver=evaluation.solver,
+        seed=suite.eval_seed,
+        with_tuning=tuned,
+        pool_folder=sources.folder / "judge",
     )
     return load_set(evaluation.set, options)

@@ -23,6 +23,7 @@ from repirl.methods.registry import load_method
 from repirl.records import store
 from repirl.records.provenance import portable
 from repirl.records.schema import RunRecord
+from repirl.records.upgrade import current_config
 from repirl.tasks.benchmarks import benchmark_cards
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -115,7 +116,7 @@ def _check_same(item: WorkItem, suite: Suite, record: RunRecord, options: SuiteO
 
 def _recorded_config(record: RunRecord, kind: type[Config]) -> Config:
     """The configuration of a record as one of today; settings that its version did not know have their defaults."""
-    return parse_config(kind, record.config)
+    return parse_config(kind, current_config(record.config) if record.schema_version == 1 else record.config)
 
 
 def _evaluated(

@@ -13,15 +13,15 @@ from typing import Any
 from repirl.bench.evaluating import Sources, evaluate, judge_reward
 from repirl.bench.suites import Suite, WorkItem, load_suite, parent_key, plan
 from repirl.config import Config, digest_of, with_overrides
-from repirl.engines.loading import LoadedPolicy, folder_digest, load_policy, policy_dir
-from repirl.errors import GradingFault, UserError
-from repirl.methods.base import FitContext, Fitted, Method
+from repirl.engines.loading import LoadedPolicy, folder_digest, policy_dir
+from repirl.errors import GradingFault, TrainingFault, UserError
+from repirl.methods.base import FitContext, Fitted, Method, start_policy
+from repirl.methods.registry import load_method
 from repirl.precision import training_in
 from repirl.records import store
 from repirl.records.build import new_record
 from repirl.records.provenance import portable
 from repirl.records.schema import BasePolicy, ParentStage, RunRecord
-from repirl.methods.registry import load_method
 
 
 def run_item(
@@ -41,9 +41,7 @@ def run_item(
     parent = _parent(item, results)
     start = str(item.policy if parent is None else _left_policy(item, parent, work))
     with training_in(suite.runtime.dtype):
-        policy = load_policy(start, device=suite.runtime.device)
-        if suite.runtime.gradient_checkpointing:
-            policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        policy = start_policy(start, suite.runtime, item.seed)
         _say(item, "train", 0, 1)
         on_step = lambda step, steps, metrics: _say(item, "train", step, steps, metrics)
         fitted = method.fit(FitContext(policy, folder, item.seed, on_step, runtime=suite.runtime), config)
@@ -176,7 +174,7 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except GradingFault as error:
+    except (GradingFault, TrainingFault) as error:
         print(f"fault: {error}", file=sys.stderr)
         return 1
     print(json.dumps({"key": item.key, "part": "done", "done": 1, "total": 1, "record": stored.record.run_id}), flush=True)
