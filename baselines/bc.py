@@ -1,4 +1,4 @@
-"""Behavioural cloning: maximum likelihood on the expert's solutions (BC of PAPER section 6).
+"""Behavioural cloning: maximum likelihood on the expert's solutions (BC of docs/method.md section 6).
 
 Each update sees the same prompts in the same order as the RL methods' update of that number, with all demonstrations of
 each; best checkpoint on the same validation. Token mean over the batch, AdamW, no schedule.

@@ -1,7 +1,7 @@
 """Null rewards: random, constant, length and confidence, paid exactly like a learned process reward.
 
 They bound from below what any process reward must beat: a gain that a random or length reward also shows comes from the
-mixing rule or from length, not from knowledge about steps (DESIGN rule 5). `confidence` pays the starting policy's own
+mixing rule or from length, not from knowledge about steps (docs/design.md rule 5). `confidence` pays the starting policy's own
 log-probabilities: what it gains is sharpening, which needs neither demonstrations nor outcomes.
 """
 

@@ -2,7 +2,7 @@
 
 A right step earns 1, the first wrong step 0, later steps nothing; paid as a step advantage: minus the mean of the other
 rollouts of the group that were still right before that step. No real method can know this; it shows what a perfect
-process reward is worth on the testbed (DESIGN section 6).
+process reward is worth on the testbed (docs/design.md section 6).
 """
 
 from repirl.learn.credit import StepCredit

@@ -1,7 +1,7 @@
 """RLOO: REINFORCE with a leave-one-out baseline on the outcome reward alone (Ahmadian et al., arXiv 2402.14740).
 
 A = r - mean of the other rollouts of the prompt; token-mean policy-gradient loss. This is the paper's main opponent
-(PAPER section 6) and, with the same loop, what rePIRL is without its process reward. Deviation: TRL uses a sequence
+(docs/method.md section 6) and, with the same loop, what rePIRL is without its process reward. Deviation: TRL uses a sequence
 ratio and KL in the reward by default; both are options here (`loop.optim.loss`), off in the recipes as in the paper.
 """
 

@@ -1,4 +1,4 @@
-"""Statistics (DESIGN rule 8). Problems are the unit.
+"""Statistics (docs/design.md rule 8). Problems are the unit.
 
 Shapes: S seeds (trained models), P problems, N samples per problem, R bootstrap resamples.
 A NaN is a value that could not be measured (an ungraded sample); it is left out, never counted as zero.

@@ -68,7 +68,7 @@ class Problem:
     source: str = ""
 
     def without_labels(self) -> Problem:
-        """The same problem with answer and tests physically removed (DESIGN rule 9)."""
+        """The same problem with answer and tests physically removed (docs/design.md rule 9)."""
         return replace(self, answer=None, tests=None)
 
 
@@ -83,7 +83,7 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a grader says of one completion: never silently wrong (DESIGN rule 1).
+    """What a grader says of one completion: never silently wrong (docs/design.md rule 1).
 
     `reason` is set for `ungraded` (timeout, crash, ...) and may explain a `wrong`.
     `extracted` is the answer found in the completion, if any; `score` the fraction of tests passed (code).
@@ -111,7 +111,7 @@ class Rollout:
     """One sampled completion.
 
     `token_ids` int64 [T] are the generated tokens, a final EOS included; `logprobs` float32 [T] their
-    log-probabilities under the distribution sampled from (temperature included, DESIGN rule 2).
+    log-probabilities under the distribution sampled from (temperature included, docs/design.md rule 2).
     `text` is the decoded completion without EOS. `finish_reason` is `length` when the token limit cut it.
     """
 
@@ -127,7 +127,7 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a run consumed (DESIGN rule 6). Tokens count completions and prompts as each line says."""
+    """What a run consumed (docs/design.md rule 6). Tokens count completions and prompts as each line says."""
 
     policy_updates: int = 0
     rollouts: int = 0

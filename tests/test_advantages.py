@@ -1,4 +1,4 @@
-"""Closed forms of RECIPES B10 and B2: baselines, credit rules, and their mix."""
+"""Closed forms of docs/recipes.md B10 and B2: baselines, credit rules, and their mix."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_progress_pays_the_change_and_keeps_the_first_score():
 
 
 def test_recipes_b2_oracle_prime_advantages():
-    """n = 2, process scores [[0.2, -0.1, 0], [0.1, 0.3]], outcomes [1, 0] (RECIPES B2, item 10)."""
+    """n = 2, process scores [[0.2, -0.1, 0], [0.1, 0.3]], outcomes [1, 0] (docs/recipes.md B2, item 10)."""
     groups = [group_of([3, 2], ["correct", "wrong"])]
     process = [[rewards_of([0.2, -0.1, 0.0]), rewards_of([0.1, 0.3])]]
     returns = paid_by(ReturnToGoCredit(process_weight=1.0), groups, process)[0]

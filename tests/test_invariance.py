@@ -1,4 +1,4 @@
-"""Results do not depend on how a batch is cut, ordered or padded (DESIGN rule 3)."""
+"""Results do not depend on how a batch is cut, ordered or padded (docs/design.md rule 3)."""
 
 from __future__ import annotations
 

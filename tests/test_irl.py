@@ -1,4 +1,4 @@
-"""Weights, signs and denominators of the inverse RL loss (PAPER sections 2, 4, 10; RECIPES B0)."""
+"""Weights, signs and denominators of the inverse RL loss (docs/method.md sections 2, 4, 10; docs/recipes.md B0)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_truncated_weights_stop_at_root_k_times_the_mean():
 
 
 def test_truncation_is_within_what_is_normalised_together():
-    """Weights of two prompts have no common scale: a constant on one prompt's must change nothing (RECIPES B0, item 2)."""
+    """Weights of two prompts have no common scale: a constant on one prompt's changes nothing (docs/recipes.md B0, item 2)."""
     config = IRLConfig(weights="truncated", normalize="prompt", use_outcome=False)
     plain = signed(config, [0, 0, 0, 0]).rollouts_B
     shifted = signed(config, [0, 0, 0, 0], rewards=REWARDS + 50 * (PROMPTS == 1)).rollouts_B

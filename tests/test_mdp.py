@@ -1,4 +1,4 @@
-"""Inverse RL on an MDP of 2 steps and 3 tokens, where z is a sum over 9 trajectories (RECIPES B0, item 8).
+"""Inverse RL on an MDP of 2 steps and 3 tokens, where z is a sum over 9 trajectories (docs/recipes.md B0, item 8).
 
 Trajectory (a, b) has return R = first[a] + second[a, b]: a tabular reward. The soft-optimal distribution is exp(R) / z.
 """

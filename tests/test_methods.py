@@ -144,7 +144,7 @@ def test_settings_belong_to_the_rule_that_reads_them():
 
 
 def test_all_methods_of_the_suite_share_data_sampler_and_updates():
-    """Differences between rows must come from the method (DESIGN section 1)."""
+    """Differences between rows must come from the method (docs/design.md section 1)."""
     shared = ("data", "sampling", "validation")
     reference = load_method("rloo").recipe("tiny").model_dump(mode="json")
     parts = {"data": reference["data"], **{key: reference["loop"][key] for key in shared[1:]}}

@@ -104,7 +104,7 @@ def test_sequence_ratio_is_the_product_over_the_completion():
 @pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean", "sequence_sum"])
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
 def test_micro_batches_add_up_to_the_whole_batch(reduction, ratio):
-    """Counts are those of the batch, so that parts sum to the whole whatever the cut (DESIGN rule 3)."""
+    """Counts are those of the batch, so that parts sum to the whole whatever the cut (docs/design.md rule 3)."""
     config = PolicyLossConfig(reduction=reduction, ratio=ratio, entropy_weight=0.1, kl=KLPenalty(weight=0.3))
     generator = torch.Generator().manual_seed(0)
     new, reference, entropy = OLD + 0.1 * torch.randn(6, generator=generator), OLD - 0.2, torch.rand(6, generator=generator)
@@ -122,7 +122,7 @@ def test_micro_batches_add_up_to_the_whole_batch(reduction, ratio):
 
 
 def test_entropy_weight_is_a_bonus():
-    """PAPER section 10: following the loss downhill raises the entropy; the paper's printed sign would lower it."""
+    """docs/method.md section 10: following the loss downhill raises the entropy; the paper's printed sign would lower it."""
 
     def entropy_after_training(weight: float) -> float:
         logits = torch.tensor([2.0, 0.0, -1.0], requires_grad=True)

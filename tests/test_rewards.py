@@ -114,7 +114,7 @@ def test_with_the_sign_flipped_wrong_solutions_score_higher(make_policy, tokeniz
     assert held_out_auc(reward, make_groups(99)) < 0.2
 
 
-PAPER_SETTINGS = {  # Table 3, but for the learning rate, which is for 3B parameters
+TABLE_3 = {  # Table 3, but for the learning rate, which is for 3B parameters
     "weights": "sequence",
     "normalize": "batch",
     "objective": "mean",
@@ -135,7 +135,7 @@ def margins(reward: InverseRL, groups: list[RolloutGroup]) -> dict[str, float]:
 def test_with_the_papers_settings_experts_end_above_failures(make_policy, tokenizer, make_groups):
     """What the objective promises: demonstrations (in another style than the rollouts) and correct rollouts gain on failed
     ones; from a zero head that is their order itself."""
-    reward = make_energy(make_policy, tokenizer, **PAPER_SETTINGS)
+    reward = make_energy(make_policy, tokenizer, **TABLE_3)
     test = make_groups(99)
     assert margins(reward, test) == {"expert": 0, "correct": 0}
     for step in range(12):

@@ -1,4 +1,4 @@
-"""The rooms of the package: who may import whom, read from the source (DESIGN section 3)."""
+"""The rooms of the package: who may import whom, read from the source (docs/design.md section 3)."""
 
 from __future__ import annotations
 

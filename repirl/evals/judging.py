@@ -27,7 +27,7 @@ NO_SCORES = "a score that is no number"
 
 @dataclass(frozen=True, slots=True)
 class Shortcuts:
-    """What else the scores follow (DESIGN rule 5); None where a class is empty or a side is constant.
+    """What else the scores follow (docs/design.md rule 5); None where a class is empty or a side is constant.
 
     Pearson correlation of the mean step score with the solution's number of tokens, and of step scores with steps' tokens;
     AUC of step scores, right steps against first wrong ones, and of the lowest step score against the final answer.

@@ -5,7 +5,7 @@ pass@1); `pass@k`: unbiased, from all samples; `maj@k`: majority vote of k sampl
 share of the tied answers that are right; `maj@k:lowest-index` and `maj@k:random` break ties otherwise. See
 `stats` for the formulas. The mean over problems is the benchmark's number.
 
-Ungraded samples are left out (DESIGN rule 1): `pass@k` and `maj@k` are of the graded ones, and NaN for a problem that
+Ungraded samples are left out (docs/design.md rule 1): `pass@k` and `maj@k` are of the graded ones, and NaN for a problem that
 has fewer than k of them. A sample without an answer, or cut by the token limit, does not vote.
 """
 

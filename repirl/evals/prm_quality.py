@@ -1,4 +1,4 @@
-"""Metrics of step scores against labelled steps: ProcessBench F1 (RECIPES B14), PRMBench's scores (B15), thresholds.
+"""Metrics of step scores against labelled steps: ProcessBench F1, PRMBench's scores (docs/recipes.md B14, B15), thresholds.
 
 Accuracies and F1 are in percent, as they are published. A quotient 0/0 is 0 and its name is in `undefined`.
 Shapes: N solutions, S steps, K counts, P clusters, R resamples, C candidate thresholds.

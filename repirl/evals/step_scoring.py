@@ -1,6 +1,6 @@
 """Scores of given steps: a labelled solution becomes the rollout that the PRM would have seen in training.
 
-The steps are joined with the PRM's own separator and its own template and tokenizer are used (DESIGN rule 4). A separator
+The steps are joined with the PRM's own separator and its template and tokenizer are used (docs/design.md rule 4). A separator
 inside a step would make two steps of one: there runs of newlines become one newline (as PURE does), or a space where the
 separator itself is a newline; newlines at a step's ends and spaces at its end are dropped. A finished solution ends with EOS,
 one that was cut off does not.

@@ -73,7 +73,7 @@ def _grade_code(
 
 
 def check_ungraded(verdicts: Sequence[Verdict], limit: float = 0.02) -> None:
-    """Raise GradingFault if more than the fraction `limit` of verdicts is `ungraded` (DESIGN rule 1)."""
+    """Raise GradingFault if more than the fraction `limit` of verdicts is `ungraded` (docs/design.md rule 1)."""
     reasons = Counter(verdict.reason for verdict in verdicts if verdict.outcome == "ungraded")
     if verdicts and reasons.total() > limit * len(verdicts):
         listed = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(5))

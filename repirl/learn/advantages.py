@@ -1,6 +1,6 @@
 """Baselines: from rewards to advantages, within groups of rollouts of one problem.
 
-Ungraded rollouts are given as NaN: they get advantage 0 and stay out of every baseline (DESIGN rule 1).
+Ungraded rollouts are given as NaN: they get advantage 0 and stay out of every baseline (docs/design.md rule 1).
 Shapes: G rollouts of a group, S steps, T tokens.
 """
 
@@ -21,7 +21,7 @@ def outcome_advantages(rewards_G: np.ndarray, how: OutcomeAdvantage, eps: float 
 
     `rloo`: r - mean of the others (TRL), which is n/(n-1) (r - mean), verl's formula.
     `grpo`: (r - mean) / (unbiased std + eps) (TRL). `grpo_no_std`: r - mean. A group of fewer than two graded rollouts,
-    or without variance, has advantage 0. RECIPES B10 gives [1, 0, 0, 0] -> [1, -1/3, -1/3, -1/3] and [1.5, -0.5, ...].
+    or without variance, has advantage 0. docs/recipes.md B10 gives [1, 0, 0, 0] -> [1, -1/3, -1/3, -1/3] and [1.5, -0.5, ...].
     """
     rewards_G = np.asarray(rewards_G, dtype=np.float64)
     graded_G = ~np.isnan(rewards_G)
@@ -52,7 +52,7 @@ def leave_one_out_sequence(group: Sequence[StepRewards]) -> list[np.ndarray]:
 
 
 def leave_one_out_return_to_go(group: Sequence[StepRewards]) -> list[np.ndarray]:
-    """Per rollout float64 [T]: undiscounted return-to-go of token rewards centred leave-one-out (RECIPES B2, item 3).
+    """Per rollout float64 [T]: undiscounted return-to-go of token rewards centred leave-one-out (docs/recipes.md B2, item 3).
 
     With m_i the mean token reward of rollout i and n rollouts: r'_{i,t} = r_{i,t} n/(n-1) - (sum_j m_j)/(n-1), and the
     result at t is the sum of r' from t to the end. Its value at t = 0 is T_i (m_i - mean of the other m_j).

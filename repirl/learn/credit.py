@@ -1,7 +1,7 @@
 """Credit: from outcomes and process rewards to one advantage for every token.
 
 A rule is an object. The leave-one-out rules of this file are functions of the batch; a rule may also learn (a value
-head). Leave-one-out is taken per source, then the sources are weighted and added (RECIPES B2 items 3-4).
+head). Leave-one-out is taken per source, then the sources are weighted and added (docs/recipes.md B2 items 3-4).
 Settings of a rule exist only under that rule: `CreditConfig` is a union told apart by `rule`.
 """
 
@@ -36,7 +36,7 @@ class Credit(ABC):
 
     @abstractmethod
     def advantages(self, groups: Sequence[RolloutGroup], scored: Scored | None, done: float) -> Advantages:
-        """Advantages of one graded batch; ungraded rollouts get zeros where outcomes are used (DESIGN rule 1)."""
+        """Advantages of one graded batch; ungraded rollouts get zeros where outcomes are used (docs/design.md rule 1)."""
 
     def learn(self, groups: Sequence[RolloutGroup], scored: Scored | None) -> Metrics:
         """One update of what the rule learns from the batch; nothing unless overridden."""

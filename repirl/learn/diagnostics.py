@@ -1,6 +1,6 @@
 """What to look at while a process reward learns: separation, shortcuts, and agreement with the exact checker.
 
-Taken by the training loop, the same for every reward (DESIGN rule 5).
+Taken by the training loop, the same for every reward (docs/design.md rule 5).
 """
 
 from __future__ import annotations

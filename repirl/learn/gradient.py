@@ -1,7 +1,7 @@
 """The gradient step: the only code that cuts a batch into micro-batches, runs backward, clips and steps.
 
 A loss is a sum over the rows of a micro-batch, divided by *global* counts (`global_counts`), so that it does not depend on
-how the batch is cut (DESIGN rule 3). With several processes, the all-reduce of counts, losses and norms stands here.
+how the batch is cut (docs/design.md rule 3). With several processes, the all-reduce of counts, losses and norms stands here.
 Shapes: B rows, N completion tokens of a micro-batch.
 """
 

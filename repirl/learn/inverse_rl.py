@@ -65,7 +65,7 @@ class InverseRL:
         return self.reward.score(groups)
 
     def learn(self, groups: Sequence[RolloutGroup], step: int) -> Learned:
-        """One or more passes of the IRL loss over the batch (PAPER 4, steps 3-6); logs what PAPER section 10 asks for."""
+        """Passes of the IRL loss over the batch: docs/method.md section 4, steps 3-6; logs what section 10 asks for."""
         taught = groups[: self.config.prompts_per_update]
         rows = rollout_rows(taught)
         demos = self._demonstrations(taught)

@@ -1,4 +1,4 @@
-"""Inverse RL of a token-level reward from demonstrations: Eq 1-5 and steps 3-6 of Algorithm 1 (PAPER 2, 4).
+"""Inverse RL of a token-level reward from demonstrations: Eq 1-5 and steps 3-6 of Algorithm 1 (docs/method.md sections 2, 4).
 
 The energy model says p(o_t | s_t, a_t) ~ exp(r_phi). Maximising the demonstrations' likelihood gives, with z estimated on
 rollouts of the current policy and self-normalised weights w = exp(r(tau)) / pi(tau), the gradient
@@ -28,7 +28,7 @@ WeightKind = Literal["sequence", "length_normalized", "truncated", "none"]
 
 
 class IRLConfig(Config):
-    """Every choice that the paper leaves open or makes, by name (PAPER section 10)."""
+    """Every choice that the paper leaves open or makes, by name (docs/method.md section 10)."""
 
     weights: WeightKind = "sequence"
     """`sequence`: exp(sum r - sum log pi), Eq 4; `length_normalized`: its exponent divided by the length; `truncated`:

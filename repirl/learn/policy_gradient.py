@@ -1,4 +1,4 @@
-"""Policy gradient with any reward and any credit rule (PAPER 4): sample, grade, let the reward learn and score, pay, update.
+"""Policy gradient (docs/method.md section 4): sample, grade, let the reward learn and score, pay the tokens, update.
 
 Nothing in it depends on which method runs: a method is a reward (or none), a credit rule and a configuration. All randomness
 comes from (seed, step) streams, so a resumed run equals an uninterrupted one.
@@ -71,7 +71,7 @@ class PolicyGradient:
     """`Learner` that trains `model` in place with an optional reward; `reference` is needed for a KL penalty.
 
     UserError for empty data or sampling from a truncated distribution: the gradient, ratios and importance weights are all
-    made of log-probabilities of the full one (DESIGN rule 2).
+    made of log-probabilities of the full one (docs/design.md rule 2).
     """
 
     def __init__(

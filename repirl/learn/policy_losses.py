@@ -1,7 +1,7 @@
-"""Policy-gradient losses with the conventions of other stacks as named options (RECIPES B10).
+"""Policy-gradient losses with the conventions of other stacks as named options (docs/recipes.md B10).
 
 Every loss is a sum over tokens divided by a *global* denominator given by the caller, so that it does not depend on how a
-batch is cut into micro-batches (DESIGN rule 3). Shapes: N completion tokens of a micro-batch, row after row; B rows.
+batch is cut into micro-batches (docs/design.md rule 3). Shapes: N completion tokens of a micro-batch, row after row; B rows.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PolicyLossConfig(Config):
     """`token_mean`: over all tokens of the batch; `sequence_mean`: token mean per completion, then mean over completions;
     `sequence_sum`: token sum per completion, then mean over completions."""
     entropy_weight: float = 0.0
-    """Weight of the entropy *bonus* (PAPER section 10: it is subtracted from the loss)."""
+    """Weight of the entropy *bonus* (docs/method.md section 10: it is subtracted from the loss)."""
     kl: KLPenalty | None = None
     """None: no reference policy is needed."""
 

@@ -1,6 +1,6 @@
 """rePIRL (arXiv 2602.07832): a token-level PRM learned by inverse RL from demonstrations, trained with the policy.
 
-Equations and settings: PAPER.md sections 2-5; every choice the paper leaves open is a named option of `IRLConfig` and
+Equations and settings: docs/method.md sections 2-5; every choice the paper leaves open is a named option of `IRLConfig` and
 of the credit rule. Recipes: `tiny` for the embedded default, `paper-*` with the paper's settings for the named base models.
 """
 

@@ -61,7 +61,7 @@ def tiny_process_loop() -> LoopConfig:
 
 
 def paper_loop(credit: CreditConfig = OUTCOME_ALONE, *, chat: bool) -> LoopConfig:
-    """PAPER section 5: batch 128 prompts x 4, mini-batch 32 prompts, lr 5e-7, clip 0.2, entropy 0.001, no KL.
+    """docs/method.md section 5: batch 128 prompts x 4, mini-batch 32 prompts, lr 5e-7, clip 0.2, entropy 0.001, no KL.
 
     218 steps are two passes over 14,000 problems; validation on 2,050 held-out problems.
     """
@@ -76,7 +76,7 @@ def paper_loop(credit: CreditConfig = OUTCOME_ALONE, *, chat: bool) -> LoopConfi
 
 
 def paper_data() -> TrainingSetConfig:
-    r"""Problems as in PAPER section 5, from a JSONL file that the user gives (`data.file`); steps end at blank lines."""
+    r"""Problems of docs/method.md section 5, from a JSONL file that the user gives (`data.file`); steps end at blank lines."""
     return TrainingSetConfig(
         source="file",
         num_problems=14000,

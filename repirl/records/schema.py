@@ -1,4 +1,4 @@
-"""The run record: everything behind a number, in one JSON file that is never edited (DESIGN rule 7)."""
+"""The run record: everything behind a number, in one JSON file that is never edited (docs/design.md rule 7)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from repirl.types import Interval
 class Column:
     """What a number is of: a benchmark's metric for policies, a step-labelled set's for process rewards (`judge`).
 
-    Numbers with different digests never share a column (DESIGN rule 7). A judged set has no card. Policies' numbers are
+    Numbers with different digests never share a column (docs/design.md rule 7). A judged set has no card. Policies' numbers are
     shares from 0 to 1, rewards' are in percent.
     """
 

@@ -1,7 +1,7 @@
 """Records of a suite -> a board: which runs are one row, and what each row measured, cost and kept.
 
 A row is one (label, method, recipe, stage, config, base policy); its runs differ in the seed only. A column is one (benchmark,
-metric) under one card, data and protocol digest: numbers with different digests never share a column (DESIGN rule 7).
+metric) under one card, data and protocol digest: numbers with different digests never share a column (docs/design.md rule 7).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The token-level PRM of rePIRL: a transformers backbone and a scalar head, p(o_t | s_t, a_t) ~ exp(r_phi) (PAPER 2).
+"""The PRM of rePIRL: a transformers backbone and a scalar head, p(o_t | s_t, a_t) ~ exp(r_phi) (docs/method.md section 2).
 
 The model is transformers' token classification with one label, so the saved folder loads with
 `AutoModelForTokenClassification` anywhere. r_phi(s_t, a_t) is read at the position of the token a_t itself.

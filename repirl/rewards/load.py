@@ -70,7 +70,7 @@ NAMED: dict[str, Callable[[Any, Any, StepSegmentation, int], StepReward]] = {
 """Rewards without an artifact: name -> what makes it of a policy's model and tokenizer, a segmentation and a seed."""
 
 MODEL_FREE = ("random", "constant", "length")
-"""Null rewards that need a tokenizer only: rows in every table (DESIGN rule 5)."""
+"""Null rewards that need a tokenizer only: rows in every table (docs/design.md rule 5)."""
 
 
 def load_reward(name: str, options: LoadOptions) -> LoadedReward:

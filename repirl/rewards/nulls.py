@@ -1,6 +1,6 @@
 """Rewards that learned nothing (random, constant, length, confidence) and one that knows everything (the exact checker).
 
-The nulls are rows in every table: a method that does not beat them has learned nothing about reasoning (DESIGN rule 5).
+The nulls are rows in every table: a method that does not beat them has learned nothing about reasoning (docs/design.md rule 5).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where steps end, as one function (DESIGN rule 4): characters to tokens, exactly.
+"""Where steps end, as one function (docs/design.md rule 4): characters to tokens, exactly.
 
 A step is what lies between separators (a newline for the embedded families, a blank line for real models). The token in
 which a separator is completed ends its step, the last token of the completion ends the last step. EOS belongs to the

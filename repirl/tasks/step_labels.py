@@ -4,9 +4,9 @@ Formats (JSONL or one JSON array, `.gz` allowed, or parquet):
 
 - `prm800k`: nested `label.steps[].completions[].rating` in {-1, 0, 1} (OpenAI, PRM800K). A row is a tree: the chosen (or
   human-written) steps are one solution, every completion that was not chosen ends another one.
-- `math-shepherd`: `input` has the tag `ки` after each step, `label` has `+` or `-` in its place (Math-Shepherd, RECIPES B3).
-- `trl`: `prompt`, `completions`, `labels` (TRL's stepwise supervision, RECIPES B5).
-- `processbench`: `problem`, `steps`, `label`, the 0-based index of the first wrong step or -1 (ProcessBench, RECIPES B14).
+- `math-shepherd`: `input` has the tag `ки` after each step, `label` has `+` or `-` in its place (docs/recipes.md B3).
+- `trl`: `prompt`, `completions`, `labels` (TRL's stepwise supervision, docs/recipes.md B5).
+- `processbench`: `problem`, `steps`, `label`, the 0-based index of the first wrong step or -1 (docs/recipes.md B14).
 """
 
 from __future__ import annotations
