@@ -34,7 +34,9 @@ def parse_config(kind: type[C], values: dict[str, Any]) -> C:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        found = error.errors()
+        # A misspelt key leaves the right one out too: it says more than what is missing.
+        first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
         key = ".".join(map(str, first["loc"]))
         value = first.get("input")
         shown = None if isinstance(value, dict | list) else value

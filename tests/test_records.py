@@ -62,7 +62,7 @@ def make_judgement(name: str = "processbench/gsm8k", **changes: Any) -> store.Ju
         intervals={"gsm8k": Interval(0.0, 0.0, 100.0)},
         similarity={},
         shortcuts=Shortcuts(0.25, None, 0.5, None),
-        num_unscored=1,
+        unscored={"too long": 1},
         scored_tokens=40,
         rows=judged,
     )
@@ -125,7 +125,7 @@ def test_judgements_and_the_curve_are_kept_with_their_rows(tmp_path: Path) -> No
     assert (first.rows_file, second.rows_file) == ("judged-processbench-gsm8k.jsonl.gz", "judged-arith.jsonl.gz")
     assert found.judged(first) == judgement.report.judged.rows
     assert first.budget == Budget(scored_tokens=40, wall_s=1.5)
-    assert (first.num_unscored, first.reward_digest, first.notes) == (1, "a" * 64, {"left_out": 3})
+    assert (first.unscored, first.reward_digest, first.notes) == ({"too long": 1}, "a" * 64, {"left_out": 3})
     assert first.shortcuts["step_length_correlation"] is None
     assert found.curve() == ({"step": 0, "validation_accuracy": 0.25}, {"step": 1, "loss": None})
     assert set(found.record.row_files) == {path.name for path in found.folder.iterdir()} - {"record.json"}

@@ -494,6 +494,23 @@ def test_a_row_that_kept_the_start_says_so(tmp_path: Path) -> None:
     assert [row["chosen_steps"] for row in to_json_rows(board, tmp_path) if row["label"] == "bc"] == [[0, 0]] * 2
 
 
+def test_what_rewards_say_of_experts_is_shown_with_its_meaning(tmp_path: Path) -> None:
+    """Numbers of all runs, or none: a mean over some of them would stand for the row."""
+    for seed in range(2):
+        scores = {"prm/score_expert": -5.0 + seed, "prm/score_correct": -0.25, "prm/score_failed": -0.5}
+        margin = {} if seed else {"prm/expert_margin": -4.5}
+        write(tmp_path, "repirl", seed, GOOD, diagnostics=scores | margin)
+        write(tmp_path, "rloo", seed, GOOD)
+    page = to_markdown(board_of(tmp_path), tmp_path)
+    assert "| repirl | -4.50 | -0.25 | -0.50 |  |  |" in page
+    said = page[page.index("What process rewards said") :].split("\n")[0]
+    assert "base measure" in said
+    assert "the change of the margin, not its sign" in said
+    assert "method.md" in said
+    without = board_of(tmp_path / "none")
+    assert "What process rewards said" not in to_markdown(without, tmp_path)
+
+
 # ------------------------------------------------------------------------------------------------ ranks
 
 
@@ -637,7 +654,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Judge:
             ]
 
         monkeypatch.setattr("repirl.evals.judging.score_solutions", told)
-        reward: Any = SimpleNamespace(name="told", reward=SimpleNamespace(scored_tokens=0))
+        reward: Any = SimpleNamespace(name="told", reward=SimpleNamespace(budget=Budget()))
         solutions = changes.pop("solutions", labelled(kind))
         report = judge(reward, JudgedSet("told-set", kind, solutions, "\n"), ThresholdRule("fixed", 0.5), nulls=False)
         given: dict[str, Any] = {"protocol": {"limit": None, "seed": 0}, "reward": "fitted", "reward_digest": None}

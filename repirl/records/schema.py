@@ -114,7 +114,7 @@ class JudgementRecord(_Strict):
 
     `reward` is `fitted` or the name of a reward without an artifact, `reward_digest` that of its weights (None: it has none).
     `headline` is in percent: `F1` is the unweighted mean over subsets, `PRMScore` of all solutions. `protocol` is what was
-    asked for, `threshold` what came of it. Solutions without scores (`num_unscored`) count as wrong.
+    asked for, `threshold` what came of it. Solutions without scores count as wrong; `unscored` counts them by reason.
     """
 
     set: str
@@ -131,7 +131,7 @@ class JudgementRecord(_Strict):
     shortcuts: dict[str, float | None]
     notes: dict[str, int]
     num_solutions: NonNegativeInt
-    num_unscored: NonNegativeInt
+    unscored: dict[str, NonNegativeInt]
     budget: Budget
     rows_file: FileName
     rows_sha256: Sha256

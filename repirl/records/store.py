@@ -181,7 +181,7 @@ def judgement_from_report(judgement: Judgement, rows_file: str, rows_sha256: str
         "shortcuts": asdict(result.shortcuts),
         "notes": report.notes,
         "num_solutions": report.num_solutions,
-        "num_unscored": result.num_unscored,
+        "unscored": result.unscored,
         "budget": asdict(Budget(scored_tokens=result.scored_tokens, wall_s=judgement.wall_s)),
         "rows_file": rows_file,
         "rows_sha256": rows_sha256,

@@ -63,7 +63,7 @@ def _stage_lines(board: Board, stage: str, labels: dict[Column, str]) -> list[st
     for name in dict.fromkeys(table_name(column) for column in columns):
         own = [column for column in columns if table_name(column) == name]
         lines += ["", f"### {name}, trained on {stage}", "", *_number_lines(board, rows, own, labels)]
-    lines += _checkpoint_lines(rows)
+    lines += [*_checkpoint_lines(rows), *_reward_lines(rows)]
     lines += ["", "What it cost, mean of the row's runs:", "", *_cost_lines(rows)]
     return [*lines, "", *_ungraded_lines(rows, labels)]
 
@@ -160,6 +160,34 @@ def _remark(checkpoints: Checkpoints) -> str:
     return f"{count} of {len(checkpoints.chosen)} kept the start" if count else ""
 
 
+_MEANS = {"score_expert": "demonstrations", "score_correct": "right rollouts", "score_failed": "failed rollouts"}
+_MARGINS = {"expert_margin_start": "margin at the start", "expert_margin": "margin at the end"}
+_REWARDS_SAID = (
+    "What process rewards said in the last training step (mean token reward, mean over runs; margin: demonstrations minus "
+    "failed rollouts). A reward with a base measure starts as the base policy's log-probability, in which demonstrations, who "
+    "speak another style, are far below the policy's own rollouts, failed ones too: what inverse RL did is the change of "
+    "the margin, not its sign ([method.md](../docs/method.md), section 11)."
+)
+
+
+def _reward_lines(rows: Sequence[Row]) -> list[str]:
+    """Scores of learned and null rewards; nothing where no row has any."""
+    names = _MEANS | _MARGINS
+    body = []
+    for row in rows:
+        values = [_mean_diagnostic(row, f"prm/{name}") for name in names]
+        if any(value is not None for value in values):
+            body.append([row_name(row), *("" if value is None else f"{value:.2f}" for value in values)])
+    return ["", _REWARDS_SAID, "", *markdown_table(["run", *names.values()], body)] if body else []
+
+
+def _mean_diagnostic(row: Row, name: str) -> float | None:
+    """Mean over the row's runs; None unless all of them measured it."""
+    values = [run.record.diagnostics.get(name) for run in row.runs]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
 def _cost_lines(rows: Sequence[Row]) -> list[str]:
     header = ["run", "part", *(field.replace("_", " ") for field in budget_fields())]
     return markdown_table(header, [line for row in rows for line in _cost_of(row)])
@@ -192,7 +220,7 @@ def _ungraded_lines(rows: Sequence[Row], labels: dict[Column, str]) -> list[str]
 
     lines = [f"Ungraded samples (left out, not counted as wrong): {said('policy') or 'none'}."]
     if unscored := said("judge"):
-        lines.append(f"Solutions longer than the reward's model allows (counted as judged wrongly): {unscored}.")
+        lines.append(f"Solutions without scores (too long, or a token spans two steps; counted as judged wrongly): {unscored}.")
     return lines
 
 

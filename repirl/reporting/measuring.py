@@ -180,7 +180,7 @@ def _add_judged(run: StoredRun, judgement: JudgementRecord, protocol: str, found
         so_far,
         recorded={**so_far.recorded, seed: own.value},
         values=JudgedValues({**(values.by_seed if isinstance(values, JudgedValues) else {}), seed: own}),
-        ungraded=so_far.ungraded + judgement.num_unscored,
+        ungraded=so_far.ungraded + sum(judgement.unscored.values()),
         total=so_far.total + judgement.num_solutions,
     )
 
