@@ -159,3 +159,9 @@ def test_groups_are_kept_by_accuracy_and_truncation():
     assert [one is other for one, other in zip(prime, [fifth, half, cut], strict=True)] == [True] * 3
     whole = kept(everything, KeepConfig(truncated=False))
     assert [one is other for one, other in zip(whole, [none, fifth, half, all_right, holes], strict=True)] == [True] * 5
+
+
+@pytest.mark.parametrize("accuracy", [(0.8, 0.2), (-0.1, 0.5), (0.5, 1.1)])
+def test_a_range_that_is_none_is_refused(accuracy):
+    with pytest.raises(ValueError, match="the lower one first"):
+        KeepConfig(accuracy=accuracy)

@@ -373,8 +373,12 @@ def test_budgets_count_what_was_used_training_and_validation_apart(make_policy, 
 
 def test_filtered_groups_teach_nothing(make_policy, tokenizer, tmp_path):
     """An empty batch moves nothing, and is no NaN."""
-    config = CONFIG.model_copy(update={"sampling": CONFIG.sampling.model_copy(update={"keep": KeepConfig(accuracy=(2, 2))})})
-    trial = make_trial(make_policy, tokenizer, tmp_path, "repirl", config)
+
+    def all_wrong(problems, completions, finish_reasons) -> list[Verdict]:
+        return [Verdict("wrong")] * len(completions)
+
+    config = CONFIG.model_copy(update={"sampling": CONFIG.sampling.model_copy(update={"keep": KeepConfig(accuracy=(1, 1))})})
+    trial = make_trial(make_policy, tokenizer, tmp_path, "repirl", config, grader=all_wrong)
     metrics = trial.learner.step(0)
     assert metrics["kept_groups"] == 0
     assert all(value == value for value in metrics.values())

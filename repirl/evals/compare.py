@@ -51,14 +51,15 @@ class MetricDifference:
 
 def other_from_file(name: str, path: Path) -> OtherRun:
     """The run whose samples `evaluate_policy` kept at `path`. Raises UserError if the file is not one of these."""
-    fingerprint, samples = read_samples(path)
+    stored = read_samples(path)
+    fingerprint = stored.fingerprint
     try:
         return OtherRun(
             name=name,
             card_digest=fingerprint["card"],
             data_digest=fingerprint["data"],
             sampling={key: fingerprint[key] for key in (*_SAMPLED_WITH, "seed")},
-            samples=samples,
+            samples=stored.samples,
             policy_digest=fingerprint["policy"],
         )
     except KeyError as missing:

@@ -155,12 +155,14 @@ def run_steps(
         progress.step += 1
         wall_s = time.monotonic() - started
         progress.wall_s += wall_s
-        if validator is not None and validator.due(progress.step, steps, metrics):
+        looked = validator is not None and validator.due(progress.step, steps, metrics)
+        if validator is not None and looked:
             metrics["validation_accuracy"] = _validate(learner, folder, validator, progress)
         progress.stopped = stop is not None and stop(metrics)
         progress.last_metrics = {"step": progress.step, **metrics, "wall_s": round(wall_s, 3)}
         folder.log(progress.last_metrics)
-        if progress.step % checkpoint_every == 0 or progress.step == steps or progress.stopped:
+        # Also after every look, so that the best weights on disk are never of a step behind the checkpoint.
+        if progress.step % checkpoint_every == 0 or progress.step == steps or progress.stopped or looked:
             _checkpoint(learner, folder, validator, progress)
         if on_step is not None:
             on_step(progress.step, steps, progress.last_metrics)

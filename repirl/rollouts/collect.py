@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from repirl.config import Config
 from repirl.engines.base import Engine, Request, SamplingParams
@@ -48,6 +48,13 @@ class KeepConfig(Config):
     """Least and greatest mean reward of a group's graded rollouts, both included (PRIME: 0.2 and 0.8)."""
     truncated: bool = True
     """False leaves out groups that hold a rollout cut by the token limit."""
+
+    @field_validator("accuracy")
+    @classmethod
+    def _is_a_range(cls, accuracy: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= accuracy[0] <= accuracy[1] <= 1:
+            raise ValueError("must be two shares, the lower one first")
+        return accuracy
 
     def keeps(self, group: RolloutGroup) -> bool:
         """Whether the group stays; one of which nothing was graded has no accuracy and goes."""

@@ -171,8 +171,16 @@ def samples_file(folder: Path, name: str) -> Path:
     return folder / f"evaluation-{name.replace(':', '-').replace('/', '-')}.jsonl"
 
 
-def read_samples(path: Path) -> tuple[dict[str, Any], dict[str, tuple[SampleRow, ...]]]:
-    """Of a file that another evaluation left: its fingerprint, and part -> rows by problem and sample index.
+@dataclass(frozen=True, slots=True)
+class StoredSamples:
+    """What a pool's file holds: what was sampled and how, and part -> rows by problem and sample index."""
+
+    fingerprint: dict[str, Any]
+    samples: dict[str, tuple[SampleRow, ...]]
+
+
+def read_samples(path: Path) -> StoredSamples:
+    """The samples in a file that another evaluation left.
 
     The file is not changed. Raises UserError if it is not of an evaluation.
     """
@@ -183,7 +191,7 @@ def read_samples(path: Path) -> tuple[dict[str, Any], dict[str, tuple[SampleRow,
     latest: dict[str, dict[tuple[str, int], SampleRow]] = {}
     for chunk in chunks:
         latest.setdefault(chunk.part, {}).update({(row.problem_id, row.sample_index): row for row in chunk.rows})
-    return fingerprint, {part: tuple(rows[key] for key in sorted(rows)) for part, rows in latest.items()}
+    return StoredSamples(fingerprint, {part: tuple(rows[key] for key in sorted(rows)) for part, rows in latest.items()})
 
 
 def _whole_lines(content: bytes) -> bytes:
