@@ -19,7 +19,8 @@ from repirl.engines.base import Request, SamplingParams
 from repirl.engines.loading import LoadedPolicy, load_policy
 from repirl.engines.scripted import END, ScriptedEngine, encode
 from repirl.errors import GradingFault, UserError
-from repirl.evals.policy import EvalProtocol, evaluate_policy
+from repirl.evals.policy import evaluate_policy
+from repirl.evals.protocol import EvalProtocol
 from repirl.evals.report import build_report, group_sizes, metrics_of
 from repirl.paths import ASSETS_DIR, content_dir
 from repirl.records.store import evaluation_from_report

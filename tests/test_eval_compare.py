@@ -14,7 +14,7 @@ from repirl.cli import main as cli
 from repirl.cli.against import open_other
 from repirl.errors import UserError
 from repirl.evals.compare import OtherRun, differences, other_from_file
-from repirl.evals.policy import EvalProtocol
+from repirl.evals.protocol import EvalProtocol
 from repirl.evals.report import build_report
 from repirl.paths import CHECKOUT_DIR
 from repirl.records import store

@@ -97,6 +97,32 @@ def test_rows_without_advantage_are_skipped_but_still_counted(make_policy, token
     assert_same(gradients(model), skipped)
 
 
+def test_a_batch_without_advantages_moves_nothing_and_is_no_nan(make_policy, tokenizer, rollouts):
+    """With a pure policy loss no token is run: what was measured on tokens is not among the metrics."""
+    advantages = [np.zeros(len(r.token_ids), np.float32) for r in rollouts]
+    model = make_policy(0)
+    updater = PolicyUpdater(model, tokenizer.pad_token_id, PolicyOptimConfig(lr=1e-2, mini_batches=3), 2)
+    metrics = updater.update(rollouts, advantages, order_seed=0)
+    assert metrics == {"policy_loss": 0.0, "policy_grad_norm": 0.0, "updated_share": 0.0}
+    assert all(torch.equal(value, make_policy(0).state_dict()[name]) for name, value in model.state_dict().items())
+    # More mini-batches than rollouts: no empty ones.
+    advantages[0][:] = 1
+    found = updater.update(rollouts[:2], advantages[:2], order_seed=0)
+    assert all(value == value for value in found.values())
+    assert 0 < found["updated_share"] < 1
+
+
+def test_the_largest_gap_of_all_mini_batches_is_the_gap(make_policy, tokenizer, rollouts):
+    """A maximum, not a mean of maxima: one token that the engine saw otherwise shows whole."""
+    model = make_policy(0)
+    right = row_logprobs(model, [TokenRow(r.prompt_ids, r.token_ids) for r in rollouts])
+    sampled = [replace(r, logprobs=logprobs.numpy().copy()) for r, logprobs in zip(rollouts, right, strict=True)]
+    sampled[3].logprobs[0] -= 2.5
+    advantages = [np.ones(len(r.token_ids), np.float32) for r in rollouts]
+    updater = PolicyUpdater(model, tokenizer.pad_token_id, PolicyOptimConfig(lr=1e-5, mini_batches=4), 1)
+    assert updater.update(sampled, advantages, order_seed=0)["engine_logprob_gap_max"] == pytest.approx(2.5, abs=1e-3)
+
+
 def test_two_mini_batches_are_two_updates_and_the_second_is_off_policy(make_policy, tokenizer, rollouts):
     """After a huge first step the second sees clipped ratios; the gap to the engine is still that of the sampling policy."""
     advantages = [np.ones(len(r.token_ids), np.float32) for r in rollouts]

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from repirl.engines.loading import load_policy
-from repirl.evals.policy import EvalProtocol, evaluate_policy
+from repirl.evals.policy import evaluate_policy
+from repirl.evals.protocol import EvalProtocol
 from repirl.grading.dispatch import grade_rollouts
 from repirl.paths import CHECKOUT_DIR, content_dir
 from repirl.tasks.benchmarks import Benchmark, load_benchmark

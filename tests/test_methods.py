@@ -14,13 +14,13 @@ from repirl.engines.loading import load_policy
 from repirl.errors import UserError
 from repirl.learn.run import Validator
 from repirl.methods.base import FitContext, Fitted
-from repirl.methods.registry import load_method, load_module, method_names, methods
+from repirl.methods.registry import load_method, load_module, methods
 from repirl.rewards.artifact import read_contract
 from repirl.rewards.energy import load_energy_model
 from repirl.tasks.training_sets import TrainingSetConfig, load_training_set, read_jsonl
 from repirl.types import Verdict
 
-NAMES = method_names()
+NAMES = list(methods())
 SMALL = {
     "steps": 2,
     "prompts_per_step": 4,

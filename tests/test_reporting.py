@@ -22,7 +22,7 @@ from repirl.evals.judging import judge
 from repirl.evals.metrics import problem_values
 from repirl.evals.step_scoring import ScoredSteps
 from repirl.evals.thresholds import ThresholdRule
-from repirl.methods.registry import method_names
+from repirl.methods.registry import methods
 from repirl.records import store
 from repirl.records.build import new_record
 from repirl.records.schema import BasePolicy, ParentStage
@@ -626,7 +626,7 @@ def test_no_method_is_named_in_the_code() -> None:
     """Which rows are compared is said by suites."""
     for path in (paths.PACKAGE_DIR / "reporting").glob("*.py"):
         text = path.read_text()
-        for name in method_names():
+        for name in methods():
             assert f'"{name}"' not in text, f"{path.name} names {name}"
         assert "rloo" not in text
         assert "oracle" not in text

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from repirl.engines.sampling import decode
-from repirl.rollouts.steps import StepSegmentation, step_end_tokens, step_index_of_tokens, step_texts, token_char_ends
+from repirl.rollouts.steps import StepSegmentation, step_end_tokens, step_texts, token_char_ends
 
 LINES = StepSegmentation("\n")
 BLANK_LINES = StepSegmentation("\n\n")
@@ -127,7 +127,6 @@ def test_embedded_tokenizer_with_and_without_eos(tokenizer, text):
 def test_a_lone_eos_is_one_step_and_no_tokens_none(tokenizer):
     assert step_end_tokens(tokenizer, [tokenizer.eos_token_id], LINES).tolist() == [0]
     assert step_end_tokens(tokenizer, [], LINES).tolist() == []
-    assert step_index_of_tokens(np.zeros(0, dtype=np.int64)).tolist() == []
 
 
 def test_sampled_special_tokens_are_text_as_in_the_rollout(tokenizer):
@@ -152,7 +151,3 @@ def test_the_token_that_completes_a_separator_ends_the_step(byte_level):
     said = decode(byte_level, np.array(ids[: ends[0] + 1]))
     assert said.endswith("\n\n")
     assert not decode(byte_level, np.array(ids[: ends[0]])).endswith("\n\n")
-
-
-def test_every_token_knows_its_step():
-    assert step_index_of_tokens(np.array([1, 2, 5])).tolist() == [0, 0, 1, 2, 2, 2]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from repirl.errors import UserError
-from repirl.evals.policy import EvalProtocol, evaluate_policy
+from repirl.evals.policy import evaluate_policy
+from repirl.evals.protocol import EvalProtocol
 from repirl.grading.dispatch import grade_rollouts
 from repirl.paths import content_dir
 from repirl.tasks.benchmarks import benchmark_suites, expand_benchmarks, load_benchmark

@@ -12,7 +12,8 @@ from repirl.engines.loading import LoadedPolicy, load_policy
 from repirl.errors import UserError
 from repirl.evals.judged_sets import JudgedSet, SetOptions, load_set, natural_separator
 from repirl.evals.judging import default_rule, judge
-from repirl.evals.policy import EvalProtocol, evaluate_policy
+from repirl.evals.policy import evaluate_policy
+from repirl.evals.protocol import EvalProtocol
 from repirl.evals.thresholds import parse_rule
 from repirl.methods.base import Fitted
 from repirl.records.provenance import portable

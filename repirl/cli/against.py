@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from repirl.evals.compare import OtherRun
-    from repirl.evals.policy import EvalProtocol
+    from repirl.evals.protocol import EvalProtocol
     from repirl.records.store import StoredRun
     from repirl.tasks.benchmarks import Benchmark
 

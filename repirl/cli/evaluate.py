@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from repirl.evals.compare import OtherRun
-    from repirl.evals.policy import EvalProtocol
+    from repirl.evals.protocol import EvalProtocol
     from repirl.tasks.benchmarks import Benchmark
     from repirl.types import Interval, Report
 
@@ -52,7 +52,8 @@ def eval_command(
     from repirl.config import parse_config
     from repirl.engines.loading import load_policy
     from repirl.engines.torch_engine import TorchEngine
-    from repirl.evals.policy import EvalProtocol, evaluate_policy
+    from repirl.evals.policy import evaluate_policy
+    from repirl.evals.protocol import EvalProtocol
 
     sampling = {"samples": samples, "temperature": temperature, "greedy": greedy, "max_new_tokens": max_new_tokens}
     more = {"limit": limit, "seed": seed, "chat_template": chat_template}

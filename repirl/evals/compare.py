@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from repirl.errors import UserError
 from repirl.evals.metrics import part_of, problem_values
-from repirl.evals.policy import GREEDY, SAMPLED, EvalProtocol
+from repirl.evals.protocol import GREEDY, SAMPLED, EvalProtocol
 from repirl.rollouts.pool import read_samples
 from repirl.stats import PairedDifference, clustered_interval, paired_difference
 from repirl.tasks.benchmarks import Benchmark

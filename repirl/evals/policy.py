@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from repirl.config import Config
 from repirl.engines.base import Engine, SamplingParams
 from repirl.errors import UserError
+from repirl.evals.protocol import GREEDY, EvalProtocol
 from repirl.evals.report import build_report, metrics_of
 from repirl.grading.dispatch import check_ungraded, grade_rollouts
 from repirl.rng import seed_for
@@ -21,37 +19,6 @@ from repirl.types import Problem, Report, Verdict
 
 if TYPE_CHECKING:
     from repirl.engines.loading import LoadedPolicy
-
-GREEDY, SAMPLED = "greedy", "sampled"
-
-
-class EvalProtocol(Config):
-    """How a policy is evaluated."""
-
-    samples: int = Field(default=8, ge=0)
-    """Completions of each problem at `temperature`; 0 for none."""
-    temperature: float = Field(default=1.0, gt=0)
-    greedy: bool = True
-    """Also the one greedy completion of each problem."""
-    max_new_tokens: int | None = Field(default=None, ge=1)
-    """None: what the benchmark says."""
-    seed: int = 0
-    limit: int | None = Field(default=None, ge=1)
-    """Only the first problems of the benchmark."""
-    chat_template: bool = False
-
-    def parts(self) -> dict[str, int]:
-        """Protocol part -> completions of each problem."""
-        parts = ({GREEDY: 1} if self.greedy else {}) | ({SAMPLED: self.samples} if self.samples else {})
-        if not parts:
-            raise UserError("nothing to evaluate", "samples=0, greedy=False", "ask for samples, or for greedy")
-        return parts
-
-    def metric_names(self) -> list[str]:
-        """`greedy`; `avg@n`; for n > 1 also pass@2, pass@4, ... up to n (pass@1 is avg@n)."""
-        names = [GREEDY] if self.greedy else []
-        names += [f"avg@{self.samples}"] if self.samples else []
-        return names + [f"pass@{2**i}" for i in range(1, max(1, self.samples).bit_length())]
 
 
 def evaluate_policy(

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from repirl.errors import UserError
 from repirl.evals.metrics import parse_metric, part_of, problem_values
+from repirl.evals.protocol import EvalProtocol
 from repirl.stats import clustered_interval, problem_means
 from repirl.tasks.benchmarks import Benchmark
 from repirl.types import Budget, Interval, Outcome, Report, SampleRow
-
-if TYPE_CHECKING:
-    from repirl.evals.policy import EvalProtocol
 
 
 def metrics_of(protocol: EvalProtocol, benchmark: Benchmark, extra: Sequence[str] = ()) -> list[str]:

@@ -73,11 +73,6 @@ def _methods(include: tuple[str, ...]) -> dict[str, Method[Any]]:
     return dict(sorted(found.items()))
 
 
-def method_names(include: Sequence[str] = ()) -> list[str]:
-    """Names of all methods, sorted."""
-    return list(methods(include))
-
-
 def load_method(name: str, include: Sequence[str] = ()) -> Method[Any]:
     """A method by name; UserError lists the ones there are."""
     found = methods(include)

@@ -31,10 +31,6 @@ class TokenBatch:
     attention_mask_BT: Tensor
     response_mask_BT: Tensor
 
-    @property
-    def num_response_tokens(self) -> int:
-        return int(self.response_mask_BT.sum())
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenRow:

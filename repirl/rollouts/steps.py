@@ -99,10 +99,3 @@ def step_end_tokens(
         position = after
     kept = [end for end in dict.fromkeys(found) if end < num_tokens - 1]
     return np.array([*kept, num_tokens - 1], dtype=np.int64)
-
-
-def step_index_of_tokens(step_ends: np.ndarray) -> np.ndarray:
-    """int64 [T]: which step each token belongs to."""
-    if len(step_ends) == 0:
-        return np.zeros(0, dtype=np.int64)
-    return np.searchsorted(step_ends, np.arange(int(step_ends[-1]) + 1), side="left")
