@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,3 +104,20 @@ def test_a_breach_would_be_seen() -> None:
     assert breaches("from repirl import evals", "learn") == ["repirl.evals"]
     assert breaches("from repirl.engines import base", None) == ["repirl.engines.base"]
     assert breaches("from repirl.rewards.base import R\nfrom repirl.types import Budget\nimport torch", "learn") == []
+
+
+@pytest.mark.parametrize(
+    ("what", "where"),
+    [
+        (r"\.backward\(|clip_grad_norm_|optimizer\.step\(", {"learn/gradient.py"}),
+        (r"length_sorted_chunks\(|pad_batch\(\[rows", {"learn/gradient.py", "rollouts/batching.py"}),
+        (r"\.generate\(", {"rollouts/collect.py"}),
+        (r"save_checkpoint\(|load_checkpoint\(", {"learn/run.py", "learn/checkpoint.py"}),
+        (r"optim\.AdamW\(", {"learn/updater.py"}),
+    ],
+)
+def test_what_stands_in_one_place(what: str, where: set[str]) -> None:
+    """One gradient step, one loop, one way to sample: a copy elsewhere would drift from it."""
+    content = [*FILES, *sorted((CHECKOUT_DIR / "baselines").glob("*.py"))]
+    found = {path for path in content if re.search(what, path.read_text(encoding="utf-8"))}
+    assert {path.relative_to(PACKAGE_DIR).as_posix() for path in found} == where
