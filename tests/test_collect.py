@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from repirl.engines.base import Request, SamplingParams
 from repirl.engines.scripted import ScriptedEngine
@@ -40,23 +41,26 @@ def texts(group: RolloutGroup) -> list[str]:
 # ------------------------------------------------------------------------------------------- continuations
 
 
-def test_two_prefixes_of_a_problem_share_no_random_numbers(make_policy, tokenizer, monkeypatch):
-    """The policy here is the same for every context, so equal uniforms would give equal continuations."""
-    drawn: dict[str, list[float]] = {}
-    take = "repirl.engines.sampling.UniformStreams.take"
+def test_prefixes_of_one_problem_share_no_random_numbers(make_policy, tokenizer):
+    """Under a uniform distribution over V tokens the tokens are the random numbers, whatever came before them.
 
-    def remember(streams, seat: int, seed: int, name: str, sample_index: int) -> None:
-        generator = np.random.Generator(np.random.Philox(abs(hash((seed, name, sample_index))) % 2**63))
-        streams._generators[seat] = generator
-        drawn.setdefault(name, []).append(sample_index)
-
-    monkeypatch.setattr(take, remember)
-    collector = Collector(tokenizer, TorchEngine(make_policy(0), tokenizer), None, Decoding(SamplingParams(4)))
-    two = [prefix(tokenizer, PROBLEMS[0], text) for text in ("", "3", "3+")]
-    collector.continue_from(two, 2, seed=0)
-    collector.groups(PROBLEMS[:1], 2, seed=0)
-    assert len(drawn) == 4  # three prefixes, the empty one among them, and the bare problem
-    assert all(sorted(indices) == [0, 1] for indices in drawn.values())
+    Shared streams would give equal tokens everywhere; independent ones agree at one position in V.
+    """
+    model = make_policy(0)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.zero_()
+    collector = Collector(tokenizer, TorchEngine(model, tokenizer), None, Decoding(SamplingParams(64)))
+    (own,) = collector.groups(PROBLEMS[:1], 40, seed=3)
+    prefixes = [prefix(tokenizer, PROBLEMS[0], text) for text in ("", "1", "2", "12")]
+    groups = [own, *collector.continue_from(prefixes, 40, seed=3)]
+    chance = 1 / model.config.vocab_size
+    for i, one in enumerate(groups):
+        for other in groups[:i]:
+            rollouts = zip(one.rollouts, other.rollouts, strict=True)
+            pairs = [pair for a, b in rollouts for pair in zip(a.token_ids, b.token_ids, strict=False)]
+            agree, count = sum(a == b for a, b in pairs), len(pairs)
+            assert count > 300
+            assert abs(agree - chance * count) < 5 * np.sqrt(chance * count)
 
 
 def test_different_prefixes_are_continued_differently(collector, tokenizer):
@@ -112,6 +116,8 @@ def test_a_request_has_a_limit_and_a_stream_of_its_own(make_policy, tokenizer):
         assert b.token_ids.tolist() == a.token_ids[:3].tolist()
     assert [r.token_ids.tolist() for r in plain] != [r.token_ids.tolist() for r in other]
     assert all(r.problem_id == "p" for r in other)
+    with pytest.raises(UserError, match="at least 1"):
+        Request("p", (5, 6), max_new_tokens=0)
     ((cut,),) = ScriptedEngine({"p": ["abcdef"]}).generate([Request("p", (5,), max_new_tokens=2)], SamplingParams(9))
     assert (cut.text, cut.finish_reason, len(cut.token_ids)) == ("ab", "length", 2)
 
@@ -158,7 +164,9 @@ def test_groups_are_kept_by_accuracy_and_truncation():
     prime = kept(everything, KeepConfig(accuracy=(0.2, 0.8)))
     assert [one is other for one, other in zip(prime, [fifth, half, cut], strict=True)] == [True] * 3
     whole = kept(everything, KeepConfig(truncated=False))
-    assert [one is other for one, other in zip(whole, [none, fifth, half, all_right, holes], strict=True)] == [True] * 5
+    # Without labels there is no accuracy: only a range leaves such groups out.
+    expected = [none, fifth, half, all_right, holes, ungraded]
+    assert [one is other for one, other in zip(whole, expected, strict=True)] == [True] * 6
 
 
 @pytest.mark.parametrize("accuracy", [(0.8, 0.2), (-0.1, 0.5), (0.5, 1.1)])

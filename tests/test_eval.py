@@ -283,6 +283,27 @@ def test_ungraded_is_not_wrong_and_is_graded_again(
     assert mended.metrics == run(benchmark_, protocol).metrics
 
 
+def test_the_limit_of_ungraded_is_over_all_completions(benchmark_: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of fifteen is below a limit of a tenth, though it is one of the three greedy ones."""
+    import repirl.evals.policy as module
+
+    working, seen = module.grade_rollouts, []
+
+    def once(problems: Sequence[Problem], texts: Sequence[str], reasons: Sequence[str], **options: Any) -> list[Verdict]:
+        graded = working(problems, texts, reasons, **options)
+        first = not seen
+        seen.append(len(graded))
+        return [Verdict("ungraded", "timeout"), *graded[1:]] if first else graded
+
+    monkeypatch.setattr(module, "grade_rollouts", once)
+    report = run(benchmark_, EvalProtocol(samples=4), ungraded_limit=0.1)
+    assert report.counts["greedy"]["ungraded"] == 1
+    assert seen == [3, 12]
+    seen.clear()
+    with pytest.raises(GradingFault, match="1 of 15"):
+        run(benchmark_, EvalProtocol(samples=4), ungraded_limit=0.05)
+
+
 def test_metrics_may_be_asked_for(benchmark_: Benchmark) -> None:
     report = run(benchmark_, EvalProtocol(samples=4), metrics=["pass@3", "maj@4", "maj@3", "avg@4"])
     assert list(report.metrics) == ["greedy", "avg@4", "pass@2", "pass@4", "pass@3", "maj@4", "maj@3"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import json
 from dataclasses import replace
@@ -271,33 +270,6 @@ def test_the_contract_decides_separator_and_suffix(make_energy_model, tokenizer,
     (a,), (b,) = (score_solutions(loaded, [one]) for loaded in (plain, inside))
     assert a.scores.tolist() == b.scores.tolist()
     assert len(a.scores) == 3
-
-
-def test_a_token_that_spans_a_separator_costs_its_solution_alone(tokenizer):
-    """A token that holds a whole step with the separators around it cannot belong to two steps."""
-    from repirl.evals.judging import judge
-    from repirl.evals.step_scoring import SPANNED, score_solutions
-    from repirl.evals.thresholds import ThresholdRule
-    from repirl.rewards.load import LoadedReward
-    from repirl.rewards.nulls import LengthReward
-    from repirl.rollouts.steps import StepSegmentation
-
-    spanning = copy.deepcopy(tokenizer)
-    assert spanning.add_tokens(["\n8\n"]) == 1
-    lines = StepSegmentation("\n")
-    loaded = LoadedReward("length", LengthReward(spanning, lines), spanning, lines, "plain")
-    clean = LabelledSolution("a", "p\n", ("1+7", "9", "9"), (1.0, 0.0, None), cluster="a")
-    spanned = LabelledSolution("b", "p\n", ("1+7", "8", "9"), (1.0, 1.0, 0.0), cluster="b")
-    first, second = score_solutions(loaded, [clean, spanned])
-    assert first.scores is not None
-    assert len(first.scores) == 3
-    assert (second.scores, second.reason) == (None, SPANNED)
-    judged = replace(arith_set(2), solutions=(clean, spanned), tuning=())
-    found = judge(loaded, judged, ThresholdRule("fixed", 0.0), nulls=False).judged
-    assert found.unscored == {SPANNED: 1}
-    assert [row.predicted_first_error for row in found.rows][1] == quality.UNPARSEABLE
-    with pytest.raises(UserError, match=r"no solution can be scored.*spans two steps"):
-        score_solutions(loaded, [spanned])
 
 
 def test_what_is_too_long_is_unscored_and_wrong(reward_folders):

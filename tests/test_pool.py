@@ -160,9 +160,6 @@ def test_a_broken_grader_stops_the_filling_early_and_costs_no_samples(tmp_path: 
     rows = fill(SamplePool(tmp_path, "bench", {}), PROBLEMS, [part], sampler_of(engine))["s"]
     assert engine.calls[1:] == [[("b", 0, 250)]]
     assert {row.outcome for row in rows} == {"correct"}
-    # Few samples are judged at the end only; a limit that allows it lets them pass, without a verdict.
-    few = [Part("s", 2, PARAMS)]
-    with pytest.raises(GradingFault, match="4 of 4"):
-        fill(SamplePool(None, "bench", {}), PROBLEMS, few, sampler_of(engine, broken))
-    rows = fill(SamplePool(None, "bench", {}), PROBLEMS, few, sampler_of(engine, broken, ungraded_limit=1.0))["s"]
+    # A share of few samples says little: what to make of them is for the caller to say.
+    rows = fill(SamplePool(None, "bench", {}), PROBLEMS, [Part("s", 2, PARAMS)], sampler_of(engine, broken))["s"]
     assert {(row.outcome, row.reason) for row in rows} == {("ungraded", "timeout")}

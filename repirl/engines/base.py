@@ -51,6 +51,10 @@ class Request:
     stream: str | None = None
     max_new_tokens: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise UserError("max_new_tokens must be at least 1", self.max_new_tokens)
+
     @property
     def stream_name(self) -> str:
         """What its random numbers depend on, beside seed and sample index."""

@@ -12,14 +12,14 @@ from repirl.engines.base import SamplingParams
 from repirl.engines.loading import load_policy
 from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
-from repirl.grading.dispatch import grade_rollouts
+from repirl.grading.dispatch import check_ungraded, grade_rollouts
 from repirl.rng import seed_for, stream
 from repirl.rollouts.collect import Collector, Decoding
 from repirl.rollouts.pool import SamplePool
 from repirl.tasks import arith
 from repirl.tasks.prm_benchmarks import PRMCard, load_prmbench, load_processbench, prm_cards, subset_of
 from repirl.tasks.step_labels import LabelledSolution, StepFormat, read_labelled
-from repirl.types import Outcome, Problem, SampleRow
+from repirl.types import Outcome, Problem, SampleRow, Verdict
 
 ARITH_PROBLEMS = 240
 ARITH_SAMPLES = 2
@@ -153,6 +153,7 @@ def _sampled(split: str, options: SetOptions) -> tuple[list[LabelledSolution], i
     pool = SamplePool(options.pool_folder, f"judge-{split}", {"policy": policy.digest, "seed": options.seed})
     pool.fill(split, collector, problems, ARITH_SAMPLES, seed_for(options.seed, "judge", split))
     rows = [(problem, row) for problem in problems for row in pool.rows(split, problem.id)]
+    check_ungraded([Verdict(row.outcome, row.reason) for _, row in rows])
     finished = [(problem, row) for problem, row in rows if row.outcome != "truncated" and row.text.strip()]
     first: dict[tuple[str, str], tuple[Problem, SampleRow]] = {}
     for problem, row in finished:

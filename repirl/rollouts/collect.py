@@ -45,7 +45,8 @@ class KeepConfig(Config):
     """Which groups a training step learns from."""
 
     accuracy: tuple[float, float] = (0.0, 1.0)
-    """Least and greatest mean reward of a group's graded rollouts, both included (PRIME: 0.2 and 0.8)."""
+    """Least and greatest mean reward of a group's graded rollouts, both included (PRIME: 0.2 and 0.8). A group of which nothing
+    was graded has none: only the whole range keeps it."""
     truncated: bool = True
     """False leaves out groups that hold a rollout cut by the token limit."""
 
@@ -57,9 +58,10 @@ class KeepConfig(Config):
         return accuracy
 
     def keeps(self, group: RolloutGroup) -> bool:
-        """Whether the group stays; one of which nothing was graded has no accuracy and goes."""
-        rewards = np.array([verdict.reward for verdict in group.verdicts])
-        if np.isnan(rewards).all() or not self.accuracy[0] <= np.nanmean(rewards) <= self.accuracy[1]:
+        """Whether the group stays."""
+        rewards = [verdict.reward for verdict in group.verdicts if verdict.outcome != "ungraded"]
+        low, high = self.accuracy
+        if (low, high) != (0.0, 1.0) and not (rewards and low <= sum(rewards) / len(rewards) <= high):
             return False
         return self.truncated or all(rollout.finish_reason != "length" for rollout in group.rollouts)
 

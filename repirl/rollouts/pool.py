@@ -72,7 +72,8 @@ class SamplePool:
 
         Samples that could not be graded earlier are graded again: what stopped that may have been mended. The result does
         not depend on `chunk_rows` or the order of problems. `on_progress(done, of all)` counts samples, those that were
-        there included. GradingFault if more than `ungraded_limit` of the part's samples could not be graded.
+        there included. GradingFault, early, once more than `ungraded_limit` of some hundred samples could not be graded;
+        what share of the whole may be so is for the caller to say.
         """
         self._grade_again(part, problems, collector.grader)
         total = samples * len(problems)
@@ -86,8 +87,6 @@ class SamplePool:
             done += sum(one.samples for one in chunk)
             if done >= _ROWS_BEFORE_STOPPING and collector.grader is not None:
                 check_ungraded(self._verdicts(part, problems), ungraded_limit)
-        if collector.grader is not None:
-            check_ungraded(self._verdicts(part, problems), ungraded_limit)
 
     def _missing(self, part: str, problems: Sequence[Problem], samples: int, chunk_rows: int) -> Iterator[list[Asked]]:
         """What is to be sampled, about `chunk_rows` samples at a time."""
