@@ -20,8 +20,8 @@ class GradingFault(Exception):
     """Too many verdicts could not be given for the numbers to mean anything; exit code 1."""
 
 
-class TrainingFault(Exception):
-    """Training cannot go on: something that must be a number is not; exit code 1, the last good checkpoint stays.
+class NumericalFault(Exception):
+    """Something that must be a number is not (a loss, a gradient, logits); exit code 1, the last good checkpoint stays.
 
     The message says what, and what to do about it.
     """

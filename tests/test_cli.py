@@ -425,3 +425,20 @@ def test_bench_ends_with_rows_and_names_what_failed(
     assert row["records"] == ["results/trial/rloo-s0/record.json"]
     assert "failed: bc-arith-s0: no [brackets]" in err
     assert (tmp_path / "leaderboard" / "trial.md").is_file()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_policy_that_is_destroyed_is_one_line_and_keeps_its_checkpoint(tmp_path, policy_folder, capsys, as_json):
+    """The update is finite, the weights after it are not of this world: the next step's logits are no numbers."""
+    small = ["loop.steps=6", "loop.sampling.prompts_per_step=4", "loop.sampling.group_size=2", "data.num_problems=16"]
+    small += ["loop.sampling.max_new_tokens=16", "loop.validation.num_problems=2", "loop.validation.samples=1"]
+    small += ["loop.validation.every=6", "loop.optim.lr=1e30", "loop.optim.warmup_steps=0"]
+    command = ["train", "rloo", "--policy", str(policy_folder), "--out", str(tmp_path / "run"), *(["--json"] * as_json)]
+    for _ in range(2):  # the same again after it
+        assert cli.run([*command, *(part for change in small for part in ("--set", change))]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        (line,) = [line for line in err.splitlines() if line.startswith("fault:")]
+        assert "after step 1" in line
+        assert "learning rate" in line
+        assert "checkpoint of step 1 is in" in line

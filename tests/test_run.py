@@ -14,7 +14,7 @@ import torch
 
 from repirl.engines.loading import load_policy
 from repirl.engines.torch_engine import TorchEngine
-from repirl.errors import GradingFault, TrainingFault, UserError
+from repirl.errors import GradingFault, NumericalFault, UserError
 from repirl.learn.checkpoint import RunFolder
 from repirl.learn.credit import LeaveOneOut, OutcomeCredit, StepCredit
 from repirl.learn.inverse_rl import InverseRL
@@ -396,7 +396,7 @@ def test_what_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(mak
         return [[tokens_T + (np.nan if done >= 0.5 else 0) for tokens_T in group] for group in pay(groups, scored, done)]
 
     trial.learner.credit.advantages = broken  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(TrainingFault, match=r"step 3: loss nan.*not finite.*learning rate.*checkpoint"):
+    with pytest.raises(NumericalFault, match=r"after step 2: loss nan.*not finite.*learning rate.*checkpoint of step 2 is in"):
         trial.run()
     kept_state = torch.load(tmp_path / "checkpoint.pt", weights_only=False)
     assert kept_state["step"] == 2

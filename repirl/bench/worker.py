@@ -14,7 +14,7 @@ from repirl.bench.evaluating import Sources, evaluate, judge_reward
 from repirl.bench.suites import Suite, WorkItem, load_suite, parent_key, plan
 from repirl.config import Config, digest_of, with_overrides
 from repirl.engines.loading import LoadedPolicy, folder_digest, policy_dir
-from repirl.errors import GradingFault, TrainingFault, UserError
+from repirl.errors import GradingFault, NumericalFault, UserError
 from repirl.methods.base import FitContext, Fitted, Method, start_policy
 from repirl.methods.registry import load_method
 from repirl.precision import training_in
@@ -174,7 +174,7 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (GradingFault, TrainingFault) as error:
+    except (GradingFault, NumericalFault) as error:
         print(f"fault: {error}", file=sys.stderr)
         return 1
     print(json.dumps({"key": item.key, "part": "done", "done": 1, "total": 1, "record": stored.record.run_id}), flush=True)

@@ -14,7 +14,7 @@ import typer
 
 from repirl import __version__
 from repirl.cli import bench, check, evaluate, grade, judge, leaderboard, listing, train
-from repirl.errors import GradingFault, TrainingFault, UserError
+from repirl.errors import GradingFault, NumericalFault, UserError
 
 # BadParameter < UsageError < ClickException: the base is public only in some versions of typer.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"error: {mistake}", 2)
     except _UsageError as mistake:
         return _complain(f"error: {_usage(mistake)}", 2)
-    except (GradingFault, TrainingFault) as fault:
+    except (GradingFault, NumericalFault) as fault:
         return _complain(f"fault: {fault}", 1)
     except (KeyboardInterrupt, typer.Abort):
         return _complain("interrupted", 130)

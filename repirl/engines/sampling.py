@@ -14,6 +14,7 @@ from torch import Tensor
 
 from repirl import rng
 from repirl.engines.base import SamplingParams
+from repirl.errors import NumericalFault
 
 UNIFORMS_PER_DRAW = 64
 """Uniforms fetched from a stream at a time. The stream is the same whatever this is."""
@@ -53,7 +54,8 @@ def choose(logits: Tensor, params: SamplingParams, uniforms: Tensor | None) -> C
 
     Greedy (temperature 0) takes the argmax and reports its log-probability at temperature 1. Otherwise the token is the
     inverse of the float64 cumulative distribution at `uniforms` float64 [B]: as the distribution varies by a rounding
-    error (another batch shape), the token changes only if a boundary happens to lie within that error.
+    error (another batch shape), the token changes only if a boundary happens to lie within that error. NumericalFault for
+    logits that are no numbers.
     """
     step = max(1, FLOAT64_ELEMENTS // logits.shape[-1])
     if logits.shape[0] <= step:
@@ -67,15 +69,17 @@ def choose(logits: Tensor, params: SamplingParams, uniforms: Tensor | None) -> C
 
 def _choose(logits: Tensor, params: SamplingParams, uniforms: Tensor | None) -> Choice:
     logits = logits.float()
+    if uniforms is not None and params.temperature != 1:
+        logits = logits / params.temperature
+    if uniforms is not None and (params.top_k or params.top_p < 1):
+        logits = truncate(logits, params.top_k, params.top_p)
+    logprobs = logits.double().log_softmax(dim=-1)
+    # One logit that is no number makes all log-probabilities of its row so.
+    if bool(torch.isnan(logprobs[:, 0]).any()):
+        raise NumericalFault("the model's logits are not finite", "its weights are damaged: lower the learning rate")
     if uniforms is None:
         token_ids = logits.argmax(dim=-1)
-        logprobs = logits.double().log_softmax(dim=-1)
     else:
-        if params.temperature != 1:
-            logits = logits / params.temperature
-        if params.top_k or params.top_p < 1:
-            logits = truncate(logits, params.top_k, params.top_p)
-        logprobs = logits.double().log_softmax(dim=-1)
         cumulative = logprobs.exp().cumsum(dim=-1)
         total = cumulative[:, -1:]
         # Strictly below the total, so that the token found has a probability above zero.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from repirl.errors import TrainingFault
+from repirl.errors import NumericalFault
 from repirl.rollouts.batching import TokenBatch, TokenRow, length_sorted_chunks, map_rows, pad_batch, token_logprobs
 
 Loss = Callable[[TokenBatch, list[int]], Tensor]
@@ -55,7 +55,7 @@ def gradient_step(
 ) -> StepStats:
     """One optimiser step on the summed loss of all micro-batches of at most `max_tokens` padded tokens.
 
-    Without rows nothing moves. TrainingFault, before anything has moved, if the loss or its gradient is not finite.
+    Without rows nothing moves. NumericalFault, before anything has moved, if the loss or its gradient is not finite.
     """
     device = next(model.parameters()).device
     model.train()
@@ -68,7 +68,7 @@ def gradient_step(
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), max_norm))
     if not (math.isfinite(total) and math.isfinite(norm)):
         optimizer.zero_grad(set_to_none=True)
-        raise TrainingFault(f"loss {total:.4g}, gradient norm {norm:.4g}: not finite", "lower the learning rate")
+        raise NumericalFault(f"loss {total:.4g}, gradient norm {norm:.4g}: not finite", "lower the learning rate")
     optimizer.step()
     return StepStats(total, norm, sum(map(len, rows)))
 

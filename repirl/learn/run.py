@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import nn
 
 from repirl.config import Config
-from repirl.errors import TrainingFault, UserError
+from repirl.errors import NumericalFault, UserError
 from repirl.learn.checkpoint import RunFolder
 from repirl.rng import seed_for
 from repirl.rollouts.collect import Collector
@@ -41,7 +41,7 @@ class Learner(Protocol):
         ...
 
     def step(self, index: int) -> Metrics:
-        """Step number `index`, from 0. TrainingFault if a number is not finite."""
+        """Step number `index`, from 0. NumericalFault if a number is not finite."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -139,9 +139,10 @@ def run_steps(
     """Run (or continue) to the last step, or until `stop(metrics)` of a step says so, and load the chosen weights.
 
     Metrics of every step go to the folder's log, validation accuracy among them (step 0 has a line of its own). A
-    TrainingFault names the step and leaves the last good checkpoint in place.
+    NumericalFault names the step and leaves the last good checkpoint in place.
     """
     progress = _resume(learner, folder, validator)
+    kept = progress.step
     if validator is not None and progress.step == 0 and not progress.validation and validator.due(0, steps, {}):
         accuracy = _validate(learner, folder, validator, progress)
         folder.log({"step": 0, "validation_accuracy": accuracy})
@@ -149,21 +150,22 @@ def run_steps(
         started = time.monotonic()
         try:
             metrics = learner.step(progress.step)
-        except TrainingFault as fault:
-            where = f"the last good checkpoint is in {folder.path}"
-            raise TrainingFault(f"step {progress.step + 1}: {fault}", where) from fault
-        progress.step += 1
-        wall_s = time.monotonic() - started
+            progress.step += 1
+            wall_s = time.monotonic() - started
+            looked = validator is not None and validator.due(progress.step, steps, metrics)
+            if validator is not None and looked:
+                metrics["validation_accuracy"] = _validate(learner, folder, validator, progress)
+        except NumericalFault as fault:
+            rest = f"the checkpoint of step {kept} is in {folder.path}" if kept else "there is no checkpoint yet"
+            raise NumericalFault(f"training ended after step {progress.step}: {fault}", rest) from fault
         progress.wall_s += wall_s
-        looked = validator is not None and validator.due(progress.step, steps, metrics)
-        if validator is not None and looked:
-            metrics["validation_accuracy"] = _validate(learner, folder, validator, progress)
         progress.stopped = stop is not None and stop(metrics)
         progress.last_metrics = {"step": progress.step, **metrics, "wall_s": round(wall_s, 3)}
         folder.log(progress.last_metrics)
         # Also after every look, so that the best weights on disk are never of a step behind the checkpoint.
         if progress.step % checkpoint_every == 0 or progress.step == steps or progress.stopped or looked:
             _checkpoint(learner, folder, validator, progress)
+            kept = progress.step
         if on_step is not None:
             on_step(progress.step, steps, progress.last_metrics)
     return _finish(learner, folder, validator, progress)
