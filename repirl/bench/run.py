@@ -20,6 +20,7 @@ from repirl.config import Config, parse_config, with_overrides
 from repirl.engines.loading import folder_digest, policy_dir
 from repirl.errors import UserError
 from repirl.methods.registry import load_method
+from repirl.processes import only_user_of
 from repirl.records import store
 from repirl.records.provenance import portable
 from repirl.records.schema import RunRecord
@@ -82,7 +83,8 @@ def run_suite(name: str, options: SuiteOptions, on_event: OnEvent) -> SuiteOutco
     skipped = tuple(item.key for item in items if item.key in recorded)
     for key in skipped:
         on_event({"key": key, "part": "skipped", "done": 1, "total": 1})
-    return _Scheduler(options, waiting, on_event).run(skipped)
+    with only_user_of(options.work):
+        return _Scheduler(options, waiting, on_event).run(skipped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,15 @@ def _event(line: str) -> dict[str, Any] | None:
     return event if isinstance(event, dict) and "key" in event else None
 
 
+def _threads(jobs: int) -> int:
+    """Torch threads of each worker: the user's OMP_NUM_THREADS, else the cores shared out.
+
+    One for as many workers as cores: several torch processes with several threads each slow each other down.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) > 0 else max(1, len(os.sched_getaffinity(0)) // jobs)
+
+
 class _Scheduler:
     """Keeps up to `jobs` worker processes busy; an item waits until the run it starts from is finished."""
 
@@ -203,9 +214,8 @@ class _Scheduler:
         command += [part for folder in options.include for part in ("--include", folder)]
         if options.data_dir is not None:
             command += ["--data-dir", str(options.data_dir)]
-        # One thread per process: several torch processes with several threads each slow each other down.
-        threads = max(1, (os.cpu_count() or 1) // options.jobs) if options.jobs < (os.cpu_count() or 1) else 1
-        command += ["--threads", str(threads)]
+        threads = _threads(options.jobs)
+        command += ["--threads", str(threads), "--parent-pid", str(os.getpid())]
         environment = _MALLOC | os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -234,7 +244,8 @@ class _Scheduler:
 
     def _stop(self) -> None:
         """End the workers that this process started."""
-        for process in self.running.values():
+        running = list(self.running.values())  # those that follow the workers take the ended ones out
+        for process in running:
             process.terminate()
-        for process in self.running.values():
+        for process in running:
             process.wait()

@@ -18,6 +18,7 @@ from repirl.errors import GradingFault, NumericalFault, UserError
 from repirl.methods.base import FitContext, Fitted, Method, start_policy
 from repirl.methods.registry import load_method
 from repirl.precision import training_in
+from repirl.processes import die_with_parent
 from repirl.records import store
 from repirl.records.build import new_record
 from repirl.records.provenance import portable
@@ -154,7 +155,10 @@ def main() -> int:
     parser.add_argument("--include", action="append", default=[])
     parser.add_argument("--command", default="")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--parent-pid", type=int)
     given = parser.parse_args()
+    if given.parent_pid is not None:
+        die_with_parent(given.parent_pid)
     import torch
 
     torch.set_num_threads(given.threads)

@@ -15,6 +15,7 @@ import typer
 from repirl import __version__
 from repirl.cli import bench, check, evaluate, grade, judge, leaderboard, listing, train
 from repirl.errors import GradingFault, NumericalFault, UserError
+from repirl.processes import interrupt_on_sigterm
 
 # BadParameter < UsageError < ClickException: the base is public only in some versions of typer.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
@@ -76,4 +77,5 @@ def _complain(message: str, code: int) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
+    interrupt_on_sigterm()
     sys.exit(run())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from repirl.errors import UserError
 from repirl.evals.protocol import GREEDY, EvalProtocol
 from repirl.evals.report import build_report, metrics_of
 from repirl.grading.dispatch import check_ungraded, grade_rollouts
+from repirl.processes import only_user_of
 from repirl.rng import seed_for
 from repirl.rollouts.collect import Collector, Decoding, Grader, OnProgress
 from repirl.rollouts.pool import CHUNK_ROWS, SamplePool
@@ -42,8 +44,9 @@ def evaluate_policy(
     counts completions. `engine` defaults to a TorchEngine over the policy. `metrics` are reported besides those of the
     protocol (names as in `evals.metrics`).
 
-    Raises UserError for an empty benchmark, an empty protocol, a metric that does not fit it or a folder of another
-    evaluation; GradingFault if more than `ungraded_limit` of the completions could not be graded.
+    Raises UserError for an empty benchmark, an empty protocol, a metric that does not fit it, a folder of another
+    evaluation or one that another process uses; GradingFault if more than `ungraded_limit` of the completions could not be
+    graded.
     """
     protocol = protocol or EvalProtocol()
     problems = benchmark.problems[: protocol.limit]
@@ -54,25 +57,26 @@ def evaluate_policy(
         from repirl.engines.torch_engine import TorchEngine
 
         engine = TorchEngine(policy.model, policy.tokenizer)
-    pool = SamplePool(folder, benchmark.name, sampled_with(policy, benchmark, protocol))
-    grader = benchmark_grader(benchmark, allow_weak_sandbox)
-    parts = protocol.parts()
-    total, before = sum(parts.values()) * len(problems), 0
-    for part, count in parts.items():
-        shown = None if on_progress is None else lambda done, _, base=before: on_progress(base + done, total)
-        # The pool has the limit: a chunk can be too small for one of its own.
-        decoding = Decoding(_params(part, benchmark, protocol), protocol.chat_template, ungraded_limit=None)
-        pool.fill(
-            part,
-            Collector(policy.tokenizer, engine, grader, decoding),
-            problems,
-            count,
-            seed_for(protocol.seed, "evaluation"),
-            chunk_rows=chunk_rows,
-            ungraded_limit=ungraded_limit,
-            on_progress=shown,
-        )
-        before += count * len(problems)
+    with nullcontext() if folder is None else only_user_of(folder):
+        pool = SamplePool(folder, benchmark.name, sampled_with(policy, benchmark, protocol))
+        grader = benchmark_grader(benchmark, allow_weak_sandbox)
+        parts = protocol.parts()
+        total, before = sum(parts.values()) * len(problems), 0
+        for part, count in parts.items():
+            shown = None if on_progress is None else lambda done, _, base=before: on_progress(base + done, total)
+            # The pool has the limit: a chunk can be too small for one of its own.
+            decoding = Decoding(_params(part, benchmark, protocol), protocol.chat_template, ungraded_limit=None)
+            pool.fill(
+                part,
+                Collector(policy.tokenizer, engine, grader, decoding),
+                problems,
+                count,
+                seed_for(protocol.seed, "evaluation"),
+                chunk_rows=chunk_rows,
+                ungraded_limit=ungraded_limit,
+                on_progress=shown,
+            )
+            before += count * len(problems)
     samples = {part: tuple(row for p in problems for row in pool.rows(part, p.id)[:n]) for part, n in parts.items()}
     check_ungraded([Verdict(row.outcome, row.reason) for rows in samples.values() for row in rows], ungraded_limit)
     return build_report(benchmark, protocol, samples, wall_s=pool.wall_s, metrics=metrics)

@@ -11,7 +11,6 @@ import importlib
 import json
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import traceback
@@ -19,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal
+
+from repirl.processes import die_with_parent
 
 _BOOTSTRAP = (
     "import json, sys; spec = json.loads(sys.argv[1]); sys.path[:] = spec.pop('sys_path'); "
@@ -106,7 +107,8 @@ class Worker:
 
 def worker_main(fd: int, function: str, preload: list[str], memory_bytes: int, parent_pid: int) -> None:
     """The loop of a worker process: receive an item, send (`ok`, value), (`error`, text) or (`memory`, text)."""
-    _die_with_parent(parent_pid)
+    # A hung worker must not survive a parent that was killed: the pipe's end is noticed only between items.
+    die_with_parent(parent_pid)
     with contextlib.suppress(ImportError):
         import resource
 
@@ -134,14 +136,3 @@ def worker_main(fd: int, function: str, preload: list[str], memory_bytes: int, p
         except Exception as error:  # noqa: BLE001 - becomes the item's verdict `ungraded(crash)`
             reply = ("error", f"{type(error).__name__}: {str(error)[:200]}")
         conn.send(reply)
-
-
-def _die_with_parent(parent_pid: int) -> None:
-    """A hung worker must not survive a parent that was killed (the pipe's end is noticed only between items)."""
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent_pid:
-            os._exit(1)

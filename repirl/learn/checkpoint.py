@@ -8,9 +8,11 @@ best validation: of the policy, and of the reward as it was then), `metrics.json
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -18,17 +20,41 @@ from repirl.errors import UserError
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically (rename over the old file)."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    os.replace(temporary, path)
+    """Write valid JSON atomically and durably: what is no number becomes null."""
+    text = json.dumps(_finite(value), indent=1, sort_keys=True, allow_nan=False) + "\n"
+    _replace(path, lambda file: file.write(text.encode()))
 
 
 def save_torch(path: Path, value: Any) -> None:
-    """torch.save, atomically."""
+    """torch.save, atomically and durably."""
+    _replace(path, lambda file: torch.save(value, file))
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write beside `path`, through to the disk, then rename over it; a failed attempt leaves nothing."""
     temporary = path.with_name(path.name + ".tmp")
-    torch.save(value, temporary)
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for every float that is no finite number, at any depth."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class RunFolder:
@@ -43,6 +69,8 @@ class RunFolder:
         if begun and config.is_file() and json.loads(config.read_text()) != identity:
             raise UserError("the run folder holds a run with other settings", str(path), "choose another folder or remove it")
         write_json(config, identity)
+        if self.done is not None:
+            self._drop_what_resuming_needs()  # a kill right after it had finished
 
     @property
     def metrics_file(self) -> Path:
@@ -58,6 +86,9 @@ class RunFolder:
     def finish(self, summary: dict[str, Any]) -> None:
         """Mark the run as finished and drop what only resuming needs."""
         write_json(self.path / "done.json", summary)
+        self._drop_what_resuming_needs()
+
+    def _drop_what_resuming_needs(self) -> None:
         for name in ("checkpoint.pt", "best.pt"):
             (self.path / name).unlink(missing_ok=True)
 
@@ -84,10 +115,9 @@ class RunFolder:
         return torch.load(self.path / "best.pt", map_location="cpu", weights_only=True)
 
     def log(self, metrics: dict[str, Any]) -> None:
-        """Append one line to the metrics log; NaN becomes null."""
-        clean = {k: None if isinstance(v, float) and v != v else v for k, v in metrics.items()}
+        """Append one line to the metrics log; what is no number becomes null."""
         with self.metrics_file.open("a") as file:
-            file.write(json.dumps(clean) + "\n")
+            file.write(json.dumps(_finite(metrics), allow_nan=False) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """All logged lines; a half-written last line (a killed run) is dropped."""
@@ -97,7 +127,5 @@ class RunFolder:
 
     def _truncate_metrics(self, steps: int) -> None:
         kept = [line for line in self.metrics() if line["step"] <= steps]
-        path = self.metrics_file
-        temporary = path.with_name("metrics.jsonl.tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, path)
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        _replace(self.metrics_file, lambda file: file.write(text.encode()))

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from repirl.config import Config
-from repirl.errors import UserError
+from repirl.errors import NumericalFault, UserError
 from repirl.learn.credit import OUTCOME_ALONE, PER_TOKEN_RULES, Credit, CreditConfig
 from repirl.learn.diagnostics import reward_diagnostics, shortcut_scores
 from repirl.learn.policy_update import PolicyOptimConfig, PolicyUpdater
@@ -133,6 +133,8 @@ class PolicyGradient:
         if self.reward is not None:
             learned = self.reward.learn(groups, index)
             scored = learned.scored
+            if not all(np.isfinite(one.token_rewards).all() for group in scored for one in group):
+                raise NumericalFault("a token reward is not finite", "lower the reward's learning rate")
             found = learned.metrics | reward_diagnostics(groups, scored)
             if index + 1 == config.steps:
                 found |= shortcut_scores(self.reward, self.collector.tokenizer, groups)

@@ -140,6 +140,8 @@ class PolicyUpdater:
                 "engine_logprob_gap_max": tally.gap,
             }
             metrics |= {"kl_k1": tally.kl / tally.tokens} if self.config.loss.kl is not None else {}
+        if self.config.non_finite == "skip":
+            metrics["skipped_updates"] = self.updater.skipped
         return metrics
 
     def _logprobs(self, model: nn.Module | None, rows: Sequence[TokenRow], temperature: float) -> list[Tensor]:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 from pydantic import Field
 from torch import nn
 
@@ -152,6 +153,7 @@ def run_steps(
             metrics = learner.step(progress.step)
             progress.step += 1
             wall_s = time.monotonic() - started
+            _check_weights(learner)
             looked = validator is not None and validator.due(progress.step, steps, metrics)
             if validator is not None and looked:
                 metrics["validation_accuracy"] = _validate(learner, folder, validator, progress)
@@ -169,6 +171,13 @@ def run_steps(
         if on_step is not None:
             on_step(progress.step, steps, progress.last_metrics)
     return _finish(learner, folder, validator, progress)
+
+
+def _check_weights(learner: Learner) -> None:
+    """NumericalFault if a weight is no number: what is not finite must not become a checkpoint."""
+    for name, module in learner.modules.items():
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters()):
+            raise NumericalFault(f"weights of the {name} are not finite", "lower the learning rate")
 
 
 def _validate(learner: Learner, folder: RunFolder, validator: Validator, progress: _Progress) -> float:

@@ -47,6 +47,7 @@ class Supervised:
         stats = self.updater.step(batch.rows, batch.loss)
         self._spent += batch.budget
         found = {"loss": stats.loss, "grad_norm": stats.grad_norm, "trained_tokens": float(stats.trained_tokens)}
+        found |= {"skipped_updates": self.updater.skipped} if self.updater.config.non_finite == "skip" else {}
         return found | batch.metrics()
 
     def state(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from repirl.config import Config
+from repirl.errors import NumericalFault
 from repirl.learn.gradient import Loss, StepStats, gradient_step
 from repirl.rollouts.batching import TokenRow
 
@@ -25,6 +26,8 @@ class OptimConfig(Config):
     """`linear` and `cosine` decay to 0 at the end of training, which averages out the noise of small batches."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     micro_batch_tokens: int = Field(default=8192, ge=1)
+    non_finite: Literal["stop", "skip"] = "stop"
+    """An update whose loss or gradient is no number ends the run, or is left out and counted (`skipped_updates`)."""
 
     def rate_factor(self, update: int, total_updates: int) -> float:
         """Share of `lr` that update number `update` (from 0) of `total_updates` gets.
@@ -66,18 +69,25 @@ class Updater:
         self.schedule = LambdaLR(self.optimizer, lambda update: config.rate_factor(update, total_updates))
         self.updates = 0
         self.trained_tokens = 0
+        self.skipped = 0
 
     def step(self, rows: Sequence[TokenRow], loss: Loss) -> StepStats:
-        """One gradient step; see `gradient_step`."""
-        stats = gradient_step(
-            self.model,
-            self.optimizer,
-            rows,
-            loss,
-            pad_id=self.pad_id,
-            max_tokens=self.config.micro_batch_tokens,
-            max_norm=self.config.max_grad_norm,
-        )
+        """One gradient step; see `gradient_step`. A skipped one has loss, norm and tokens 0."""
+        try:
+            stats = gradient_step(
+                self.model,
+                self.optimizer,
+                rows,
+                loss,
+                pad_id=self.pad_id,
+                max_tokens=self.config.micro_batch_tokens,
+                max_norm=self.config.max_grad_norm,
+            )
+        except NumericalFault:
+            if self.config.non_finite == "stop":
+                raise
+            self.skipped += 1
+            stats = StepStats(0.0, 0.0, 0)
         self.schedule.step()
         self.updates += 1
         self.trained_tokens += stats.trained_tokens
@@ -91,6 +101,7 @@ class Updater:
             "schedule": self.schedule.state_dict(),
             "updates": self.updates,
             "trained_tokens": self.trained_tokens,
+            "skipped": self.skipped,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -99,6 +110,7 @@ class Updater:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.updates, self.trained_tokens = state["updates"], state["trained_tokens"]
+        self.skipped = state["skipped"]
 
 
 def switch_off_dropout(model: nn.Module) -> None:

@@ -17,6 +17,7 @@ from repirl.learn.checkpoint import RunFolder
 from repirl.learn.run import Learner, RunResult, ValidationConfig, Validator, run_steps
 from repirl.methods.base import FitContext, Fitted
 from repirl.precision import training_dtype
+from repirl.processes import only_user_of
 from repirl.rollouts.collect import Collector, SamplingConfig
 from repirl.tasks.training_sets import TrainingSet
 from repirl.types import Budget
@@ -37,17 +38,35 @@ def fit_learner(
 ) -> Fitted:
     """Run (or continue) a learner that trains the context's policy, and save what it made in the context's folder.
 
-    Afterwards the model in memory has the weights of the chosen checkpoint, also where the run had finished before.
+    Afterwards the model in memory has the weights of the chosen checkpoint, also where the run had finished before. UserError
+    while another process uses the folder.
     """
+    with only_user_of(context.folder):
+        return _fit(
+            context,
+            RunFolder(context.folder, run_identity(context, config, method, data)),
+            make_learner,
+            lambda: Validator(make_collector(context, sampling), data.validation, validation, context.seed),
+            steps,
+            checkpoint_every,
+            save_reward,
+        )
+
+
+def _fit(
+    context: FitContext,
+    run: RunFolder,
+    make_learner: Callable[[], Learner],
+    make_validator: Callable[[], Validator],
+    steps: int,
+    checkpoint_every: int,
+    save_reward: Callable[[Learner, Path], None] | None,
+) -> Fitted:
     policy = context.policy
     policy_folder = context.folder / "policy"
-    run = RunFolder(context.folder, run_identity(context, config, method, data))
     if run.done is None:
-        learner = make_learner()
-        validator = Validator(make_collector(context, sampling), data.validation, validation, context.seed)
-        result = run_steps(
-            learner, steps, run, validator, checkpoint_every=checkpoint_every, on_step=context.on_step
-        )
+        learner, validator = make_learner(), make_validator()
+        result = run_steps(learner, steps, run, validator, checkpoint_every=checkpoint_every, on_step=context.on_step)
         save_policy(policy_folder, policy.model, policy.tokenizer)
         if save_reward is not None:
             save_reward(learner, context.folder / "reward")

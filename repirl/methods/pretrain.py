@@ -24,6 +24,7 @@ from repirl.learn.run import ValidationConfig, Validator, run_steps
 from repirl.learn.supervised import LossBatch, Supervised, negative_log_likelihood
 from repirl.learn.updater import OptimConfig, Updater
 from repirl.methods.fitting import save_policy
+from repirl.processes import only_user_of
 from repirl.rng import stream
 from repirl.rollouts.batching import TokenRow, padding_id
 from repirl.rollouts.collect import Collector, Decoding
@@ -60,7 +61,13 @@ def pretrain_tiny(
     out: Path, config: PretrainConfig | None = None, on_step: Callable[[int, int, dict[str, Any]], None] | None = None
 ) -> dict[str, Any]:
     """Train (or continue) in `out`, leave a transformers folder with `provenance.json` there, and return the latter."""
-    config = config or PretrainConfig()
+    with only_user_of(out / "run"):
+        return _pretrain(out, config or PretrainConfig(), on_step)
+
+
+def _pretrain(
+    out: Path, config: PretrainConfig, on_step: Callable[[int, int, dict[str, Any]], None] | None
+) -> dict[str, Any]:
     # The run's own files lie in a folder of their own: transformers writes a `config.json` too.
     run = RunFolder(out / "run", {"pretrain": config.model_dump(mode="json")})
     if run.done is not None:

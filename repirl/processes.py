@@ -1,0 +1,47 @@
+"""What processes owe each other: one user of a folder at a time, and no worker that outlives its parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from repirl.errors import UserError
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def only_user_of(folder: Path) -> Iterator[None]:
+    """Hold `folder` for the while; UserError if another process (or another run of this one) holds it.
+
+    The system gives the lock back when the process ends, however it ends; the empty lock file stays.
+    """
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError("another process uses this folder", str(folder), "wait for it, or give another folder") from error
+        yield
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """End this process when the one that started it ends, even by a signal that nobody can catch (Linux)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent_pid:  # it ended before we asked
+            os._exit(1)
+
+
+def interrupt_on_sigterm() -> None:
+    """SIGTERM ends the program as Ctrl-C does: what runs is stopped, what is kept is whole."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
