@@ -51,13 +51,14 @@ def test_benchmark_by_id_by_source_and_by_prompt(tmp_path: Path, suffix: str) ->
     )
     grades = grade_file("m500", path, PROBLEMS)
     assert outcomes(grades) == ["correct", "wrong", "correct"]
-    assert [(row.line, row.problem_id, row.sample_index) for row in grades.rows] == [
+    assert [(row.sample.line, row.problem_id, row.sample_index) for row in grades.rows] == [
         (1, "p/1", 0),
         (3, "p/2", 0),
         (4, "p/2", 1),
     ]
     assert grades.scores_by_problem() == {"p/1": [1.0], "p/2": [0.0, 1.0]}
-    assert grades.accuracy == pytest.approx(0.75)  # the mean over problems, not 2/3 over completions
+    assert grades.accuracy is not None
+    assert grades.accuracy.value == pytest.approx(0.75)  # the mean over problems, not 2/3 over completions
     assert grades.num_problems == 2
 
 
@@ -175,7 +176,8 @@ def test_real_math500_samples(tmp_path: Path) -> None:
     grades = grade_file("math500", samples, problems)
     assert grades.counts["total"] == 500
     assert grades.counts["ungraded"] == 0
-    assert 0.38 < (grades.accuracy or 0) < 0.44
+    assert grades.accuracy is not None
+    assert 0.38 < grades.accuracy.value < 0.44
 
 
 FUNCTIONAL = {"kind": "functional", "entry_point": "f", "cases": [{"args": [1], "expected": 2}, {"args": [2], "expected": 4}]}

@@ -10,7 +10,6 @@ import pytest
 from typer.testing import CliRunner
 
 from repirl.cli.main import app
-from repirl.grading.files.audit import audit_grades
 from repirl.grading.files.grade import grade_file
 from repirl.grading.math import audit, audit_reader, audit_values
 from repirl.grading.math.audit import second_opinion
@@ -91,21 +90,26 @@ def write_rows(path: Path) -> Path:
 
 
 def test_counts_add_up_and_no_verdict_changes(tmp_path: Path) -> None:
-    grades = grade_file("math", write_rows(tmp_path / "rows.jsonl"))
-    before = [row.verdict for row in grades.rows]
-    found = audit_grades(grades, PoolOptions(workers=1, deadline_s=60))
-    assert [row.verdict for row in grades.rows] == before
-    assert (found.plain_match, found.agree, found.disagree, found.no_opinion, found.unchecked) == (1, 2, 1, 1, 2)
-    (one,) = found.disagreements
-    assert (one.id, one.line, one.gold, one.verdict, one.second) == ("f", 6, "\\text{ellipse}", "correct", "different")
+    path, options = write_rows(tmp_path / "rows.jsonl"), PoolOptions(workers=1, deadline_s=60)
+    plain, audited = (grade_file("math", path, options=options, audit=audit) for audit in (False, True))
+    assert audited.verdicts == plain.verdicts
+    assert {name: value for name, value in audited.summary().items() if name != "audit"} == plain.summary()
+    found = audited.summary()["audit"]
+    kinds = ("plain_match", "agree", "disagree", "no_opinion", "unchecked")
+    assert tuple(found[kind] for kind in kinds) == (1, 2, 1, 1, 2)
+    (one,) = found["disagreements"]
+    assert one == {
+        "id": "f", "sample": 0, "line": 6, "gold": "\\text{ellipse}", "answer": "\\text{an ellipse}",
+        "verdict": "correct", "second": "different", "how": one["how"],
+    }  # fmt: skip
 
 
 def test_a_hung_second_check_costs_one_opinion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    grades = grade_file("math", write_rows(tmp_path / "rows.jsonl"))
     monkeypatch.setattr("repirl.grading.files.audit._SECOND_OPINION", "os:_exit")
-    found = audit_grades(grades, PoolOptions(workers=1))
-    assert found.no_opinion_reasons == {"crash": 4}
-    assert found.disagreements == ()
+    grades = grade_file("math", write_rows(tmp_path / "rows.jsonl"), options=PoolOptions(workers=1), audit=True)
+    found = grades.summary()["audit"]
+    assert found["no_opinion_reasons"] == {"crash": 4}
+    assert found["disagreements"] == []
 
 
 def test_command_lists_disagreements(tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ from repirl.cli.output import JsonFlag, check_output, emit, note, working
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from repirl.grading.files.grade import FileGrades
-
 # Of the disagreements that an audit finds; --json has all.
 MAX_SHOWN = 50
 
@@ -43,7 +41,6 @@ def grade_command(
     """Grade completions in FILE: rows {"id" or "problem", "completion" or "completions"}."""
     from repirl.errors import UserError
     from repirl.grading.dispatch import check_ungraded
-    from repirl.grading.files.audit import audit_grades
     from repirl.grading.files.grade import grade_file, write_verdicts
     from repirl.grading.files.problems import OWN_GOLD, OWN_TESTS
 
@@ -58,36 +55,16 @@ def grade_command(
             from repirl.tasks.benchmarks import load_benchmark
 
             problems = load_benchmark(benchmark, data_dir=data_dir, include=include or ()).problems
-        grades = grade_file(benchmark, file, problems, allow_weak_sandbox=allow_weak_sandbox, on_progress=on_progress)
-        payload = summary(grades)
-        if audit:
-            payload["audit"] = audit_grades(grades, on_progress=on_progress).payload()
+        grades = grade_file(
+            benchmark, file, problems, allow_weak_sandbox=allow_weak_sandbox, audit=audit, on_progress=on_progress
+        )
     if verdicts is not None:
         write_verdicts(grades, verdicts)
+    payload = grades.summary()
     emit(as_json, payload, lambda: _tables(payload))
     for reason, count in grades.ungraded_reasons.items():
         note(f"ungraded, {count} x: {reason}")
     check_ungraded(grades.verdicts, limit_ungraded)
-
-
-def summary(grades: FileGrades) -> dict[str, Any]:
-    """Counts, and the accuracy over problems with its clustered interval (None if nothing was graded)."""
-    from repirl.stats import clustered_interval
-
-    scores = grades.scores_by_problem()
-    interval = clustered_interval(list(scores.values())) if scores else None
-    return {
-        "benchmark": grades.benchmark,
-        "file": grades.path,
-        "problems": grades.num_problems,
-        "problems_graded": len(scores),
-        "counts": grades.counts,
-        "without_answer": grades.answerless,
-        "ungraded_reasons": grades.ungraded_reasons,
-        "accuracy": None
-        if interval is None
-        else {"value": interval.value, "ci_low": interval.low, "ci_high": interval.high, "level": interval.level},
-    }
 
 
 def _tables(payload: dict[str, Any]) -> Group:

@@ -10,54 +10,45 @@ from typing import Any
 
 from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
+from repirl.grading.files.audit import summary_of, with_second_opinions
 from repirl.grading.files.problems import OWN_TESTS, finder
-from repirl.grading.files.rows import completions_of, read_rows, write_lines
+from repirl.grading.files.rows import GradedRow, Sample, completions_of, read_rows, write_lines
 from repirl.grading.math.grader import NO_ANSWER
 from repirl.grading.pool import PoolOptions
-from repirl.types import Problem, Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class GradedRow:
-    """The verdict on one completion. `line` counts from 1, `sample_index` from 0 within its problem."""
-
-    line: int
-    problem_id: str
-    sample_index: int
-    verdict: Verdict
-    gold: str | None = None
-    given_id: str | int | None = None  # as the file spells it
+from repirl.stats import clustered_interval
+from repirl.types import Interval, Problem, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class FileGrades:
-    """All verdicts of a file, in its order. `num_problems` of the benchmark (or of the file, with own golds)."""
+    """All verdicts of a file, in its order. `num_problems` of the benchmark (or of the file, with own golds or tests)."""
 
     benchmark: str
     path: str
     num_problems: int
     rows: tuple[GradedRow, ...]
+    audited: bool = False
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        return [row.verdict for row in self.rows]
 
     @property
     def counts(self) -> dict[str, int]:
         """`correct`, `wrong`, `truncated`, `ungraded`, which add up to `total`."""
-        seen = Counter(row.verdict.outcome for row in self.rows)
+        seen = Counter(verdict.outcome for verdict in self.verdicts)
         return {name: seen[name] for name in ("correct", "wrong", "truncated", "ungraded")} | {"total": len(self.rows)}
 
     @property
     def answerless(self) -> dict[str, int]:
         """How many of the `wrong` and of the `truncated` held no answer at all."""
-        seen = Counter(row.verdict.outcome for row in self.rows if row.verdict.reason == NO_ANSWER)
+        seen = Counter(verdict.outcome for verdict in self.verdicts if verdict.reason == NO_ANSWER)
         return {name: seen[name] for name in ("wrong", "truncated")}
 
     @property
     def ungraded_reasons(self) -> dict[str, int]:
         """How often each reason of an `ungraded` verdict occurs."""
-        return dict(Counter(row.verdict.reason for row in self.rows if row.verdict.outcome == "ungraded"))
-
-    @property
-    def verdicts(self) -> list[Verdict]:
-        return [row.verdict for row in self.rows]
+        return dict(Counter(verdict.reason for verdict in self.verdicts if verdict.outcome == "ungraded"))
 
     def scores_by_problem(self) -> dict[str, list[float]]:
         """1.0 or 0.0 of each graded completion by problem (what a bootstrap over problems needs)."""
@@ -68,19 +59,27 @@ class FileGrades:
         return scores
 
     @property
-    def accuracy(self) -> float | None:
-        """Mean over problems of the fraction correct among graded completions; None if there is none."""
-        means = [sum(scores) / len(scores) for scores in self.scores_by_problem().values()]
-        return sum(means) / len(means) if means else None
+    def accuracy(self) -> Interval | None:
+        """Mean over problems of the fraction correct among graded completions, with its clustered interval."""
+        scores = self.scores_by_problem()
+        return clustered_interval(list(scores.values())) if scores else None
 
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    line: int
-    problem: Problem
-    completion: str
-    finish_reason: str
-    given_id: str | int | None
+    def summary(self) -> dict[str, Any]:
+        """Counts, the accuracy over problems (None if nothing was graded), and the audit's: what `repirl grade` shows."""
+        interval = self.accuracy
+        found = {
+            "benchmark": self.benchmark,
+            "file": self.path,
+            "problems": self.num_problems,
+            "problems_graded": len(self.scores_by_problem()),
+            "counts": self.counts,
+            "without_answer": self.answerless,
+            "ungraded_reasons": self.ungraded_reasons,
+            "accuracy": None
+            if interval is None
+            else {"value": interval.value, "ci_low": interval.low, "ci_high": interval.high, "level": interval.level},
+        }
+        return found | ({"audit": summary_of(self.rows)} if self.audited else {})
 
 
 def grade_file(
@@ -90,6 +89,7 @@ def grade_file(
     *,
     options: PoolOptions | None = None,
     allow_weak_sandbox: bool = False,
+    audit: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> FileGrades:
     """Grade every completion of a .jsonl or .jsonl.gz file.
@@ -100,6 +100,7 @@ def grade_file(
     {"kind": "stdio", "cases": [{"stdin", "stdout"}]} or {"kind": "asserts", "code"}. With any other name, rows are {"id" or
     "problem", "completion"} and `problems` are the benchmark's, matched by id or by their exact text. "completions", an array,
     may stand for "completion"; "finish_reason" ("stop" or "length"; an array beside "completions") is optional.
+    `audit` asks for a second opinion on each answer; no verdict depends on it.
 
     Raises UserError, with the line number, for malformed JSON, missing fields and unknown problems, and for a missing
     or empty file; also where the machine gives only a weak sandbox and `allow_weak_sandbox` is not set.
@@ -109,7 +110,7 @@ def grade_file(
     for line, row in read_rows(path):
         where = f"{path}, line {line}"
         problem = find(where, row)
-        samples += [_Sample(line, problem, text, reason, row.get("id")) for text, reason in completions_of(where, row)]
+        samples += [Sample(line, problem, text, reason, row.get("id")) for text, reason in completions_of(where, row)]
     if not samples:
         needed = '"completion": ..., "tests": ...' if benchmark == OWN_TESTS else '"completion": ...'
         raise UserError("the file has no rows", str(path), f'each line is an object such as {{"id": ..., {needed}}}')
@@ -124,10 +125,11 @@ def grade_file(
     seen: Counter[str] = Counter()
     rows = []
     for sample, verdict in zip(samples, verdicts, strict=True):
-        name, gold = sample.problem.id, sample.problem.answer
-        rows.append(GradedRow(sample.line, name, seen[name], verdict, gold, sample.given_id))
-        seen[name] += 1
-    return FileGrades(benchmark, str(path), len(seen) if problems is None else len(problems), tuple(rows))
+        rows.append(GradedRow(sample, seen[sample.problem.id], verdict))
+        seen[sample.problem.id] += 1
+    if audit:
+        rows = with_second_opinions(rows, options, on_progress)
+    return FileGrades(benchmark, str(path), len(seen) if problems is None else len(problems), tuple(rows), audit)
 
 
 def write_verdicts(grades: FileGrades, path: Path) -> None:
@@ -141,14 +143,14 @@ def write_verdicts(grades: FileGrades, path: Path) -> None:
 
 def _verdict_row(row: GradedRow) -> dict[str, Any]:
     verdict = {name: value for name, value in asdict(row.verdict).items() if value is not None}
-    line = {"id": row.problem_id, "sample": row.sample_index, "line": row.line}
+    line = {"id": row.problem_id, "sample": row.sample_index, "line": row.sample.line}
     return line | {"verdict": verdict.pop("outcome")} | verdict
 
 
 def _program_row(row: GradedRow) -> dict[str, Any]:
     verdict = row.verdict
     return {
-        "id": row.given_id,
+        "id": row.sample.given_id,
         "verdict": verdict.outcome,
         "reason": verdict.reason,
         "tests_passed": verdict.tests_passed,

@@ -1,16 +1,47 @@
-"""The rows of a JSONL file of completions, each checked and named by its line."""
+"""The rows of a JSONL file of completions, each checked and named by its line, and then with its verdict."""
 
 from __future__ import annotations
 
 import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from repirl.errors import UserError
+from repirl.grading.math.audit import Opinion
+from repirl.types import Problem, Verdict
 
 _FINISH_REASONS = ("stop", "length")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion of a file. `line` counts from 1; `given_id` is the row's id as the file spells it."""
+
+    line: int
+    problem: Problem
+    completion: str
+    finish_reason: str
+    given_id: str | int | None
+
+
+@dataclass(frozen=True, slots=True)
+class GradedRow:
+    """The verdict on one completion; `sample_index` counts from 0 within its problem.
+
+    `second` is what an audit says of the answer, None where it was not asked.
+    """
+
+    sample: Sample
+    sample_index: int
+    verdict: Verdict
+    second: Opinion | None = None
+
+    @property
+    def problem_id(self) -> str:
+        return self.sample.problem.id
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
