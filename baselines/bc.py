@@ -13,6 +13,7 @@ from repirl.learn.run import ValidationConfig
 from repirl.learn.supervised import LossBatch, Supervised, negative_log_likelihood
 from repirl.learn.updater import OptimConfig, Updater
 from repirl.methods.base import FitContext, Fitted, Method
+from repirl.methods.context_length import within_context
 from repirl.methods.fitting import fit_learner
 from repirl.methods.rl import paper_data, paper_loop, tiny_data, tiny_loop
 from repirl.rollouts.batching import padding_id
@@ -53,7 +54,8 @@ class BehaviouralCloning(Method[BCConfig]):
 
     def fit(self, context: FitContext, config: BCConfig) -> Fitted:
         """Train on demonstrations; leaves `policy/` in the run folder."""
-        data = load_training_set(config.data)
+        chat = config.sampling.chat_template
+        data = within_context(load_training_set(config.data), context.policy, config.data.too_long, chat=chat)
         if not any(data.demonstrations.values()):
             raise UserError("no demonstrations to clone", config.data.source, "give problems with `demonstrations`")
         model, tokenizer = context.policy.model, context.policy.tokenizer
@@ -62,7 +64,7 @@ class BehaviouralCloning(Method[BCConfig]):
             rows = [
                 encode_solution(
                     tokenizer,
-                    encode_prompt(tokenizer, problem.prompt, chat=config.sampling.chat_template),
+                    encode_prompt(tokenizer, problem.prompt, chat=chat),
                     demonstration.text,
                 )
                 for problem in batch_of(data.problems, step, config.sampling.prompts_per_step, context.seed)

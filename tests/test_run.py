@@ -405,6 +405,56 @@ def test_what_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(mak
     assert_same_outcome(whole, outcome(make_trial(make_policy, tokenizer, tmp_path, "rloo")))
 
 
+def test_updates_that_are_not_finite_can_be_skipped_and_are_counted(make_policy, tokenizer, tmp_path):
+    """The step of the broken loss moves nothing; the others do."""
+    optim = CONFIG.optim.model_copy(update={"non_finite": "skip", "mini_batches": 1})
+    trial = make_trial(make_policy, tokenizer, tmp_path, "rloo", CONFIG.model_copy(update={"optim": optim}))
+    pay = trial.learner.credit.advantages
+
+    def broken(groups, scored, done: float):
+        return [[tokens_T + (np.nan if done == 0.5 else 0) for tokens_T in group] for group in pay(groups, scored, done)]
+
+    trial.learner.credit.advantages = broken  # pyright: ignore[reportAttributeAccessIssue]
+    for step in (0, 1):
+        assert trial.learner.step(step)["skipped_updates"] == 0
+    before = {name: value.clone() for name, value in trial.model.state_dict().items()}
+    assert trial.learner.step(2)["skipped_updates"] == 1
+    assert_equal(before, trial.model.state_dict())
+    trial.learner.step(3)
+    assert any(not torch.equal(value, before[name]) for name, value in trial.model.state_dict().items())
+    assert trial.learner.state()["policy"]["skipped"] == 1
+
+
+@pytest.mark.parametrize("what", ["weights", "rewards"])
+def test_weights_and_rewards_that_are_no_numbers_never_become_a_checkpoint(make_policy, tokenizer, tmp_path, what):
+    trial = make_trial(make_policy, tokenizer, tmp_path, "repirl")
+    step, learn = trial.learner.step, trial.learner.reward.learn
+
+    def spoil(index: int):
+        metrics = step(index)
+        if index == 1:
+            with torch.no_grad():
+                next(iter(trial.learner.modules["reward"].parameters())).view(-1)[0] = float("inf")
+        return metrics
+
+    def nan_rewards(groups, index: int):
+        learned = learn(groups, index)
+        if index == 1:
+            learned.scored[0][0].token_rewards[0] = np.nan
+        return learned
+
+    if what == "weights":
+        trial.learner.step = spoil  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        trial.learner.reward.learn = nan_rewards
+    said = {"weights": "after step 2: weights of the reward are not finite", "rewards": "after step 1: a token reward is not"}
+    with pytest.raises(NumericalFault, match=said[what]):
+        trial.run()
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=False)
+    assert state["step"] == 1
+    assert all(value.isfinite().all() for value in state["learner"]["reward"]["updater"]["model"].values())
+
+
 def test_warm_up_keeps_the_process_reward_out_of_the_policy(make_policy, tokenizer, tmp_path):
     """While it lasts the policy is that of outcome-only training; the reward learns already."""
     credit = StepCredit(process_weight=0.5, process_starts=0.99)

@@ -169,6 +169,7 @@ class _Scheduler:
         self.done: list[str] = []
         self.failed: dict[str, str] = {}
         self.changed = threading.Condition()
+        self.stopping = False  # what ends now was ended by us
 
     def run(self, skipped: tuple[str, ...]) -> SuiteOutcome:
         try:
@@ -237,13 +238,14 @@ class _Scheduler:
             del self.running[key]
             if code == 0:
                 self.done.append(key)
-            else:
+            elif not self.stopping:
                 written = [line.strip() for line in errors if line.strip()]
                 self._fail(key, written[-1] if written else f"worker ended with code {code}")
             self.changed.notify_all()
 
     def _stop(self) -> None:
         """End the workers that this process started."""
+        self.stopping = True
         running = list(self.running.values())  # those that follow the workers take the ended ones out
         for process in running:
             process.terminate()

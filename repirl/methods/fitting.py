@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ def fit_learner(
             steps,
             checkpoint_every,
             save_reward,
+            data.left_out,
         )
 
 
@@ -61,6 +62,7 @@ def _fit(
     steps: int,
     checkpoint_every: int,
     save_reward: Callable[[Learner, Path], None] | None,
+    left_out: Mapping[str, int],
 ) -> Fitted:
     policy = context.policy
     policy_folder = context.folder / "policy"
@@ -70,7 +72,7 @@ def _fit(
         save_policy(policy_folder, policy.model, policy.tokenizer)
         if save_reward is not None:
             save_reward(learner, context.folder / "reward")
-        run.finish(summary(result))
+        run.finish(summary(result, left_out))
     else:
         load_merged(policy.model, load_policy(policy_folder).model.state_dict())
     return fitted_from(run, policy_folder)
@@ -102,8 +104,8 @@ def save_policy(folder: Path, model: Any, tokenizer: Any) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def summary(result: RunResult) -> dict[str, Any]:
-    """What `done.json` holds."""
+def summary(result: RunResult, left_out: Mapping[str, int]) -> dict[str, Any]:
+    """What `done.json` holds; `left_out` of the training set is among the diagnostics."""
     numbers = {
         name: float(value)
         for name, value in result.last_metrics.items()
@@ -114,6 +116,7 @@ def summary(result: RunResult) -> dict[str, Any]:
         "validation_budget": asdict(result.validation_budget),
         "validation": [list(entry) for entry in result.validation],
         "diagnostics": numbers
+        | {f"data/left out, {kind}": count for kind, count in left_out.items()}
         | {
             "best_step": result.chosen_step,
             "start_validation_accuracy": result.accuracy_at(0),

@@ -13,6 +13,7 @@ from repirl.learn.policy_losses import PolicyLossConfig
 from repirl.learn.policy_update import PolicyOptimConfig
 from repirl.learn.run import Learner, ValidationConfig
 from repirl.methods.base import FitContext, Fitted
+from repirl.methods.context_length import within_context
 from repirl.methods.fitting import fit_learner, make_collector
 from repirl.rewards.base import RewardLearner
 from repirl.rollouts.collect import SamplingConfig
@@ -100,8 +101,9 @@ def fit_policy(
     `make_credit` None: the leave-one-out rule that the configuration names. Leaves `policy/`, and `reward/` where the
     reward has parameters.
     """
-    data = load_training_set(config.data, with_demonstrations=uses_demonstrations)
     loop = config.loop
+    data = load_training_set(config.data, with_demonstrations=uses_demonstrations)
+    data = within_context(data, context.policy, config.data.too_long, chat=loop.sampling.chat_template)
 
     def make_learner() -> PolicyGradient:
         model = context.policy.model

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 from pydantic import Field
 
@@ -41,16 +42,20 @@ class TrainingSetConfig(Config):
     prompt_suffix: str = ""
     """Appended to each problem of a file, for instance the request to put the answer in a box."""
     step_separator: str = "\n"
+    too_long: Literal["refuse", "drop"] = "refuse"
+    """Prompts that leave no room for a completion in the policy's context, and demonstrations that do not fit into it, are
+    refused, or left out and counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """Problems with their demonstrations; `digest` is over all of it."""
+    """Problems with their demonstrations; `digest` is over all of it. `left_out` counts what was dropped, by kind."""
 
     problems: tuple[Problem, ...]
     validation: tuple[Problem, ...]
     demonstrations: dict[str, tuple[Demonstration, ...]]
     digest: str
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def load_training_set(config: TrainingSetConfig, *, with_demonstrations: bool = True) -> TrainingSet:
