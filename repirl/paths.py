@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 PACKAGE_DIR = Path(__file__).resolve().parent
 CHECKOUT_DIR = PACKAGE_DIR.parent
@@ -25,3 +28,33 @@ def results_dir() -> Path:
     if env := os.environ.get("REPIRL_RESULTS"):
         return Path(env)
     return (CHECKOUT_DIR if is_checkout() else Path.cwd()) / "results"
+
+
+def replace_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file whole or not at all: beside `path`, through to the disk, then renamed over it.
+
+    OSError naming `path` if that fails; the old file is then as it was, and nothing else is left.
+    """
+    pending = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with pending.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(pending, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    except RuntimeError as error:  # torch's own word for a write that failed
+        raise OSError(errno.EIO, str(error).split("\n")[0], str(path)) from error
+    finally:
+        pending.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Names in the folder reach the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -178,7 +178,7 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (GradingFault, NumericalFault) as error:
+    except (GradingFault, NumericalFault, OSError) as error:
         print(f"fault: {error}", file=sys.stderr)
         return 1
     print(json.dumps({"key": item.key, "part": "done", "done": 1, "total": 1, "record": stored.record.run_id}), flush=True)

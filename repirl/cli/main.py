@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 the user's mistake, with one line `error: ...`; 1 a fault 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -58,6 +59,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output went away (`repirl list | head`): say nothing, also not when Python flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as fault:
+        return _complain(f"fault: {_disk(fault)}", 1)
     # Typer turns an interrupt inside a verb into this exit code, without a word.
     return _complain("interrupted", 130) if result == 130 else result if isinstance(result, int) else 0
 
@@ -68,6 +71,19 @@ def _usage(mistake: Exception) -> str:
     context = getattr(mistake, "ctx", None)
     command = context.command_path if context is not None else "repirl"
     return f"{message.rstrip('.')}; see `{command} --help`"
+
+
+def _disk(fault: OSError) -> str:
+    """Which file, what is wrong with it, and what to do."""
+    todo = {
+        errno.ENOSPC: "free some space and run the same command again",
+        errno.EDQUOT: "free some space and run the same command again",
+        errno.EROFS: "give a folder that can be written",
+        errno.EACCES: "give a folder that you may write, or mend its rights",
+        errno.ENOENT: "it was moved or deleted meanwhile: put it back, or start again",
+    }.get(fault.errno or 0, "look at the disk, then run the same command again")
+    where = f" {fault.filename!r}" if fault.filename else ""
+    return f"cannot use the file{where} ({fault.strerror or fault}); {todo}"
 
 
 def _complain(message: str, code: int) -> int:

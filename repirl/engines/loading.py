@@ -5,6 +5,7 @@ torch and transformers are imported when a policy is loaded, not before: what on
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -164,6 +165,17 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def written_to(folder: Path) -> Iterator[None]:
+    """While weights are saved: what safetensors says of a write that failed becomes an OSError that names the folder."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(errno.EIO, _first_line(error), str(folder)) from error
 
 
 def _names(keys: Any) -> list[str]:

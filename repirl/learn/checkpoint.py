@@ -9,43 +9,24 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from repirl.errors import UserError
+from repirl.paths import replace_file
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write valid JSON atomically and durably: what is no number becomes null."""
     text = json.dumps(_finite(value), indent=1, sort_keys=True, allow_nan=False) + "\n"
-    _replace(path, lambda file: file.write(text.encode()))
+    replace_file(path, lambda file: file.write(text.encode()))
 
 
 def save_torch(path: Path, value: Any) -> None:
     """torch.save, atomically and durably."""
-    _replace(path, lambda file: torch.save(value, file))
-
-
-def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write beside `path`, through to the disk, then rename over it; a failed attempt leaves nothing."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    replace_file(path, lambda file: torch.save(value, file))
 
 
 def _finite(value: Any) -> Any:
@@ -63,6 +44,8 @@ class RunFolder:
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
+        for litter in path.glob(".*.tmp"):  # of a process that was killed while it wrote
+            litter.unlink()
         config = path / "config.json"
         identity = json.loads(json.dumps(identity))
         begun = any((path / name).exists() for name in ("metrics.jsonl", "checkpoint.pt", "best.pt", "done.json"))
@@ -128,4 +111,4 @@ class RunFolder:
     def _truncate_metrics(self, steps: int) -> None:
         kept = [line for line in self.metrics() if line["step"] <= steps]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        _replace(self.metrics_file, lambda file: file.write(text.encode()))
+        replace_file(self.metrics_file, lambda file: file.write(text.encode()))

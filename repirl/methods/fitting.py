@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from repirl.config import Config
-from repirl.engines.loading import load_policy, quiet_transformers
+from repirl.engines.loading import load_policy, quiet_transformers, written_to
 from repirl.engines.lora import has_adapters, load_merged, merged_state_dict
 from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
@@ -98,8 +98,8 @@ def run_identity(context: FitContext, config: Config, method: str, data: Trainin
 
 
 def save_policy(folder: Path, model: Any, tokenizer: Any) -> None:
-    """An ordinary transformers folder; adapters are merged into the weights."""
-    with quiet_transformers():
+    """An ordinary transformers folder; adapters are merged into the weights. OSError if it cannot be written."""
+    with quiet_transformers(), written_to(folder):
         model.save_pretrained(folder, state_dict=merged_state_dict(model) if has_adapters(model) else None)
         tokenizer.save_pretrained(folder)
 

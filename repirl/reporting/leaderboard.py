@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,9 +76,7 @@ def write_pages(pages: Pages) -> list[Path]:
         path = pages.folder / name
         if _read(path) == text.encode():
             continue
-        pending = path.with_name(f".{name}.{os.getpid()}.tmp")
-        pending.write_bytes(text.encode())
-        os.replace(pending, path)
+        paths.replace_file(path, lambda file, text=text: file.write(text.encode()))
         written.append(path)
     return written
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForTokenClassification
 
-from repirl.engines.loading import quiet_transformers
+from repirl.engines.loading import quiet_transformers, written_to
 from repirl.engines.lora import merged_state_dict
 from repirl.errors import UserError
 from repirl.precision import lowered
@@ -108,7 +108,7 @@ def token_rewards(model, batch: TokenBatch) -> Tensor:
 def save_energy(folder: Path, model, tokenizer, contract: RewardContract) -> None:
     """Write weights, tokenizer and contract as one transformers folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with quiet_transformers():
+    with quiet_transformers(), written_to(folder):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     write_contract(folder, contract)
