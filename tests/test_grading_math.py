@@ -18,7 +18,7 @@ from repirl.errors import GradingFault, UserError
 from repirl.grading.dispatch import check_ungraded, grade_rollouts
 from repirl.grading.math.equivalence import Comparison
 from repirl.grading.math.extract import final_answer, gold_answer, last_box
-from repirl.grading.math.grader import IntegerGrader, MathGrader, MathItem
+from repirl.grading.math.grader import IntegerGrader, MathGrader, MathItem, _without_comparison
 from repirl.grading.pool import PoolFault, PoolOptions, WorkerPool
 from repirl.types import Problem, Verdict
 
@@ -213,6 +213,7 @@ class TestExtraction:
             ("The answer in cents is 3.50", "3.50"),
             ("right answers: 5*5 = 25\nA: 41", "41"),
             ("A: apples\nB: pears", None),
+            ("so\n **A:** 5 \n\n", "5"),
             ("<think>the answer is 3</think> I do not know", None),
             ("<think>\\boxed{3}</think> \\boxed{4}", "4"),
             ("I cannot solve this.", None),
@@ -229,11 +230,21 @@ class TestExtraction:
         assert gold_answer(r"thus $\boxed{\frac{1}{2}}$.") == r"\frac{1}{2}"
         assert gold_answer(r"\frac{1}{2}") == r"\frac{1}{2}"
 
-    def test_long_garbage_is_fast(self) -> None:
+    # Quadratic time in this many characters would be minutes.
+    @pytest.mark.parametrize("lead", ["", "The answer is ", "\\boxed{", "A: x", "$", "**Final Answer** $"])
+    def test_hostile_text_takes_linear_time(self, lead: str) -> None:
         start = time.monotonic()
-        for text in ("\\boxed{" * 20000, "answer is \\( " * 10000, "A:\n" * 30000, "answer" + "*" * 50000, "$" * 50000):
-            final_answer(text)
-        assert time.monotonic() - start < 5
+        pieces = [" ", "\n", " \n", "1", "{", "\\", "$", "*", "answer*", "answer is \\( ", "A:\n", "####", "\\boxed{", "$a$, "]
+        for piece in pieces:
+            text = lead + piece * (200_000 // len(piece))
+            for completion in (text, text + "\nfoo"):
+                _without_comparison("5", final_answer(completion), "stop")
+        assert time.monotonic() - start < 20
+
+    def test_long_answers_are_compared_under_the_deadline(self) -> None:
+        hostile = "\\text{" + " " * 1900
+        assert _without_comparison("5", hostile, "stop") is None
+        assert _without_comparison("5", "5.0", "stop") == Verdict("correct", extracted="5.0")
 
 
 EQUAL = [

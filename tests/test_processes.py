@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,10 @@ def test_a_worker_ends_with_its_parent() -> None:
 def test_a_suite_that_is_ended_leaves_no_workers(how: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "repirl", "bench", "tiny", "--only", "rloo", "--jobs", "1"]
     command += ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "results")]
-    suite = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    # What a shell starts in the background ignores SIGINT, and so does all that it starts.
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    suite = subprocess.Popen(command, **pipes, text=True, start_new_session=True, preexec_fn=listening)
     try:
         wait_until(lambda: (tmp_path / "work" / "rloo-arith-s0" / "config.json").is_file(), 90)
         workers = [int(pid) for pid in Path(f"/proc/{suite.pid}/task/{suite.pid}/children").read_text().split()]

@@ -18,7 +18,7 @@ _PHRASE = re.compile(
     r")(?=\S)"
 )
 # The marker of the published GSM8K solutions, on the last line only: a list of choices looks alike.
-_A_COLON = re.compile(r"^[ \t]*\**A\**:\**[ \t]*(?=\S[^\n]*\s*\Z)", re.MULTILINE)
+_A_COLON = re.compile(r"[ \t]*\**A\**:\**[ \t]*(?=\S)")
 
 _MATH = r"(?:\$\$[^$]+\$\$|(?<!\\)\$(?:[^$\\]|\\.)+\$|\\\(.+?\\\)|\\\[.+?\\\])"
 _MATH_LIST = re.compile(rf"{_MATH}(?:\s*(?:,\s*(?:and|or)|,|and|or)\s*{_MATH})*", re.DOTALL)
@@ -61,7 +61,8 @@ def last_box(text: str) -> str | None:
 
 def phrase_answer(text: str) -> str | None:
     """What follows `A:` on the last line, else the last final-answer phrase (`the answer is`, `Answer:`, `####`)."""
-    match = _last_match(_A_COLON, text) or _last_match(_PHRASE, text)
+    last_line = text.rstrip().rfind("\n") + 1
+    match = _A_COLON.match(text, last_line) or _last_match(_PHRASE, text)
     return (_trim(text[match.end() :]) or None) if match else None
 
 

@@ -17,8 +17,10 @@ from repirl.types import Verdict
 
 NO_ANSWER = "no answer"
 _COMPARE = "repirl.grading.math.equivalence:compare"
-# An answer far longer than any gold is no answer; the limit keeps text processing in this process instant.
+# An answer far longer than any gold is no answer.
 _MAX_ANSWER_CHARS = 2000
+# Spellings are compared in this process, which has no deadline, only where the patterns cannot take long.
+_MAX_CHARS_HERE = 200
 
 
 class MathItem(NamedTuple):
@@ -107,6 +109,8 @@ def _without_comparison(gold: str, answer: str | None, finish_reason: str) -> Ve
         return Verdict("correct", extracted=answer)
     if len(answer) > _MAX_ANSWER_CHARS + len(gold):
         return Verdict("wrong", reason="answer too long", extracted=answer)
+    if max(len(gold), len(answer)) > _MAX_CHARS_HERE:
+        return None
     gold_key, answer_key = key(gold), key(answer)
     if gold_key == answer_key and gold_key:
         return Verdict("correct", extracted=answer)
