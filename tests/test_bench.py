@@ -259,6 +259,7 @@ def test_a_suite_runs_resumes_and_is_reported(tmp_path: Path) -> None:
 def test_a_suite_that_was_changed_does_not_show_old_records(tmp_path: Path) -> None:
     only = SMALL[: SMALL.index('[[runs]]\nmethod = "rloo"')] + SMALL[SMALL.index("[[evaluations]]") :]
     only = only.replace('method = "base"', 'method = "base"\n\n[[runs]]\nmethod = "rloo"\nset = ["loop.steps=1"]')
+    only = only.replace("limit = 8\n", "limit = 8\nmax_new_tokens = 16\n")
     include = _include(tmp_path / "more", only)
     options = SuiteOptions(work=tmp_path / "work", results=tmp_path / "results", jobs=1, include=(include,), only=("base",))
     assert run_suite("small", options, lambda event: None).done == ("base-arith-s0",)
@@ -267,6 +268,7 @@ def test_a_suite_that_was_changed_does_not_show_old_records(tmp_path: Path) -> N
         ("samples = 2", "samples = 3", "benchmark arith"),
         ('benchmark = "arith"', 'benchmark = "minicode"', "benchmark minicode"),
         ("limit = 8\n", "", "benchmark arith"),
+        ("max_new_tokens = 16\n", "", "benchmark arith"),
     ):
         file.write_text(only.replace(old, new))
         with pytest.raises(UserError, match=rf"base-arith-s0 was made with other settings \({said}\)"):
@@ -287,7 +289,9 @@ def test_a_record_of_another_configuration_or_policy_is_told_apart(tmp_path: Pat
     ]
     options = SuiteOptions(work=tmp_path, results=tmp_path, jobs=1)
 
-    def check(config: dict, digest: str, cards: dict[str, str], method: str = "rloo") -> None:
+    plain = {"dtype": "float32", "lora": None, "device": "cuda"}
+
+    def check(config: dict, digest: str, cards: dict[str, str], method: str = "rloo", runtime: dict | None = plain) -> None:
         policy = SimpleNamespace(digest=digest, root_digest=digest)
         record = SimpleNamespace(
             run_id="r",
@@ -299,11 +303,16 @@ def test_a_record_of_another_configuration_or_policy_is_told_apart(tmp_path: Pat
             reward_digest=None,
             evaluations=evaluations,
             judgements=(),
+            runtime=runtime,
         )
         _check_same(item, suite, record, options, _Now(cards, {"tiny": folder_digest(policy_dir("tiny"))}))  # pyright: ignore[reportArgumentType]
 
     with pytest.raises(UserError, match="method"):
         check(config, digest, {}, method="bc")
+    for other in ({"dtype": "bfloat16"}, {"lora": {"rank": 4, "alpha": 32}}):
+        with pytest.raises(UserError, match=r"settings \(runtime\)"):
+            check(config, digest, {}, runtime=plain | other)
+    check(config, digest, {}, runtime=None)  # schema 1 did not say it
     check(config, digest, {"arith": "c"})
     del config["data"]["prompt_suffix"]  # a record from before this setting had its default
     check(config, digest, {})

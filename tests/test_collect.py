@@ -12,7 +12,7 @@ from repirl.engines.base import Request, SamplingParams
 from repirl.engines.scripted import ScriptedEngine
 from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import GradingFault, UserError
-from repirl.rollouts.collect import NO_GRADER, Collector, Decoding, KeepConfig, Prefix, kept
+from repirl.rollouts.collect import NO_GRADER, Asked, Collector, Decoding, KeepConfig, Prefix, kept
 from repirl.tasks import arith
 from repirl.types import Outcome, Problem, Rollout, RolloutGroup, Verdict
 
@@ -100,6 +100,29 @@ def test_continuations_are_graded_with_their_prefix_and_hold_their_own_tokens(co
     long = [r for g in (first, second) for r in g.rollouts if r.finish_reason == "length"]
     assert all(len(r.token_ids) == 10 for r in long)
     assert collector.budget.rollouts == collector.budget.grader_calls == 6
+
+
+def test_prefix_and_continuation_are_graded_as_one_decoding(collector, tokenizer):
+    """A leading space or half a character is lost where the two texts are put together."""
+
+    class NoLeadingSpace:
+        """Decodes as sentencepiece tokenizers do."""
+
+        def __getattr__(self, name):
+            return getattr(tokenizer, name)
+
+        def __call__(self, *args, **kwargs):
+            return tokenizer(*args, **kwargs)
+
+        def decode(self, ids, **kwargs):
+            return tokenizer.decode(ids, **kwargs).removeprefix(" ")
+
+    (start,) = (prefix(tokenizer, PROBLEMS[0], "3 as"),)
+    ids = np.array([*tokenizer(" 7", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id])
+    rollout = Rollout(PROBLEMS[0].id, 0, (1,), ids, np.zeros(len(ids), np.float32), "7", "stop", 1.0)
+    collector.tokenizer = NoLeadingSpace()
+    assert collector._whole_text(Asked(PROBLEMS[0], 1, 0, start), rollout) == "3 as 7"
+    assert collector._whole_text(Asked(PROBLEMS[0], 1), rollout) == "7"
 
 
 def test_a_prefix_must_leave_room(collector, tokenizer):

@@ -35,7 +35,7 @@ def test_a_full_disk_in_training_is_one_line_and_the_run_goes_on_later(tmp_path:
     full = subprocess.run([sys.executable, "-c", FULL, *command], capture_output=True, text=True, timeout=300)
     assert full.returncode == 1
     line = said(full.stderr)
-    assert str(tmp_path / "run" / "best.pt") in line
+    assert str(tmp_path / "run" / "best-0.pt") in line
     assert "run the same command again" in line
     assert not list((tmp_path / "run").glob("*.tmp")) + list((tmp_path / "run").glob(".*.tmp"))
     assert cli.run(command) == 0
@@ -76,7 +76,7 @@ def test_a_table_that_cannot_be_written_leaves_no_litter(tmp_path: Path, capsys,
 
 
 def test_what_a_killed_writer_left_goes_when_the_folder_is_opened(tmp_path: Path) -> None:
-    (tmp_path / ".best.pt.4711.tmp").write_bytes(b"half")
+    (tmp_path / ".best-0.pt.4711.tmp").write_bytes(b"half")
     RunFolder(tmp_path, {})
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 

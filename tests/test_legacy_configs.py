@@ -36,4 +36,7 @@ def test_settings_that_a_recipe_does_not_use_are_carried_over():
     credit = found.loop.credit
     assert (credit.rule, credit.outcome, credit.outcome_weight, credit.whiten) == ("step", "rloo", 0.5, True)
     assert (credit.process_starts, credit.process_ends) == (0.25, 0.75)
+    loop |= {"process_decay_steps": 60}  # it was legal to decay beyond the last step
+    longer = parse_config(type(recipe), current_config({**values, "loop": loop})).loop.credit
+    assert (longer.process_ends, longer.process_share(1.0)) == (1.75, 0.5)
     assert (found.loop.optim.loss.kl.weight, found.loop.optim.loss.kl.estimator) == (0.1, "k1")

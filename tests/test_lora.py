@@ -10,7 +10,7 @@ import torch
 
 from repirl.config import with_overrides
 from repirl.engines.loading import load_policy
-from repirl.engines.lora import LoRAConfig, add_adapters, has_adapters, load_merged, merged_state_dict
+from repirl.engines.lora import LoRAConfig, adapter_weights, add_adapters, has_adapters, load_merged, merged_state_dict
 from repirl.errors import UserError
 from repirl.learn.gradient import row_logprobs
 from repirl.methods.base import FitContext, Runtime, start_policy
@@ -64,20 +64,20 @@ def test_fresh_adapters_change_nothing_and_trained_ones_merge(make_policy):
     assert not has_adapters(energy)
     again = make_policy(0)
     add_adapters(again, LoRAConfig(rank=2), seed=2)
-    load_merged(again, merged)
+    fresh = adapter_weights(again)
+    load_merged(again, merged, fresh)
+    assert fresh
+    assert all(torch.equal(value, fresh[name]) for name, value in adapter_weights(again).items())
     assert torch.allclose(logprobs(again), changed, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["rloo", "repirl"])
 def test_training_with_adapters_leaves_an_ordinary_policy_and_resumes_exactly(policy_folder, tmp_path, method):
-    start = load_policy(policy_folder).model.state_dict()
     policy, fitted = fit(policy_folder, tmp_path / "whole", method=method)
     assert fitted.policy_folder is not None
     saved = load_policy(fitted.policy_folder)
     assert torch.allclose(logprobs(saved.model), logprobs(policy.model), atol=1e-5)
     assert (logprobs(saved.model) - logprobs(load_policy(policy_folder).model)).abs().max() > 1e-4
-    frozen = {n.replace(".base_layer.", "."): v for n, v in policy.model.state_dict().items() if ".lora_" not in n}
-    assert all(torch.equal(frozen[name], value) for name, value in start.items())
 
     class Killed(Exception):
         pass
@@ -99,6 +99,31 @@ def test_training_with_adapters_leaves_an_ordinary_policy_and_resumes_exactly(po
         load_method(method).fit(
             FitContext(load_policy(policy_folder), tmp_path / "whole", 0), load_method(method).recipe("tiny")
         )
+
+
+def test_a_second_phase_starts_from_merged_weights_and_fresh_adapters(policy_folder, tmp_path):
+    """Uninterrupted, or resumed when the first phase had finished: the same policy."""
+    recipe = load_method("rloo").recipe("tiny")
+    config = with_overrides(recipe, [f"{path}={json.dumps(value)}" for path, value in SMALL.items()])
+
+    def first(folder):
+        context = FitContext(start_policy(policy_folder, RUNTIME, 0), folder, 0, None, RUNTIME)
+        return context, load_method("rloo").fit(context.part("a"), config)
+
+    def both(folder):
+        context, fitted = first(folder)
+        last = load_method("rloo").fit(context.part("b", after=fitted), config)
+        assert fitted.policy_folder is not None
+        assert last.policy_folder is not None
+        weights = [load_policy(path).model.state_dict() for path in (fitted.policy_folder, last.policy_folder)]
+        return context.policy.model, weights
+
+    model, (middle, whole) = both(tmp_path / "whole")
+    assert any(not torch.equal(value, middle[name]) for name, value in whole.items())
+    assert all(torch.equal(value, whole[name]) for name, value in merged_state_dict(model).items())
+    first(tmp_path / "cut")
+    _, (_, resumed) = both(tmp_path / "cut")
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
 def test_without_peft_it_is_said_in_one_line(make_policy, monkeypatch):

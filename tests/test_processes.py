@@ -155,7 +155,7 @@ def test_json_is_valid_whatever_the_numbers_are(tmp_path: Path) -> None:
 def test_a_kill_right_after_the_end_leaves_nothing(tmp_path: Path) -> None:
     run = RunFolder(tmp_path, {})
     run.save_checkpoint({"step": 1})
-    run.save_best({"policy": {}})
+    run.save_best(1, {"policy": {}})
     write_json(tmp_path / "done.json", {})  # the kill came before the rest of `finish`
     assert RunFolder(tmp_path, {}).done == {}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "done.json"]

@@ -311,6 +311,7 @@ def test_counts_must_be_those_of_the_samples(tmp_path: Path) -> None:
     [
         ({"extra": 1}, "extra"),
         ({"schema_version": 3}, "schema_version"),
+        ({"schema_version": 1, "seed": 7}, "changed after it was written"),
         ({"config": {"lr": 9}}, "config_digest"),
         ({"commit_known": None}, "commit_known"),
         ({"commit": None, "commit_known": True, "dirty": False}, "disagree"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +21,8 @@ from repirl.learn.credit import LeaveOneOut, OutcomeCredit, StepCredit
 from repirl.learn.inverse_rl import InverseRL
 from repirl.learn.irl import IRLConfig
 from repirl.learn.policy_gradient import LoopConfig, LoopData, PolicyGradient, batch_of
-from repirl.learn.policy_losses import PolicyLossConfig
-from repirl.learn.policy_update import PolicyOptimConfig
+from repirl.learn.policy_losses import PolicyLoss, PolicyLossConfig
+from repirl.learn.policy_update import PolicyOptimConfig, _Tally
 from repirl.learn.run import RunResult, ValidationConfig, Validator, run_steps
 from repirl.methods.base import FitContext
 from repirl.methods.registry import load_method
@@ -29,7 +30,7 @@ from repirl.rewards.artifact import RewardContract
 from repirl.rewards.energy import energy_from_policy
 from repirl.rollouts.collect import Collector, KeepConfig, SamplingConfig
 from repirl.tasks import arith
-from repirl.types import Verdict
+from repirl.types import Budget, Verdict
 
 PROBLEMS = arith.problems("train", 7, levels=(1, 2))
 CONFIG = LoopConfig(
@@ -301,7 +302,7 @@ def test_the_best_validated_weights_are_the_result(make_policy, tokenizer, tmp_p
     assert result.chosen_step == steps[accuracies.index(max(accuracies))]
     assert (result.last_step, result.accuracy_at(4), result.accuracy_at(3)) == (4, accuracies[2], None)
     assert [line.get("validation_accuracy") for line in lines] == [accuracies[0], None, accuracies[1], None, accuracies[2]]
-    assert_equal(weights, trial.folder.load_best()["policy"])
+    assert_equal(weights, trial.folder.load_best(result.chosen_step)["policy"])
     if result.chosen_step == 0:
         assert_equal(weights, make_policy(0).state_dict())
 
@@ -331,6 +332,111 @@ def test_policy_and_reward_are_of_the_same_step(make_policy, tokenizer, tmp_path
     )
 
 
+def test_best_weights_that_a_killed_run_saw_are_not_taken_for_those_of_the_resumed_one(
+    make_policy, tokenizer, tmp_path, monkeypatch
+):
+    """Killed after it kept the best weights and before the checkpoint said so; the second look finds less (a grader's
+    timeout, another machine)."""
+    looks = iter([0.1, 0.2, 0.9, 0.15, 0.1])
+    monkeypatch.setattr(Validator, "accuracy", lambda validator: next(looks))
+    save, folder = RunFolder.save_checkpoint, tmp_path / "cut"
+
+    def killed(run: RunFolder, state: dict) -> None:
+        if run.path == folder and state["step"] == 2:
+            raise Killed
+        save(run, state)
+
+    config = CONFIG.model_copy(update={"validation": ValidationConfig(every=1, num_problems=3, samples=2), "steps": 3})
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_checkpoint", killed)
+        with pytest.raises(Killed):
+            make_trial(make_policy, tokenizer, folder, "rloo", config).run()
+    assert sorted(path.name for path in folder.glob("best*")) == ["best-1.pt", "best-2.pt"]
+    resumed = make_trial(make_policy, tokenizer, folder, "rloo", config)
+    result = resumed.run()
+    assert (result.chosen_step, result.accuracy_at(1), result.accuracy_at(2)) == (1, 0.2, 0.15)
+    assert [path.name for path in folder.glob("best*")] == ["best-1.pt"]
+    short = make_trial(make_policy, tokenizer, tmp_path / "short", "rloo", config)
+    short.learner.step(0)
+    assert_equal(resumed.model.state_dict(), short.model.state_dict())
+
+
+class Baseline(LeaveOneOut):
+    """A rule that learns: the running mean reward is its only weight, and every advantage is taken against it."""
+
+    def __init__(self, config: OutcomeCredit) -> None:
+        super().__init__(config)
+        self.net = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.zeros_(self.net.weight)
+        self.seen = 0
+
+    def advantages(self, groups, scored, done):
+        mean = self.net.weight.item()
+        return [[a - np.float32(mean) for a in group] for group in super().advantages(groups, scored, done)]
+
+    def learn(self, groups, scored):
+        rewards = [verdict.reward for group in groups for verdict in group.verdicts]
+        self.seen += len(rewards)
+        with torch.no_grad():
+            self.net.weight += 0.5 * (float(np.mean(rewards)) - self.net.weight)
+        return {"baseline": self.net.weight.item()}
+
+    @property
+    def budget(self):
+        return Budget(demonstrations=self.seen)  # what nothing else here counts
+
+    @property
+    def modules(self):
+        return {"baseline": self.net}
+
+    def state(self):
+        return {"net": self.net.state_dict(), "seen": self.seen}
+
+    def load_state(self, state):
+        self.net.load_state_dict(state["net"])
+        self.seen = state["seen"]
+
+
+def test_a_credit_rule_that_learns_resumes_counts_and_is_of_the_chosen_step(make_policy, tokenizer, tmp_path, monkeypatch):
+    def trial(name: str, kill_after: int = 0) -> Trial:
+        made = make_trial(make_policy, tokenizer, tmp_path / name, "rloo", kill_after=kill_after)
+        made.learner.credit = Baseline(OutcomeCredit())
+        return made
+
+    monkeypatch.setattr(Validator, "accuracy", lambda validator: 0.5)
+    whole = trial("whole")
+    found = outcome(whole)
+    shown = [line["credit/baseline"] for line in found[2][1:]]
+    assert len(set(shown)) == 4
+    assert found[1]["learner"]["credit"]["net"]["weight"].item() == pytest.approx(shown[-1])
+    assert found[0].chosen_step == 0  # the earliest of equals: policy and rule as they were then
+    assert whole.learner.modules["baseline"].weight.item() == 0
+    assert found[0].budget.demonstrations == 4 * CONFIG.sampling.prompts_per_step * CONFIG.sampling.group_size
+    with pytest.raises(Killed):
+        trial("cut", kill_after=2).run()
+    assert_same_outcome(found, outcome(trial("cut")))
+    plain = outcome(make_trial(make_policy, tokenizer, tmp_path / "plain", "rloo"))
+    trained = plain[1]["learner"]["policy"]["model"]
+    assert any(not torch.equal(value, trained[name]) for name, value in found[1]["learner"]["policy"]["model"].items())
+
+
+def test_a_process_rule_without_a_process_reward_is_refused_before_anything_runs(make_policy, tokenizer):
+    credit = StepCredit(process_weight=1.0)
+    config = CONFIG.model_copy(update={"credit": credit})
+    model = make_policy(0)
+    collector = Collector(tokenizer, TorchEngine(model, tokenizer), by_parity, config.sampling.decoding)
+    with pytest.raises(UserError, match=r"pays a process reward, and this method has none: 'step'"):
+        PolicyGradient(model, collector, LoopData(PROBLEMS, {}), None, LeaveOneOut(credit), config, 0)
+
+
+def test_a_gap_that_is_no_number_is_not_the_best_one():
+    tally = _Tally()
+    result = PolicyLoss(torch.zeros(()), 0.0, 0.0, 0.0)
+    for gaps in ([0.5], [float("nan")], [3.0]):
+        tally.add(result, torch.tensor(gaps))
+    assert math.isnan(tally.gap)
+
+
 def test_the_last_checkpoint_can_be_asked_for(make_policy, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(Validator, "accuracy", lambda validator: 0.0)
     config = CONFIG.model_copy(update={"validation": CONFIG.validation.model_copy(update={"select": "last"})})
@@ -338,7 +444,7 @@ def test_the_last_checkpoint_can_be_asked_for(make_policy, tokenizer, tmp_path, 
     result, checkpoint, _, weights = outcome(trial)
     assert result.chosen_step == 4
     assert_equal(weights, checkpoint["learner"]["policy"]["model"])
-    assert not (tmp_path / "best.pt").exists()
+    assert not list(tmp_path.glob("best*"))
 
 
 def test_a_run_can_stop_early_and_stays_stopped(make_policy, tokenizer, tmp_path):

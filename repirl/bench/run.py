@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from repirl.records import store
 from repirl.records.provenance import portable
 from repirl.records.schema import RunRecord
 from repirl.records.upgrade import current_config
-from repirl.tasks.benchmarks import benchmark_cards
+from repirl.tasks.benchmarks import benchmark_cards, load_benchmark
 
 OnEvent = Callable[[dict[str, Any]], None]
 """Called with {"key", "part", "done", "total", ...} lines of the workers, and part "skipped", "done" or "failed"."""
@@ -73,10 +73,7 @@ def run_suite(name: str, options: SuiteOptions, on_event: OnEvent) -> SuiteOutco
     recorded = {run.record.key: run.record for run in store.find(name, root=options.results)}
     suite = load_suite(name, options.include)
     known = [item for item in items if item.key in recorded]
-    now = _Now(
-        cards={card.name: card.digest for card in benchmark_cards(options.include)},
-        policies={policy: folder_digest(policy_dir(policy)) for policy in {item.policy for item in known}},
-    )
+    now = _now(known, suite, options)
     for item in known:
         _check_same(item, suite, recorded[item.key], options, now)
     waiting = [item for item in items if item.key not in recorded]
@@ -89,10 +86,25 @@ def run_suite(name: str, options: SuiteOptions, on_event: OnEvent) -> SuiteOutco
 
 @dataclass(frozen=True, slots=True)
 class _Now:
-    """What names stand for today: digests of benchmarks' cards, and of policies."""
+    """What names stand for today: digests of benchmarks' cards and of policies, and benchmarks' own token limits."""
 
     cards: dict[str, str]
     policies: dict[str, str]
+    token_limits: dict[str, int] = field(default_factory=dict)
+
+
+def _now(known: Sequence[WorkItem], suite: Suite, options: SuiteOptions) -> _Now:
+    """What must be looked up to hold the records of `known` against the suite."""
+    cards = {card.name: card for card in benchmark_cards(options.include, options.data_dir)}
+    unsaid = {
+        one.benchmark for one in suite.evaluations if isinstance(one, PolicyEvaluation) and one.max_new_tokens is None
+    }
+    here = [name for name in sorted(unsaid & cards.keys()) if known and cards[name].status in ("embedded", "local")]
+    return _Now(
+        cards={name: card.digest for name, card in cards.items()},
+        policies={policy: folder_digest(policy_dir(policy)) for policy in {item.policy for item in known}},
+        token_limits={name: load_benchmark(name, options.data_dir, options.include).max_new_tokens for name in here},
+    )
 
 
 def _check_same(item: WorkItem, suite: Suite, record: RunRecord, options: SuiteOptions, now: _Now) -> None:
@@ -104,6 +116,10 @@ def _check_same(item: WorkItem, suite: Suite, record: RunRecord, options: SuiteO
     differ = []
     if record.method != item.run.method or _recorded_config(record, type(config)) != config:
         differ.append("method")
+    if record.runtime is not None and not all(
+        record.runtime.get(name) == value for name, value in suite.runtime.settings.items()
+    ):
+        differ.append("runtime")
     root = record.base_policy.root_digest or (record.base_policy.digest if record.after is None else None)
     if root not in (None, now.policies[item.policy]):
         differ.append("policy")
@@ -133,7 +149,8 @@ def _evaluated(
         return made or not judges(record.method, record.reward_digest is not None, wanted)
     if record.schema_version > 1 and record.policy_digest is None:
         return True
-    sampling = wanted.sampling(suite.eval_seed + item.seed)
+    limit = now.token_limits.get(wanted.benchmark)
+    sampling = ({} if limit is None else {"max_new_tokens": limit}) | wanted.sampling(suite.eval_seed + item.seed)
     return any(
         one.benchmark == wanted.benchmark
         and one.card_digest == now.cards.get(wanted.benchmark, one.card_digest)

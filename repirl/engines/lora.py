@@ -64,14 +64,13 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
     return plain
 
 
+def adapter_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the adapters' weights; empty of a model without."""
+    return {name: value.clone() for name, value in model.state_dict().items() if ".lora_" in name}
+
+
 @torch.no_grad()
-def load_merged(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Put merged weights into a model with or without adapters; adapters then change nothing."""
-    own = model.state_dict()
-    full = {}
-    for name, value in own.items():
-        if ".lora_" in name:
-            full[name] = torch.zeros_like(value) if ".lora_B." in name else value
-        else:
-            full[name] = weights[name.replace(".base_layer.", ".")]
-    model.load_state_dict(full)
+def load_merged(model: nn.Module, weights: dict[str, Tensor], adapters: dict[str, Tensor]) -> None:
+    """Put merged weights into the layers themselves, and `adapters` (fresh ones change nothing) into the adapters."""
+    plain = {name: weights[name.replace(".base_layer.", ".")] for name in model.state_dict() if ".lora_" not in name}
+    model.load_state_dict(plain | adapters)

@@ -1,8 +1,8 @@
 """Run folders: atomic checkpoints and a metrics log that a killed run continues exactly.
 
-A folder holds `config.json` (what the run is), `checkpoint.pt` (after the last completed step), `best.pt` (weights of the
-best validation: of the policy, and of the reward as it was then), `metrics.jsonl`, and at the end `policy/`, `reward/` and
-`done.json`.
+A folder holds `config.json` (what the run is), `checkpoint.pt` (after the last completed step), `best-STEP.pt` (weights of
+the best validation: of the policy, and of the reward as it was then), `metrics.jsonl`, and at the end `policy/`, `reward/`
+and `done.json`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class RunFolder:
             litter.unlink()
         config = path / "config.json"
         identity = json.loads(json.dumps(identity))
-        begun = any((path / name).exists() for name in ("metrics.jsonl", "checkpoint.pt", "best.pt", "done.json"))
+        begun = any((path / name).exists() for name in ("metrics.jsonl", "checkpoint.pt", "done.json")) or self._best_files()
         if begun and config.is_file() and json.loads(config.read_text()) != identity:
             raise UserError("the run folder holds a run with other settings", str(path), "choose another folder or remove it")
         write_json(config, identity)
@@ -72,8 +72,8 @@ class RunFolder:
         self._drop_what_resuming_needs()
 
     def _drop_what_resuming_needs(self) -> None:
-        for name in ("checkpoint.pt", "best.pt"):
-            (self.path / name).unlink(missing_ok=True)
+        (self.path / "checkpoint.pt").unlink(missing_ok=True)
+        self.keep_best(None)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The last checkpoint, None if there is none; metrics after it are cut off."""
@@ -89,13 +89,25 @@ class RunFolder:
         """`state["step"]` is the number of completed steps."""
         save_torch(self.path / "checkpoint.pt", state)
 
-    def save_best(self, weights: dict[str, dict[str, torch.Tensor]]) -> None:
-        """Weights of all modules of the best checkpoint so far, by the module's name."""
-        save_torch(self.path / "best.pt", weights)
+    def save_best(self, step: int, weights: dict[str, dict[str, torch.Tensor]]) -> None:
+        """Weights of all modules after `step` steps, by the module's name. Those of other steps stay until `keep_best`."""
+        save_torch(self._best_file(step), weights)
 
-    def load_best(self) -> dict[str, dict[str, torch.Tensor]]:
-        """What `save_best` kept last."""
-        return torch.load(self.path / "best.pt", map_location="cpu", weights_only=True)
+    def load_best(self, step: int) -> dict[str, dict[str, torch.Tensor]]:
+        """What `save_best` kept of this step."""
+        return torch.load(self._best_file(step), map_location="cpu", weights_only=True)
+
+    def keep_best(self, step: int | None) -> None:
+        """Drop the best weights of all other steps: called once a checkpoint says that this step is the best."""
+        for path in self._best_files():
+            if step is None or path != self._best_file(step):
+                path.unlink(missing_ok=True)
+
+    def _best_file(self, step: int) -> Path:
+        return self.path / f"best-{step}.pt"
+
+    def _best_files(self) -> list[Path]:
+        return list(self.path.glob("best-*.pt"))
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Append one line to the metrics log; what is no number becomes null."""

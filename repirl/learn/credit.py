@@ -38,6 +38,11 @@ class Credit(ABC):
     def advantages(self, groups: Sequence[RolloutGroup], scored: Scored | None, done: float) -> Advantages:
         """Advantages of one graded batch; ungraded rollouts get zeros where outcomes are used (docs/design.md rule 1)."""
 
+    @property
+    def needs_reward(self) -> bool:
+        """Whether the rule pays a process reward."""
+        return False
+
     def learn(self, groups: Sequence[RolloutGroup], scored: Scored | None) -> Metrics:
         """One update of what the rule learns from the batch; nothing unless overridden."""
         return {}
@@ -89,8 +94,9 @@ class ProcessCredit(_Paid):
     """`batch_std` divides the process advantages by their root mean square over all tokens of the batch."""
     process_starts: float = Field(default=0.0, ge=0, lt=1)
     """Share of training during which the process part is left out (the process reward learns already)."""
-    process_ends: float | None = Field(default=None, gt=0, le=1)
-    """From its start the process weight falls linearly, to 0 at this share of training; None: it stays as it is."""
+    process_ends: float | None = Field(default=None, gt=0)
+    """From its start the process weight falls linearly, to 0 at this share of training (above 1: it does not get there);
+    None: it stays as it is."""
 
     @model_validator(mode="after")
     def _starts_before_it_ends(self) -> Self:
@@ -148,6 +154,10 @@ class LeaveOneOut(Credit):
 
     def __init__(self, config: OutcomeCredit | ProcessCredit) -> None:
         self.config = config
+
+    @property
+    def needs_reward(self) -> bool:
+        return isinstance(self.config, ProcessCredit)
 
     def advantages(self, groups: Sequence[RolloutGroup], scored: Scored | None, done: float) -> Advantages:
         """float32 [T] of every rollout. ValueError if the rule pays a process reward and there is none."""

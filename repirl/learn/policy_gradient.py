@@ -70,8 +70,9 @@ def batch_of(problems: Sequence[Problem], step: int, size: int, seed: int) -> li
 class PolicyGradient:
     """`Learner` that trains `model` in place with an optional reward; `reference` is needed for a KL penalty.
 
-    UserError for empty data or sampling from a truncated distribution: the gradient, ratios and importance weights are all
-    made of log-probabilities of the full one (docs/design.md rule 2).
+    UserError for empty data, a credit rule that pays a process reward where there is none, or sampling from a truncated
+    distribution: the gradient, ratios and importance weights are all made of log-probabilities of the full one
+    (docs/design.md rule 2).
     """
 
     def __init__(
@@ -93,6 +94,9 @@ class PolicyGradient:
                 f"top_p={config.sampling.top_p}, top_k={config.sampling.top_k}",
                 "use top_p=1 and top_k=0",
             )
+        if reward is None and credit.needs_reward:
+            rule = config.credit.rule
+            raise UserError("the credit rule pays a process reward, and this method has none", rule, "use credit.rule=outcome")
         self.collector, self.data, self.reward, self.credit = collector, data, reward, credit
         self.config, self.seed = config, seed
         self.policy = PolicyUpdater(model, padding_id(collector.tokenizer), config.optim, config.steps, reference)

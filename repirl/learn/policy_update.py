@@ -50,7 +50,7 @@ class _Tally:
         self.clipped += result.clipped_sum
         self.entropy += result.entropy_sum
         self.kl += result.kl_sum
-        self.gap = max(self.gap, float(gap_N.abs().max()))
+        self.gap = float(np.maximum(self.gap, float(gap_N.abs().max())))  # what is no number stays visible
 
 
 class PolicyUpdater:

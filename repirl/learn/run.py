@@ -164,7 +164,6 @@ def run_steps(
         progress.stopped = stop is not None and stop(metrics)
         progress.last_metrics = {"step": progress.step, **metrics, "wall_s": round(wall_s, 3)}
         folder.log(progress.last_metrics)
-        # Also after every look, so that the best weights on disk are never of a step behind the checkpoint.
         if progress.step % checkpoint_every == 0 or progress.step == steps or progress.stopped or looked:
             _checkpoint(learner, folder, validator, progress)
             kept = progress.step
@@ -186,7 +185,7 @@ def _validate(learner: Learner, folder: RunFolder, validator: Validator, progres
     accuracy = validator.accuracy()
     progress.validation.append((progress.step, accuracy))
     if validator.config.select == "best" and progress.chosen("best") == progress.step:
-        folder.save_best({name: module.state_dict() for name, module in learner.modules.items()})
+        folder.save_best(progress.step, {name: module.state_dict() for name, module in learner.modules.items()})
     progress.validation_wall_s += time.monotonic() - started
     return accuracy
 
@@ -194,7 +193,7 @@ def _validate(learner: Learner, folder: RunFolder, validator: Validator, progres
 def _finish(learner: Learner, folder: RunFolder, validator: Validator | None, progress: _Progress) -> RunResult:
     chosen = progress.chosen("last" if validator is None else validator.config.select)
     if chosen != progress.step:
-        best = folder.load_best()
+        best = folder.load_best(chosen)
         for name, module in learner.modules.items():
             module.load_state_dict(best[name])
     spent = validator.collector.budget if validator is not None else Budget()
@@ -218,6 +217,8 @@ def _checkpoint(learner: Learner, folder: RunFolder, validator: Validator | None
             "validation_budget": asdict(spent),
         }
     )
+    if validator is not None and validator.config.select == "best":
+        folder.keep_best(progress.chosen("best"))
 
 
 def _resume(learner: Learner, folder: RunFolder, validator: Validator | None) -> _Progress:

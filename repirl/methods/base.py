@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field
 
@@ -34,6 +34,11 @@ class Runtime(Config):
     gradient_checkpointing: bool = False
     lora: LoRAConfig | None = None
     """Train low-rank adapters of the policy instead of all its weights."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What of it changes the result, by name, as a record has it."""
+        return self.model_dump(mode="json", include={"dtype", "lora"})
 
 
 def start_policy(name: str | Path, runtime: Runtime, seed: int, revision: str | None = None) -> LoadedPolicy:

@@ -10,7 +10,7 @@ from typing import Any
 
 from repirl.config import Config
 from repirl.engines.loading import load_policy, quiet_transformers, written_to
-from repirl.engines.lora import has_adapters, load_merged, merged_state_dict
+from repirl.engines.lora import adapter_weights, has_adapters, load_merged, merged_state_dict
 from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
 from repirl.learn.checkpoint import RunFolder
@@ -66,15 +66,17 @@ def _fit(
 ) -> Fitted:
     policy = context.policy
     policy_folder = context.folder / "policy"
-    if run.done is None:
+    fresh = adapter_weights(policy.model)
+    finished = run.done is not None
+    if not finished:
         learner, validator = make_learner(), make_validator()
         result = run_steps(learner, steps, run, validator, checkpoint_every=checkpoint_every, on_step=context.on_step)
         save_policy(policy_folder, policy.model, policy.tokenizer)
         if save_reward is not None:
             save_reward(learner, context.folder / "reward")
         run.finish(summary(result, left_out))
-    else:
-        load_merged(policy.model, load_policy(policy_folder).model.state_dict())
+    if finished or fresh:  # a phase that follows starts from merged weights and fresh adapters, resumed or not
+        load_merged(policy.model, load_policy(policy_folder).model.state_dict(), fresh)
     return fitted_from(run, policy_folder)
 
 

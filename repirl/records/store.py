@@ -219,6 +219,8 @@ def _parse(data: bytes) -> RunRecord:
     """The record, whose digest (not in schema 1) must be that of what it says."""
     raw = json.loads(data)
     old = raw["schema_version"] == 1
+    if old and (newer := {"digest", "label", "judgements"} & raw.keys()):
+        raise ValueError(f"schema 1 has no {', '.join(sorted(newer))}: the record was changed after it was written")
     record = RunRecord.model_validate_json(json.dumps(upgraded(raw)) if old else data)
     if not old and record.digest != record_digest(raw):
         raise ValueError("digest is not that of the record: it was changed after it was written")

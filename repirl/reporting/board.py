@@ -93,7 +93,8 @@ class Row:
     """One label as it was run: what is the same for its runs, which differ in the seed only and are sorted by it.
 
     `base` is the policy at the root of its stages, named so that different ones have different names; `base_digest` that of
-    its weights. `name` is the label, with what tells it from other rows of the stage where the label does not.
+    its weights. `runtime` says LoRA and precision, where it is not all weights in float32.
+    `name` is the label, with what tells it from other rows of the stage where the label does not.
     """
 
     label: str
@@ -102,6 +103,7 @@ class Row:
     stage: str
     config_digest: str
     base_digest: str
+    runtime: str
     name: str
     base: str
     kind: Kind

@@ -32,6 +32,7 @@ class _Key(NamedTuple):
     stage: str
     config_digest: str
     base_digest: str
+    runtime: str
 
 
 def collect(suite: str, runs: Sequence[StoredRun], contrasts: Sequence[Contrast] = (), baseline: str | None = None) -> Board:
@@ -94,8 +95,22 @@ class _Lineage:
 
 def _key(record: RunRecord, lineage: _Lineage) -> _Key:
     return _Key(
-        record.label, record.method, record.recipe, record.stage, record.config_digest, base_digest=lineage.root(record)
+        record.label,
+        record.method,
+        record.recipe,
+        record.stage,
+        record.config_digest,
+        base_digest=lineage.root(record),
+        runtime=_runtime(record),
     )
+
+
+def _runtime(record: RunRecord) -> str:
+    """What of the runtime changes the result, in words: `LoRA rank 16, bfloat16`; empty for plain float32 training."""
+    said = record.runtime or {}
+    lora, dtype = said.get("lora"), said.get("dtype", "float32")
+    words = [f"LoRA rank {lora['rank']}, alpha {lora['alpha']}"] if isinstance(lora, dict) else []
+    return ", ".join(words + ([str(dtype)] if dtype != "float32" else []))
 
 
 def _digests(column: Column) -> tuple[str, str, str]:
@@ -192,6 +207,9 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
     if len({(other.method, other.recipe) for other in twins}) > 1:
         name += f" ({row.method}, {row.recipe})"
         twins = [other for other in twins if (other.method, other.recipe) == (row.method, row.recipe)]
+    if len({other.runtime for other in twins}) > 1:
+        name += f" ({row.runtime or 'all weights, float32'})"
+        twins = [other for other in twins if other.runtime == row.runtime]
     return name if len(twins) == 1 else f"{name} `{row.config_digest[:6]}`"
 
 

@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 
 from repirl.config import Config
 from repirl.engines.base import Engine, Request, SamplingParams
+from repirl.engines.sampling import decode
 from repirl.errors import UserError
 from repirl.grading.dispatch import check_ungraded
 from repirl.rollouts.prompts import encode_prompt
@@ -219,11 +220,19 @@ class Collector:
         if self.grader is None:
             return [Verdict("ungraded", NO_GRADER)] * len(flat)
         stop = self.decoding.params.stop
-        texts = [(one.prefix.text if one.prefix else "") + cut_at_stop(rollout.text, stop) for one, rollout in flat]
+        texts = [cut_at_stop(self._whole_text(one, rollout), stop) for one, rollout in flat]
         verdicts = self.grader([one.problem for one, _ in flat], texts, [rollout.finish_reason for _, rollout in flat])
         if self.decoding.ungraded_limit is not None:
             check_ungraded(verdicts, self.decoding.ungraded_limit)
         return verdicts
+
+    def _whole_text(self, asked: Asked, rollout: Rollout) -> str:
+        """Text of prefix and continuation, decoded together: a character or a leading space may lie across the seam."""
+        if asked.prefix is None:
+            return rollout.text
+        left_out = decode(self.tokenizer, rollout.token_ids)[len(rollout.text) :]  # EOS, or what follows a stop string
+        whole = decode(self.tokenizer, np.concatenate([np.array(asked.prefix.token_ids, dtype=np.int64), rollout.token_ids]))
+        return whole.removesuffix(left_out)
 
 
 def kept(groups: Sequence[RolloutGroup], keep: KeepConfig | None) -> list[RolloutGroup]:
