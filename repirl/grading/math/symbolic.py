@@ -14,6 +14,7 @@ from repirl.grading.math.values import (
     digits,
     equations_differ,
     is_symbol_in_other_form,
+    says_nothing_of_its_symbols,
     settled,
     too_large_to_read,
     unbounded,
@@ -59,15 +60,36 @@ def symbolic(gold: str, answer: str) -> bool:
         raise Undecided(None if all(too_large) else False, "too large to evaluate")
     if not gold_tree or not answer_tree:
         raise Undecided(False, "gold not parsed" if not gold_tree else "answer not parsed")
-    from math_verify import verify
-
     gold_forms, answer_forms = ([settled(_uniform(tree)) for tree in forms] for forms in trees)
     if differ(gold_forms[0], answer_forms[0]) or equations_differ(gold_forms[0], answer_forms[0]):
         return False
+    if (same := _same_sides(gold_forms[0], answer_forms[0])) is not None:
+        return same
     if unbounded(gold_forms[0], answer_forms[0]):
         raise Undecided(False, "left unevaluated")
     if is_symbol_in_other_form(gold_forms[0], answer_forms[0]):
         return True
+    return _verified(gold_forms, answer_forms)
+
+
+def _same_sides(gold: Any, answer: Any) -> bool | None:
+    """Of two equations of which one holds always or never: whether their sides are the same. None for any others.
+
+    All identities have the same solutions, so `1 = 1` would do for any of them.
+    """
+    from sympy import Eq
+
+    if not (isinstance(gold, Eq) and isinstance(answer, Eq) and any(map(says_nothing_of_its_symbols, (gold, answer)))):
+        return None
+    return any(
+        _verified([gold.lhs], [left]) and _verified([gold.rhs], [right])
+        for left, right in ((answer.lhs, answer.rhs), (answer.rhs, answer.lhs))
+    )
+
+
+def _verified(gold_forms: list[Any], answer_forms: list[Any]) -> bool:
+    from math_verify import verify
+
     return verify(
         gold_forms,
         answer_forms,
