@@ -192,6 +192,10 @@ class TestExtraction:
             (r"\fbox{7}", "7"),
             (r"\boxed{\boxed{7}}", "7"),
             (r"\boxed{}", ""),
+            (r"\boxed{12}, written in a \boxed as told", "12"),
+            (r"\boxed{12}, in the `\boxed` command, that is in a \boxed{}", "12"),
+            (r"we shall use \boxed{...}. It is \boxed{x}", "x"),
+            (r"\boxed x", "x"),
             (r"$\boxed{12 and no end$" + "\nmore", "12 and no end"),
             ("nothing", None),
         ],
@@ -217,6 +221,16 @@ class TestExtraction:
             ("<think>the answer is 3</think> I do not know", None),
             ("<think>\\boxed{3}</think> \\boxed{4}", "4"),
             ("I cannot solve this.", None),
+            ("### Final Answer\n**73**", "73"),
+            ("## Answer\n\n\\[73\\]", "\\[73\\]"),
+            ("## \u2705 Answer\n\n> **73**", "73"),
+            ("**Answer**\n\n$73$ is it", "$73$"),
+            ("## Answers to expect\n12", None),
+            ("<think>1</think><answer>70</answer>", "70"),
+            ("<answer>The final answer is 70.</answer>", "70"),
+            ("<answer>so \\boxed{70}</answer> \\boxed", "70"),
+            ("<answer>70</answer> no, \\boxed{71}", "71"),
+            ("\\boxed{70} <answer></answer>", "70"),
             ("\\boxed{} the answer is 3", None),
             ("", None),
         ],
@@ -235,6 +249,7 @@ class TestExtraction:
     def test_hostile_text_takes_linear_time(self, lead: str) -> None:
         start = time.monotonic()
         pieces = [" ", "\n", " \n", "1", "{", "\\", "$", "*", "answer*", "answer is \\( ", "A:\n", "####", "\\boxed{", "$a$, "]
+        pieces += ["\\boxed{\n", "<answer>", "## Answer\n", "**answer**\n", "</think>"]
         for piece in pieces:
             text = lead + piece * (200_000 // len(piece))
             for completion in (text, text + "\nfoo"):

@@ -8,6 +8,8 @@ from collections import deque
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
 _BARE_BOX_CONTENT = re.compile(r"[^\s$,;{}\\]+")
 _END_OF_THOUGHT = "</think>"
+_ANSWER_TAG, _ANSWER_TAG_END = "<answer>", "</answer>"
+_BOXES_LOOKED_AT = 8  # from the last one back
 _MAX_ANSWER_CHARS = 4000
 
 # `answer is 5`, `answers are 3 and 4`, `Final Answer: 5`, `**Answer:** 5`, `the answer to this is: 5`, `#### 5`
@@ -15,6 +17,7 @@ _PHRASE = re.compile(
     r"(?:####[ \t]*(?=[-+$\\\d.(])(?!\d+[.)]\s)"  # not a Markdown heading
     r"|\b(?i:answers?)\b\**[^\n.:=$\\]{0,60}?(?:\b(?i:is|are|be)\b|[:=])[\s:*]*"
     r"|\*\*(?i:(?:the )?final answer)\*\*\s*"
+    r"|(?m:^)[ \t]*(?:\#{1,6}[^\w\n]{0,6}|\*\*)(?i:(?:the )?(?:final )?answer)[*: \t]{0,6}\n\s*(?:>[ \t]*)?"  # a heading
     r")(?=\S)"
 )
 # The marker of the published GSM8K solutions, on the last line only: a list of choices looks alike.
@@ -34,15 +37,20 @@ def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 def last_box(text: str) -> str | None:
     r"""Content of the last `\boxed{...}` (also `\fbox`), braces balanced, `\{` and `\}` not counted.
 
-    Empty string for `\boxed{}`; None if there is no box. A box that is never closed ends with its line.
+    A box without content, or the bare word `\boxed` without a number behind it, is a mention and counts only if there is
+    nothing else; then an empty string. None if there is no box. A box that is never closed ends with its line.
     """
-    match = _last_match(_BOX, text)
-    if match is None:
-        return None
-    start = match.end()
+    matches = deque(_BOX.finditer(text), maxlen=_BOXES_LOOKED_AT)
+    contents = (_content(text, match.end()) for match in reversed(matches))
+    return next((content for content in contents if content), "" if matches else None)
+
+
+def _content(text: str, start: int) -> str:
+    """What is in the box that opens at `start`."""
     if not text.startswith("{", start):
         bare = _BARE_BOX_CONTENT.match(text, start)
-        return bare.group() if bare else ""
+        content = bare.group() if bare else ""
+        return content if (len(content) == 1 and content.isalnum()) or any(map(str.isdigit, content)) else ""
     depth, i = 0, start
     while i < len(text):
         char = text[i]
@@ -80,10 +88,15 @@ def _trim(rest: str) -> str:
 
 
 def final_answer(text: str) -> str | None:
-    """The answer a completion ends with, or None. After `</think>`, only what follows it counts."""
+    """The answer a completion ends with, or None: its last box, what its last `<answer>` tag holds if no box follows that,
+    or what follows the last phrase. After `</think>`, only what follows it counts."""
     _, _, after = text.rpartition(_END_OF_THOUGHT)
     if after.strip():
         text = after
+    _, tag, tagged = text.rpartition(_ANSWER_TAG)
+    inside, _, behind = tagged.partition(_ANSWER_TAG_END)
+    if tag and inside.strip() and not _BOX.search(behind):
+        return last_box(inside) or phrase_answer(inside) or _trim(inside.strip()) or None
     boxed = last_box(text)
     return (boxed or None) if boxed is not None else phrase_answer(text)
 
