@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+from repirl.cli import main as cli
 from repirl.config import with_overrides
 from repirl.engines.loading import load_policy
 from repirl.engines.lora import LoRAConfig, adapter_weights, add_adapters, has_adapters, load_merged, merged_state_dict
@@ -137,3 +138,9 @@ def test_without_peft_it_is_said_in_one_line(make_policy, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"needs peft.*pip install"):
         add_adapters(make_policy(0), LoRAConfig(), seed=0)
+
+
+def test_a_scale_without_adapters_is_refused(tmp_path, capsys):
+    assert cli.run(["train", "rloo", "--lora-alpha", "8", "--out", str(tmp_path / "run")]) == 2
+    assert "give --lora-rank too" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -15,7 +15,7 @@ from repirl.evals.judging import default_rule, judge
 from repirl.evals.policy import evaluate_policy
 from repirl.evals.protocol import EvalProtocol
 from repirl.evals.thresholds import parse_rule
-from repirl.methods.base import Fitted
+from repirl.methods.base import Fitted, make_engine
 from repirl.records.provenance import portable
 from repirl.records.store import Judgement
 from repirl.rewards.load import NAMED, LoadOptions, load_reward
@@ -55,6 +55,7 @@ def evaluate(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources, on_
                 benchmark,
                 EvalProtocol(**evaluation.sampling(suite.eval_seed + item.seed)),
                 folder=sources.folder / "eval" / name,
+                engine=make_engine(policies[device], suite.runtime),
                 on_progress=lambda done, total, name=name: on_part(f"eval {name}", done, total),
             )
         )

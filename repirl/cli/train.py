@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from repirl.cli.output import JsonFlag, check_folder, emit, working
+from repirl.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +31,9 @@ def train_command(
     dtype: Annotated[str, typer.Option(help="Of the matrix products: float32 or bfloat16. Weights stay float32.")] = "float32",
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one.")] = None,
     lora_rank: Annotated[int | None, typer.Option(min=1, help="Train adapters of this rank instead of all weights.")] = None,
-    lora_alpha: Annotated[int, typer.Option(min=1, help="Adapters are scaled by this over their rank.")] = 32,
+    lora_alpha: Annotated[
+        int | None, typer.Option(min=1, help="Adapters are scaled by this over their rank; default 32.")
+    ] = None,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, more time; the same result.")] = False,
     max_batch_rows: Annotated[int, typer.Option(min=1, help="Completions sampled at a time.")] = 512,
     max_cache_tokens: Annotated[int | None, typer.Option(min=1, help="Their tokens; default: what fits the GPU.")] = None,
@@ -43,6 +46,8 @@ def train_command(
     from repirl.methods.registry import load_method
     from repirl.precision import training_in
 
+    if lora_rank is None and lora_alpha is not None:
+        raise UserError("--lora-alpha scales adapters, and there are none", lora_alpha, "give --lora-rank too")
     folder = out or Path("runs") / f"{method}-{recipe}-s{seed}"
     check_folder(folder, "--out")
     with working("loading"), training_in(dtype):
@@ -56,7 +61,7 @@ def train_command(
                 "max_batch_rows": max_batch_rows,
                 "max_cache_tokens": max_cache_tokens,
                 "gradient_checkpointing": gradient_checkpointing,
-                "lora": None if lora_rank is None else {"rank": lora_rank, "alpha": lora_alpha},
+                "lora": None if lora_rank is None else {"rank": lora_rank} | ({"alpha": lora_alpha} if lora_alpha else {}),
             },
         )
         start = start_policy(policy, runtime, seed, revision)

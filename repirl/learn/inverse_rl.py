@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from repirl.learn.gradient import global_counts
 from repirl.learn.irl import IRLConfig, SignedWeights, irl_loss, signed_weights
 from repirl.learn.updater import OptimConfig, Updater
 from repirl.rewards.artifact import RewardContract
@@ -118,7 +119,7 @@ class InverseRL:
         signed_R = torch.cat([weights.rollouts_B, weights.demonstrations_E])
         used = signed_R.nonzero()[:, 0]
         all_rows = [rollouts[i] if i < len(rollouts) else demos[i - len(rollouts)] for i in used.tolist()]
-        total_tokens = sum(len(row.response_ids) for row in all_rows)
+        total_tokens = global_counts(all_rows).tokens
         # Rows that are the same go through the model once, with the sum of their weights.
         rows, row_of = distinct_rows(all_rows)
         row_of_used = torch.tensor(row_of, dtype=torch.long)

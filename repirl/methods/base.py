@@ -54,6 +54,15 @@ def start_policy(name: str | Path, runtime: Runtime, seed: int, revision: str | 
     return policy
 
 
+def make_engine(policy: LoadedPolicy, runtime: Runtime) -> Engine:
+    """A sampler over a policy within the runtime's bounds."""
+    from repirl.engines.torch_engine import TorchEngine
+
+    return TorchEngine(
+        policy.model, policy.tokenizer, max_batch_rows=runtime.max_batch_rows, max_cache_tokens=runtime.max_cache_tokens
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class FitContext:
     """Where and from what a method is fitted. `policy.model` is trained in place; `folder` is the run folder."""
@@ -67,15 +76,7 @@ class FitContext:
     def engine(self, policy: LoadedPolicy | None = None) -> Engine:
         """A sampler over a policy (None: the one that is trained; others are verifiers, completers), which follows its
         training."""
-        from repirl.engines.torch_engine import TorchEngine
-
-        chosen = self.policy if policy is None else policy
-        return TorchEngine(
-            chosen.model,
-            chosen.tokenizer,
-            max_batch_rows=self.runtime.max_batch_rows,
-            max_cache_tokens=self.runtime.max_cache_tokens,
-        )
+        return make_engine(self.policy if policy is None else policy, self.runtime)
 
     def part(self, name: str, after: Fitted | None = None) -> FitContext:
         """The context of one phase of a method, in a folder of its own.
