@@ -172,6 +172,8 @@ def test_labels_stand_in_keys_and_runs_have_policies() -> None:
         ('[[evaluations]]\nkind = "judge"\nbenchmark = "arith"', "set"),
         ('[[evaluations]]\nbenchmark = "arith"\nthreshold = "tuned"', "threshold"),
         ('[[contrasts]]\nbetter = "ours"\nworse = "rloo"', "compares with a run that is not in it: 'ours'; labels: base, rloo"),
+        ('[[contrasts]]\nbetter = "rloo"\nworse = "base"\nbenchmark = "arit"', "a benchmark that is not in it: 'arit'"),
+        ('[[contrasts]]\nbetter = "rloo"\nworse = "base"\nstage = "agian"', "a stage that is not in it: 'agian'"),
         ('[[runs]]\nmethod = "base"\nlabel = "no/folder"', "runs.3.label"),
     ],
 )

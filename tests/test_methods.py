@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from repirl.methods.registry import load_method, load_module, methods
 from repirl.rewards.artifact import read_contract
 from repirl.rewards.energy import load_energy_model
 from repirl.tasks.training_sets import TrainingSetConfig, load_training_set, read_jsonl
-from repirl.types import Verdict
+from repirl.types import Budget, Verdict
 
 NAMES = list(methods())
 SMALL = {
@@ -256,6 +257,15 @@ def test_a_method_of_two_phases(policy_folder, tmp_path, learnable):
     assert whole.budget.policy_updates == 4
     assert whole.budget.demonstrations > 0
     assert whole.validation_budget.rollouts == 2 * alone.validation_budget.rollouts
+
+
+def test_the_last_phase_that_left_one_gives_the_policy_and_the_reward():
+    first, second, third = (Path(name) for name in ("first", "second", "third"))
+    budgets = [Budget(policy_updates=updates) for updates in (1, 2, 4)]
+    phases = [Fitted(first, first, budgets[0]), Fitted(None, second, budgets[1]), Fitted(third, None, budgets[2])]
+    whole = phases[2].after(*phases[:2])
+    assert (whole.policy_folder, whole.reward_folder, whole.budget) == (third, second, Budget(policy_updates=7))
+    assert phases[1].after(phases[0]).policy_folder == first
 
 
 @pytest.mark.parametrize("name", ["rloo", "repirl", "bc", "confidence"])

@@ -163,7 +163,7 @@ def suite_names(include: Sequence[str | Path] = ()) -> list[str]:
 
 
 def load_suite(name: str, include: Sequence[str | Path] = ()) -> Suite:
-    """A suite by name; UserError for an unknown name, a bad file, or a contrast of labels that the suite does not have."""
+    """A suite by name; UserError for an unknown name, a bad file, or a contrast of what the suite does not have."""
     for folder in _folders(include):
         path = folder / f"{name}.toml"
         if path.is_file():
@@ -172,17 +172,24 @@ def load_suite(name: str, include: Sequence[str | Path] = ()) -> Suite:
             except tomllib.TOMLDecodeError as error:
                 raise UserError(f"{path.name} is not TOML ({error})", str(path)) from error
             suite = parse_config(Suite, values)
-            _check_labels(name, suite)
+            _check_contrasts(name, suite)
             return suite
     raise UserError("unknown suite", name, f"choose one of {', '.join(suite_names(include))}")
 
 
-def _check_labels(name: str, suite: Suite) -> None:
+def _check_contrasts(name: str, suite: Suite) -> None:
     labels = list(dict.fromkeys(run.label for run in suite.runs))
     named = [label for contrast in suite.contrasts for label in (contrast.better, contrast.worse)]
     named += [suite.baseline] if suite.baseline is not None else []
     if unknown := [label for label in named if label not in labels]:
         raise UserError(f"suite {name} compares with a run that is not in it", unknown[0], f"labels: {', '.join(labels)}")
+    stages = {run.stage for run in suite.runs}
+    sets = {one.set if isinstance(one, JudgeEvaluation) else one.benchmark for one in suite.evaluations}
+    for contrast in suite.contrasts:
+        for what, said, known in (("stage", contrast.stage, stages), ("benchmark", contrast.benchmark, sets)):
+            if said is not None and said not in known:
+                todo = f"there are {', '.join(sorted(known))}"
+                raise UserError(f"a contrast of suite {name} is about a {what} that is not in it", said, todo)
 
 
 def plan(name: str, suite: Suite) -> list[WorkItem]:

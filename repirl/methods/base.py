@@ -107,9 +107,13 @@ class Fitted:
     curve: Path | None = None
 
     def after(self, *earlier: Fitted) -> Fitted:
-        """The result of a method of several phases, this one the last: what all of them cost is added up."""
+        """The result of a method of several phases, this one the last: what all of them cost is added up, and where this
+        one leaves no policy or reward, the latest that an earlier one left is the method's."""
+        phases = [self, *reversed(earlier)]
         return replace(
             self,
+            policy_folder=next((part.policy_folder for part in phases if part.policy_folder is not None), None),
+            reward_folder=next((part.reward_folder for part in phases if part.reward_folder is not None), None),
             budget=sum((part.budget for part in earlier), self.budget),
             validation_budget=sum((part.validation_budget for part in earlier), self.validation_budget),
         )

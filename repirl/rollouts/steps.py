@@ -19,7 +19,7 @@ from repirl.engines.sampling import decode
 
 @dataclass(frozen=True, slots=True)
 class StepSegmentation:
-    """How completions are cut into steps; stored with every PRM, which refuses another one."""
+    """How completions are cut into steps; stored with every PRM, which is always scored with its own."""
 
     separator: str = "\n"
 
