@@ -50,7 +50,8 @@ def _matches(expected: Any, form: Any, tolerance: float | None) -> bool:
     if isinstance(expected, (bytes, bytearray)):
         return kind == "b" and bytes.fromhex(parts[0]) == expected
     if isinstance(expected, complex):
-        claimed = _plain(form)
+        if not isinstance(claimed := _plain(form), complex):
+            return False
         return all(_same_number(e, c, tolerance) for e, c in ((expected.real, claimed.real), (expected.imag, claimed.imag)))
     return False
 

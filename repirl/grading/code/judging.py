@@ -46,6 +46,8 @@ def _frames(run: Run) -> list[list[Any]]:
 
 def _how_it_died(run: Run, limits: SandboxLimits) -> str:
     """Why there are fewer claims than tests."""
+    if run.broke:
+        return "broke the sandbox"
     if run.too_much_output:
         return "too much output"
     if run.timed_out:
@@ -100,7 +102,7 @@ def _judge_stdio(tests: CodeTests, runs: list[Run], limits: SandboxLimits) -> Ve
 def _failure_of(expected: str, run: Run, limits: SandboxLimits, tolerance: float | None) -> str:
     """Why a case of `stdio` failed; empty if it did not."""
     frames = _frames(run)
-    if run.too_much_output or run.timed_out or run.signal:
+    if run.too_much_output or run.timed_out or run.signal or run.broke:
         return _how_it_died(run, limits)
     if frames and frames[0][0] == "raise" and len(frames[0]) > 1:
         return _exception(frames[0][1])

@@ -1,4 +1,8 @@
-"""The event loop of one call to the sandbox: servers kept busy until every job has ended."""
+"""The event loop of one call to the sandbox: servers kept busy until every job has ended.
+
+A job that breaks its server is tried again after all others, so that it cannot take them along. Whether a job that breaks
+every server or the sandbox is to blame is for the caller to find out: see `SandboxPool.run`.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +29,8 @@ class Batch:
         self.broken: set[Server] = set()
         self.tries: Counter[int] = Counter()  # that ended with a broken server, by job
         self.timeouts: Counter[int] = Counter()  # by group
-        # A sandbox that fails again and again is not worth a restart per program.
-        self.faults_left = 3 + len(jobs) // 20
+        self.suspects: list[int] = []  # jobs that broke MAX_TRIES servers
+        self.fault: str | None = None  # why the last broken server broke
 
     def ends(self) -> list[Run]:
         """One end per job."""
@@ -38,6 +42,12 @@ class Batch:
         for index in self.waiting:
             self.results[index] = Run(fault=fault)
         self.waiting.clear()
+
+    def blame(self) -> None:
+        """Acquits the sandbox: what broke so far is the doing of the jobs with which it broke again and again."""
+        for index in self.suspects:
+            self.results[index] = Run(broke=True)
+        self.suspects, self.fault = [], None
 
     def drive(self, servers: Sequence[Server]) -> None:
         """Until nothing waits, or all `servers` are broken."""
@@ -83,22 +93,27 @@ class Batch:
         if (group := self.jobs[index].group) is not None:
             self.timeouts[group] += run.out_of_time(self.limits)
         del self.busy[server]
-        self._next(server, selector)
+        if server.spent:
+            self._retire(server, selector)
+        else:
+            self._next(server, selector)
 
     def _broken(self, server: Server, why: str, selector: selectors.BaseSelector, began: bool = True) -> None:
         index = self.busy.pop(server)
-        self.tries[index] += began
+        self.fault = why
+        self.tries[index] += began or server.number == 1  # an idle server may have died long ago, a new one has not
         if self.tries[index] >= MAX_TRIES:
             self.results[index] = Run(fault=why)
+            self.suspects.append(index)
         else:  # the server may have died of something that this program has no part in, and was dead if it never began
-            self.waiting.append(index)
+            self.waiting.insert(0, index)
         self._unregister_streams(server, selector)
-        selector.unregister(server.control)
         server.drop_streams()
+        self._retire(server, selector)
+
+    def _retire(self, server: Server, selector: selectors.BaseSelector) -> None:
+        selector.unregister(server.control)
         self.broken.add(server)
-        self.faults_left -= 1
-        if self.faults_left <= 0:
-            self.give_up(f"the sandbox keeps failing: {why}")
 
     def _unregister_streams(self, server: Server, selector: selectors.BaseSelector) -> None:
         for stream in server.streams:

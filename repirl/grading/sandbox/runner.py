@@ -8,6 +8,7 @@ an interpreter start. This module shares servers among threads, keeps them busy,
 from __future__ import annotations
 
 import atexit
+import marshal
 import os
 import sys
 import threading
@@ -21,6 +22,7 @@ from repirl.grading.sandbox.server import MAX_TIMEOUTS, Job, Run, SandboxLimits,
 
 __all__ = ["MAX_TIMEOUTS", "Job", "Run", "SandboxLevel", "SandboxLimits", "SandboxPool", "run_jobs", "sandbox_level"]
 
+CONTROL = Job("functional", marshal.dumps(("def f(): return 1", "f", [()])))  # runs wherever a sandbox works
 NEEDED_FOR_STRONG = ("process namespace", "mount namespace", "network namespace", "ipc namespace", "seccomp")
 
 
@@ -139,20 +141,37 @@ class SandboxPool:
             self._changed.notify_all()
 
     def run(self, jobs: Sequence[Job], limits: SandboxLimits) -> list[Run]:
-        """Runs all jobs and returns their ends in the same order. The caller has checked the level."""
+        """Runs all jobs and returns their ends in the same order. The caller has checked the level.
+
+        Where a server broke, a program that is known to run tells the two reasons apart: if it does not run either,
+        the sandbox fails and so do all jobs that are left, else the others go on.
+        """
         batch = Batch(jobs, limits)
         while batch.waiting:
-            try:
-                servers = self._lease(min(len(batch.waiting), self.workers))
-            except ServerFault as fault:
-                batch.give_up(str(fault))
-                break
-            try:
-                batch.drive(servers)
-            finally:
-                self._give_back([s for s in servers if s not in batch.broken and s not in batch.busy])
-                self._give_back([s for s in servers if s in batch.broken or s in batch.busy], healthy=False)
+            self._drive(batch)
+            if batch.fault is None:
+                continue
+            control = Batch([CONTROL], SandboxLimits())
+            while control.waiting:
+                self._drive(control)
+            if control.ends()[0].fault is None:
+                batch.blame()
+            else:
+                batch.give_up(f"the sandbox keeps failing: {batch.fault}")
         return batch.ends()
+
+    def _drive(self, batch: Batch) -> None:
+        """Runs what waits, until it has ended or all servers that could be had are broken."""
+        try:
+            servers = self._lease(min(len(batch.waiting), self.workers))
+        except ServerFault as fault:
+            batch.give_up(str(fault))
+            return
+        try:
+            batch.drive(servers)
+        finally:
+            self._give_back([s for s in servers if s not in batch.broken and s not in batch.busy])
+            self._give_back([s for s in servers if s in batch.broken or s in batch.busy], healthy=False)
 
     def close(self) -> None:
         """Ends all idle servers; those leased end when their thread gives them back."""

@@ -66,7 +66,8 @@ class Job:
 class Run:
     """How a job ended. `frames` and `stdout` are the program's claims, the rest is the kernel's and ours.
 
-    `fault` is set when the sandbox itself failed, `not_run` when the group was given up; nothing else means anything then.
+    `fault` is set when the sandbox itself failed, `not_run` when the group was given up, `broke` when one sandbox after the
+    other failed with this program while others work; nothing else means anything then.
     """
 
     frames: bytes = b""
@@ -79,6 +80,7 @@ class Run:
     too_much_output: bool = False
     fault: str | None = None
     not_run: bool = False
+    broke: bool = False
 
     def out_of_time(self, limits: SandboxLimits) -> bool:
         """Whether it was killed for the time that it took, by the clock or of the processor.
@@ -152,6 +154,7 @@ class Server:
             self.streams: list[Stream] = []
             self.started = self.deadline = 0.0  # of the running job, time.monotonic()
             self.polled = self.cancelled = False
+            self.spent = False  # it ends after this answer, see sbx_zygote
             self.number = 0  # of the job
             self.ready: dict[str, Any] = self._first_answer(stderr)
 
@@ -211,6 +214,7 @@ class Server:
         answer = json.loads(packet or b'{"fault": "the server process died"}')
         if "fault" in answer:
             raise ServerFault(answer["fault"])
+        self.spent = answer["spent"]
         for stream in self.streams:  # every writer is dead: what is in the buffers is all there will be
             stream.read_some(limits.output_bytes)
         claimed = [b"".join(stream.chunks) for stream in self.streams]

@@ -20,7 +20,7 @@ import sys
 import types
 from collections import deque
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, cycle, islice, repeat
 from typing import Any
 
 import sbx_codec
@@ -37,7 +37,7 @@ class ProgramEnded(BaseException):
 
 
 class NotSendable(BaseException):
-    """The tests pass something to the program that is not plain data."""
+    """The tests pass something of their own to the program that is not plain data."""
 
 
 class ProgramStopped(RuntimeError):
@@ -148,7 +148,11 @@ def _form(value: Any) -> Any:
 
 
 def _other_form(value: Any) -> list[Any]:
-    """What stands for an object of the program, or for something of the standard library. Raises NotSendable."""
+    """What stands for an object of the program, or for something of the standard library.
+
+    Raises NotSendable, but TypeError, which fails the test, on what may come from the program's answers (such as a method
+    of a list, or an iterator over a range without end): a program must not be able to choose that it is not graded.
+    """
     if type(value) is Remote:
         return ["h", object.__getattribute__(value, "_number"), ""]
     if isinstance(value, type) and value in _own_numbers:
@@ -163,9 +167,15 @@ def _other_form(value: Any) -> list[Any]:
         members = list(islice(value, MAX_ITERATED + 1))
         if len(members) <= MAX_ITERATED:
             return ["it", *map(_form, members)]
-    if (value if isinstance(value, type) else type(value)).__module__ == __name__:
-        raise TypeError("this stands for something of the program")  # which thus has no part in what is NotSendable
+        if not isinstance(value, (count, cycle, repeat)):
+            raise TypeError("an iterator with too many members")
+    module = (value if isinstance(value, type) else type(value)).__module__
+    if module == __name__ or (module == "builtins" and isinstance(value, (type, *_METHODS))):
+        raise TypeError("this may be something of the program")
     raise end(NotSendable(type(value).__name__))
+
+
+_METHODS = (types.BuiltinMethodType, types.MethodWrapperType)  # of an object
 
 
 def _library_name(value: Any) -> tuple[str, str] | None:

@@ -117,7 +117,7 @@ def decode(form: Any, handle: Callable[[int, str], Any] | None = None, named: Ca
             raise ValueError("a JSON object is not a form")
         return form
     kind, parts = (form[0], form[1:]) if form else (None, [])
-    if kind in ("l", "t", "s", "it"):
+    if kind in ("l", "t", "s") or (kind == "it" and named is not None):
         members = [decode(part, handle, named) for part in parts]
         if kind == "it":
             return iter(members)

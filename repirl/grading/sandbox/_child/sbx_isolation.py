@@ -12,6 +12,8 @@ import resource
 import stat
 import sys
 
+from sbx_wipe import FOLDER_MODE
+
 libc = ctypes.CDLL(None, use_errno=True)
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x10000000, 0x20000000, 0x40000000
@@ -122,7 +124,7 @@ def private_root(machine: str) -> str:
             mount("hidden", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "size=4k,mode=755")
     scratch = "/tmp" if not os.path.lexists("/tmp") else "/scratch"
     os.mkdir(scratch)
-    options = f"size={TMP_MIB}m,nr_inodes={TMP_INODES},mode=1777"
+    options = f"size={TMP_MIB}m,nr_inodes={TMP_INODES},mode={FOLDER_MODE:o}"
     mount("scratch", scratch, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
     _check(libc.umount2(b"/.old", MNT_DETACH), "umount of the old root")
     os.rmdir("/.old")
@@ -205,39 +207,3 @@ def set_limits(cpu_s: int, memory_bytes: int, file_bytes: int, open_files: int, 
         hard = resource.getrlimit(which)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(which, (value, value))
-
-
-def wipe(folder: str) -> None:
-    """Empties `folder` whatever a program left there: unreadable or very deep folders, links, odd names."""
-    for _ in range(3 * TMP_INODES):
-        names = os.listdir(folder)
-        if not names:
-            return
-        here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            for name in names:
-                _remove_or_flatten(name, here)
-        finally:
-            os.close(here)
-    raise OSError(errno.ENOTEMPTY, f"could not empty {folder}")
-
-
-def _remove_or_flatten(name: str, here: int) -> None:
-    """Removes a file or an empty folder; lifts another folder's content one level up, so that depth never recurses."""
-    if not _is_folder(name, here):
-        os.unlink(name, dir_fd=here)
-        return
-    os.chmod(name, 0o700, dir_fd=here)
-    inside = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
-    try:
-        for inner in os.listdir(inside):
-            if _is_folder(inner, inside):
-                os.chmod(inner, 0o700, dir_fd=inside)  # moving a folder takes the right to write in it
-            os.rename(inner, f".{os.urandom(12).hex()}", src_dir_fd=inside, dst_dir_fd=here)
-    finally:
-        os.close(inside)
-    os.rmdir(name, dir_fd=here)
-
-
-def _is_folder(name: str, parent: int) -> bool:
-    return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)

@@ -2,7 +2,12 @@
 
 Why a denylist: an allowlist breaks with each libc and Python release, and what it would add is covered by the other
 layers (namespaces, Landlock, no capabilities). System calls newer than this table answer ENOSYS, so a future one is
-not open by accident. Every process, signal to others, socket, mount and program start is refused with EPERM.
+not open by accident. Every process, signal to others, socket (but for pairs), mount and program start is refused with
+EPERM, and so is all of System V IPC and of message queues, whose objects belong to the host where namespaces are missing.
+
+What stays open at level `weak`, where files, processes and users are the host's: reading whatever Landlock (if there is
+one) leaves readable, a FIFO or device included; and counting against the limits of its user, of whom it may be a part
+(threads, pipe buffers, inotify instances), for as long as it runs.
 """
 
 from __future__ import annotations
@@ -40,8 +45,12 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "syslog": (103, 116), "quotactl": (179, 60), "quotactl_fd": (443, 443), "personality": (135, 92),
     "iopl": (172, None), "ioperm": (173, None), "modify_ldt": (154, None), "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265), "fanotify_init": (300, 262), "shmget": (29, 194), "shmat": (30, 196),
-    "shmctl": (31, 195), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180),
-    "memfd_secret": (447, 447), "setpriority": (141, 140),
+    "shmctl": (31, 195), "shmdt": (67, 197), "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188),
+    "msgctl": (71, 187), "semget": (64, 190), "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192),
+    "mq_open": (240, 180), "mq_unlink": (241, 181), "mq_timedsend": (242, 182), "mq_timedreceive": (243, 183),
+    "mq_notify": (244, 184), "mq_getsetattr": (245, 185), "sync": (162, 81), "syncfs": (306, 267),
+    "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "removexattr": (197, 14),
+    "lremovexattr": (198, 15), "fremovexattr": (199, 16), "memfd_secret": (447, 447), "setpriority": (141, 140),
     "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setaffinity": (203, 122),
     "sched_setattr": (314, 274), "ioprio_set": (251, 30), "migrate_pages": (256, 238), "move_pages": (279, 239),
     "process_madvise": (440, 440), "process_mrelease": (448, 448), "vmsplice": (278, 75), "mknod": (133, None),
@@ -50,26 +59,31 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
 
 # Refused to programs only: their server needs them.
 DENIED_PROGRAMS: dict[str, tuple[int | None, int | None]] = {
-    "fork": (57, None), "vfork": (58, None), "memfd_create": (319, 279),
+    "fork": (57, None), "vfork": (58, None), "memfd_create": (319, 279), "sendmsg": (46, 211),
+    "sendmmsg": (307, 269),
 }  # fmt: skip
 
-# Refused as well where no private file system could be made: anything that changes a file by name.
+# Refused as well where no private file system could be made: anything that changes or locks a file by name.
 DENIED_WRITES: dict[str, tuple[int | None, int | None]] = {
     "creat": (85, None), "mkdir": (83, None), "mkdirat": (258, 34), "rmdir": (84, None), "unlink": (87, None),
     "unlinkat": (263, 35), "rename": (82, None), "renameat": (264, 38), "renameat2": (316, 276), "link": (86, None),
     "linkat": (265, 37), "symlink": (88, None), "symlinkat": (266, 36), "chmod": (90, None), "fchmod": (91, 52),
     "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None), "fchown": (93, 55), "lchown": (94, None),
     "fchownat": (260, 54), "truncate": (76, 45), "utime": (132, None), "utimes": (235, None), "utimensat": (280, 88),
-    "futimesat": (261, None), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
-    "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
+    "futimesat": (261, None), "flock": (73, 32),
 }  # fmt: skip
 
 CLONE, CLONE3, KILL, TGKILL = (56, 220), (435, 435), (62, 129), (234, 131)
 PRLIMIT64, FCNTL, IOCTL, PRCTL = (302, 261), (72, 25), (16, 29), (157, 167)
+SOCKETPAIR, SENDTO, AF_UNIX = (53, 199), (44, 206), 1
 OPEN, OPENAT, OPENAT2 = (2, None), (257, 56), (437, 437)
-# F_SETOWN, F_SETSIG, F_SETOWN_EX send signals of any kind to any process of the same user; so do the two ioctls.
-FCNTL_DENIED = (8, 10, 15)
-IOCTL_DENIED = (0x8901, 0x8902, 0x5412)  # FIOSETOWN, SIOCSPGRP, TIOCSTI
+# F_SETOWN, F_SETSIG, F_SETOWN_EX send signals of any kind to any process of the same user; F_SETLEASE and F_NOTIFY
+# hold up those who open a file. FCNTL_LOCKS: F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW.
+FCNTL_DENIED = (8, 10, 15, 1024, 1026)
+FCNTL_LOCKS = (6, 7, 37, 38)
+# What Python itself asks for: TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, TCGETS2. Others set the owner of
+# a descriptor, type into a terminal or change the attributes of a file that was opened for reading.
+IOCTL_ALLOWED = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x802C542A)
 PR_SET_PDEATHSIG = 1  # not to be undone: a program dies with its server
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -92,6 +106,11 @@ def _block(nr: int, body: bytes) -> bytes:
     return _ins(JEQ, nr, 0, len(body) // 8) + body
 
 
+def _by_value(index: int, values: tuple[int, ...], listed: int, other: int) -> bytes:
+    """Returns errno `listed` where the argument is among `values`, else `other`; 0 allows the call."""
+    return _ins(LD_W_ABS, _arg(index)) + b"".join(_ins(JEQ, k, 0, 1) + _ret(listed) for k in values) + _ret(other)
+
+
 def _start(arch: str) -> tuple[list[bytes], int]:
     """Checks the architecture and loads the call's number. Raises KeyError on an architecture without a table."""
     audit_arch, col = ARCH[arch]
@@ -104,11 +123,10 @@ def server_filter(arch: str, deny_writes: bool) -> bytes:
     out, col = _start(arch)
     # NEWEST_KNOWN also stops the x32 numbers, which start at 2**30.
     out += [_ins(JGT, NEWEST_KNOWN, 0, 1), _ret(errno.ENOSYS)]
-    pid_zero = _ins(LD_W_ABS, _arg(0)) + _ins(JEQ, 0, 0, 1) + _ret(0) + _ret(errno.EPERM)
-    out.append(_block(PRLIMIT64[col], pid_zero))
-    for pair, denied in ((FCNTL, FCNTL_DENIED), (IOCTL, IOCTL_DENIED)):
-        body = _ins(LD_W_ABS, _arg(1)) + b"".join(_ins(JEQ, k, 0, 1) + _ret(errno.EPERM) for k in denied) + _ret(0)
-        out.append(_block(pair[col], body))
+    out.append(_block(PRLIMIT64[col], _by_value(0, (0,), 0, errno.EPERM)))
+    out.append(_block(FCNTL[col], _by_value(1, FCNTL_DENIED + (FCNTL_LOCKS if deny_writes else ()), errno.EPERM, 0)))
+    out.append(_block(IOCTL[col], _by_value(1, IOCTL_ALLOWED, 0, errno.EOPNOTSUPP)))
+    out.append(_block(SOCKETPAIR[col], _by_value(0, (AF_UNIX,), 0, errno.EPERM)))
     table = dict(DENIED)
     if deny_writes:
         table |= DENIED_WRITES
@@ -121,16 +139,19 @@ def server_filter(arch: str, deny_writes: bool) -> bytes:
 
 
 def program_filter(arch: str, own_pid: int) -> bytes:
-    """What a program may not do besides: make processes, signal others. Small, as it is installed once per program."""
+    """What a program may not do besides: make processes, signal others, send to a named socket (`sendmsg` hides the
+    name behind a pointer). Small, as it is installed once per program."""
     out, col = _start(arch)
     # Threads yes, processes no. clone3 hides its flags behind a pointer: ENOSYS makes libc use clone.
     out.append(_block(CLONE3[col], _ret(errno.ENOSYS)))
     threads_only = _ins(LD_W_ABS, _arg(0)) + _ins(JSET, CLONE_THREAD, 0, 1) + _ret(0) + _ret(errno.EPERM)
     out.append(_block(CLONE[col], threads_only))
-    only_itself = _ins(LD_W_ABS, _arg(0)) + _ins(JEQ, own_pid, 0, 1) + _ret(0) + _ret(errno.EPERM)
+    only_itself = _by_value(0, (own_pid,), 0, errno.EPERM)
     out += [_block(KILL[col], only_itself), _block(TGKILL[col], only_itself)]
-    not_deathsig = _ins(LD_W_ABS, _arg(0)) + _ins(JEQ, PR_SET_PDEATHSIG, 0, 1) + _ret(errno.EPERM) + _ret(0)
-    out.append(_block(PRCTL[col], not_deathsig))
+    out.append(_block(PRCTL[col], _by_value(0, (PR_SET_PDEATHSIG,), errno.EPERM, 0)))
+    low, high = _ins(LD_W_ABS, _arg(4)), _ins(LD_W_ABS, _arg(4) + 4)  # where the name is
+    nameless = low + _ins(JEQ, 0, 0, 3) + high + _ins(JEQ, 0, 0, 1) + _ret(0) + _ret(errno.EPERM)
+    out.append(_block(SENDTO[col], nameless))
     return b"".join(out) + _deny(DENIED_PROGRAMS, col)
 
 

@@ -35,6 +35,7 @@ def _bind_names(tree: ast.Module, entry_point: str) -> dict[str, Any]:
     reads = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
     bases = [node.value for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     namespace: dict[str, Any] = {"__name__": "tests"}
+    made = _made_names(tree)
     from_program = 0
     entry, _, method = entry_point.replace("()", "").partition(".")
     names = sorted({node.id for node in reads} | ({entry} if entry else set()))
@@ -45,7 +46,9 @@ def _bind_names(tree: ast.Module, entry_point: str) -> dict[str, Any]:
         if name in sys.stdlib_module_names and name != entry and all(node in bases for node in uses):
             namespace[name] = importlib.import_module(name)
         else:
-            from_program += _bind(name, namespace)
+            bound = _bind(name, namespace)
+            from_program += bound
+            Tester.asked = Tester.asked or not (bound or name in made)  # the tests may do without what the program lacks
     if not from_program:
         for name in names:
             if hasattr(builtins, name):
@@ -54,6 +57,21 @@ def _bind_names(tree: ast.Module, entry_point: str) -> dict[str, Any]:
         namespace["candidate"] = getattr(namespace[entry](), method) if method else namespace[entry]
     namespace[sbx_checks.COUNTER], namespace[sbx_checks.STOPPED] = _count, ProgramStopped
     return namespace
+
+
+def _made_names(tree: ast.Module) -> set[str]:
+    """Names that the tests do not need from the program."""
+    made = {"candidate", "__name__"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            made.add(node.id)
+        elif isinstance(node, ast.arg):
+            made.add(node.arg)
+        elif isinstance(node, ast.alias):
+            made.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(name := getattr(node, "name", None), str):  # a function, class, exception or pattern
+            made.add(name)
+    return made
 
 
 def _count() -> None:

@@ -7,7 +7,8 @@ learns only limits, keeps the deadline, kills everything in its process namespac
 
 Jobs (marshal, from the grader): a dict with `number`, `kind`, `wall_s` and the limits of `set_limits`. A number alone, in
 digits, is the wish to stop that job; it may come when the job has ended, and is nothing then.
-Answers (JSON): `{"ready": ...}` once, then per job `{"exit", "signal", "cpu_s", "timed_out"}` or `{"fault": text}`.
+Answers (JSON): `{"ready": ...}` once, then per job `{"exit", "signal", "cpu_s", "timed_out", "spent"}` or `{"fault": text}`.
+`spent` says that the scratch folder could not be emptied: the job's end stands, and the server ends with it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import sbx_programs
 import sbx_seccomp
 import sbx_serve
 import sbx_tester
+import sbx_wipe
 from sbx_setup import PID_MARK, State, finish_isolation, isolate_with_namespaces
 
 del sys.path[0]
@@ -79,6 +81,8 @@ class Server:
             except (OSError, EOFError, ValueError, TypeError, LookupError) as error:
                 answer = {"fault": f"{type(error).__name__}: {error}"}
             self.control.send(json.dumps(answer).encode())
+            if answer.get("spent"):
+                return
 
     def receive(self) -> tuple[bytes, list[int]]:
         """One packet and the descriptors with it; empty when the grader is gone."""
@@ -105,12 +109,20 @@ class Server:
         ended = self.wait(watched, pids, job["wall_s"], b"%d" % job["number"])
         timed_out = watched not in ended
         self.kill_rest(pids, ended)
-        if self.state.scratch:
-            iso.wipe(self.state.scratch)
         program_status, program_usage = ended[pids[-1]]
         code = os.waitstatus_to_exitcode(program_status)
         cpu_s = program_usage.ru_utime + program_usage.ru_stime
-        return {"exit": max(code, 0), "signal": max(-code, 0), "cpu_s": cpu_s, "timed_out": timed_out}
+        end = {"exit": max(code, 0), "signal": max(-code, 0), "cpu_s": cpu_s, "timed_out": timed_out}
+        return end | {"spent": not self.wiped()}
+
+    def wiped(self) -> bool:
+        """Whether the scratch folder, if there is one, is empty for the next program; it is no part of this one's end."""
+        if self.state.scratch:
+            try:
+                sbx_wipe.wipe(self.state.scratch)
+            except OSError:
+                return False
+        return True
 
     def wait(self, watched: int, pids: list[int], wall_s: float, stop: bytes) -> dict[int, Any]:
         """Until `watched` ends, its time is up or the grader says `stop`; what ended by then.
@@ -222,8 +234,9 @@ class Server:
 
 def main() -> None:
     """Isolates, reports, serves."""
-    fd, mode = int(sys.argv[1]), sys.argv[2]
-    control = socket.socket(fileno=fd)
+    inherited, mode = int(sys.argv[1]), sys.argv[2]
+    control = socket.socket(fileno=os.dup(inherited))  # a low number, among those that every child closes
+    os.close(inherited)
     del sys.argv[1:]
     os.environ.clear()
     for name in PRELOADED.split():
