@@ -16,8 +16,9 @@ import pytest
 
 from repirl.errors import GradingFault, UserError
 from repirl.grading.dispatch import check_ungraded, grade_rollouts
+from repirl.grading.math.boxes import boxed_answer, last_box
 from repirl.grading.math.equivalence import Comparison
-from repirl.grading.math.extract import final_answer, gold_answer, last_box
+from repirl.grading.math.extract import final_answer, flexible_answer, gold_answer
 from repirl.grading.math.grader import IntegerGrader, MathGrader, MathItem, _without_comparison
 from repirl.grading.pool import PoolFault, PoolOptions, WorkerPool
 from repirl.types import Problem, Verdict
@@ -238,6 +239,47 @@ class TestExtraction:
     def test_final_answer(self, text: str, answer: str | None) -> None:
         assert final_answer(text) == answer
 
+    @pytest.mark.parametrize(
+        ("text", "answer"),
+        [
+            (r"The values are $\boxed{4}$, $\boxed{9}$, and $\boxed{11}$.", "4, 9, 11"),
+            (r"So $x=\boxed{-3}$ or $x=\boxed{8}$.", "-3, 8"),
+            (r"\[ \boxed{-3} \quad\text{and}\quad \boxed{8} \]", "-3, 8"),
+            (r"$x &= \boxed{4} \\ y &= \boxed{2}$", "x = 4, y = 2"),
+            (r"\boxed{m=14}, \boxed{n=6}. All in a \boxed{}", "m=14, n=6"),
+            (r"$(x,y)=\boxed{(1,2)}$, $(x,y)=\boxed{(2,1)}$", "(1,2), (2,1)"),
+            (r"\[\boxed{1}\]" + "\n" + r"\[\boxed{2}\]", "2"),
+            (r"\boxed{1}. \boxed{2}", "2"),
+            (r"\boxed{1}, and therefore \boxed{2}", "2"),
+            (r"$x + y = \boxed{5}$ and $x = \boxed{2}$", "2"),
+            (r"$x = \boxed{5}$ and $x + y = \boxed{7}$", "7"),
+            (r"\boxed{1, \boxed{2}}", "2"),
+            ("no box", None),
+        ],
+    )
+    def test_boxed_answer(self, text: str, answer: str | None) -> None:
+        assert boxed_answer(text) == answer
+
+    @pytest.mark.parametrize(
+        ("text", "answer"),
+        [
+            ("So there are 19 ways to do it.", "19"),
+            ("Thus $x = -6$", "$x = -6$"),
+            ("The answer is 5. Check: 2+3", "5"),
+            ("\\boxed{4}, as 3 < 5", "4"),
+            ("\\boxed{}. So 5", "5"),
+            ("We get $3$.\n\nThat is all.", "$3$"),
+            ("<think>7</think> It costs $5, then $6,500 more", "$6,500"),
+            ("so \\[x^2\n+1\\]", "\\[x^2\n+1\\]"),
+            ("2\\pi and x2 and 2^3", None),
+            ("$" + "x " * 5000 + "$\n\nso -1/2.", "-1/2"),
+            ("nothing", None),
+            ("", None),
+        ],
+    )
+    def test_flexible_answer(self, text: str, answer: str | None) -> None:
+        assert flexible_answer(text) == answer
+
     def test_gold_answer(self) -> None:
         assert gold_answer("2+2=4\n#### 4") == "4"
         assert gold_answer("She has 2+2=<<2+2=4>>4 eggs.\nA: 4") == "4"
@@ -245,15 +287,18 @@ class TestExtraction:
         assert gold_answer(r"\frac{1}{2}") == r"\frac{1}{2}"
 
     # Quadratic time in this many characters would be minutes.
-    @pytest.mark.parametrize("lead", ["", "The answer is ", "\\boxed{", "A: x", "$", "**Final Answer** $"])
+    @pytest.mark.parametrize(
+        "lead", ["", "The answer is ", "\\boxed{", "A: x", "$", "**Final Answer** $", "Answer: the sum is ", "\\boxed{1}"]
+    )
     def test_hostile_text_takes_linear_time(self, lead: str) -> None:
         start = time.monotonic()
         pieces = [" ", "\n", " \n", "1", "{", "\\", "$", "*", "answer*", "answer is \\( ", "A:\n", "####", "\\boxed{", "$a$, "]
-        pieces += ["\\boxed{\n", "<answer>", "## Answer\n", "**answer**\n", "</think>"]
-        for piece in pieces:
+        pieces += ["\\boxed{\n", "<answer>", "## Answer\n", "**answer**\n", "</think>", "\\boxed{1}, ", "\\boxed{x} and "]
+        pieces += ["is ", "is 3 ", "and ", "one ", "a, ", "** ", "(a ", "x = ", "f(", "- ", "\n \n", "5 $a ", "-", "1,", "1 1/"]
+        for piece in pieces:  # the flexible extraction takes the strict one first
             text = lead + piece * (200_000 // len(piece))
             for completion in (text, text + "\nfoo"):
-                _without_comparison("5", final_answer(completion), "stop")
+                _without_comparison("5", flexible_answer(completion), "stop")
         assert time.monotonic() - start < 20
 
     def test_long_answers_are_compared_under_the_deadline(self) -> None:
@@ -400,6 +445,17 @@ class TestMathGrader:
         respelt = [gold.replace("\\frac{", "\\dfrac{").replace("+", " + ") + "." for gold in golds]
         verdicts = grader.grade_many([(g, f"so \\boxed{{{r}}}", "stop") for g, r in zip(golds, respelt, strict=True)])
         assert [gold for gold, verdict in zip(golds, verdicts, strict=True) if verdict.outcome != "correct"] == []
+
+    def test_flexible_extraction(self) -> None:
+        items = [("19", "So there are 19 ways.", "stop"), ("\\frac12", "It is $0.5$", "stop"), ("3", "\\boxed{2} of 3", "stop")]
+        outcomes = {}
+        for extraction in ("strict", "flexible"):
+            grader = MathGrader(PoolOptions(workers=1), extraction=extraction)
+            outcomes[extraction] = [verdict.outcome for verdict in grader.grade_many(items)]
+            grader.close()
+        assert outcomes == {"strict": ["wrong"] * 3, "flexible": ["correct", "correct", "wrong"]}
+        with pytest.raises(UserError, match="flexible"):
+            MathGrader(extraction="lenient")  # type: ignore[arg-type]
 
 
 class TestIntegerGrader:

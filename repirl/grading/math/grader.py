@@ -6,15 +6,18 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from repirl.errors import UserError
+from repirl.grading.math.boxes import last_box
 from repirl.grading.math.equivalence import Comparison
-from repirl.grading.math.extract import final_answer, gold_answer, last_box
+from repirl.grading.math.extract import final_answer, flexible_answer, gold_answer
 from repirl.grading.math.normalize import key, number, numbers_equal
 from repirl.grading.pool import PoolOptions, TaskResult, WorkerPool
 from repirl.types import Verdict
 
+# `strict`: a marked answer. `flexible`: else the last formula or number (`extract.flexible_answer`).
+Extraction = Literal["strict", "flexible"]
 NO_ANSWER = "no answer"
 _COMPARE = "repirl.grading.math.equivalence:compare"
 # An answer far longer than any gold is no answer.
@@ -40,7 +43,12 @@ class MathGrader:
     May be called from several threads.
     """
 
-    def __init__(self, options: PoolOptions | None = None, cache_size: int = 200_000) -> None:
+    def __init__(
+        self, options: PoolOptions | None = None, cache_size: int = 200_000, *, extraction: Extraction = "strict"
+    ) -> None:
+        if extraction not in get_args(Extraction):
+            raise UserError("the extraction of answers must be `strict` or `flexible`", extraction)
+        self._extract = flexible_answer if extraction == "flexible" else final_answer
         self._pool = WorkerPool(_COMPARE, options, preload=("math_verify",))
         self._cache: OrderedDict[tuple[str, str], Comparison] = OrderedDict()
         self._cache_size = cache_size
@@ -53,7 +61,7 @@ class MathGrader:
         verdicts: list[Verdict | None] = []
         pairs: list[tuple[str, str] | None] = []
         for gold, completion, finish_reason in items:
-            answer = final_answer(completion)
+            answer = self._extract(completion)
             verdicts.append(_without_comparison(gold_answer(gold), answer, finish_reason))
             pairs.append(None if verdicts[-1] is not None else (gold_answer(gold), answer or ""))
         comparisons = self.compare_many([pair for pair in pairs if pair is not None], on_progress)
@@ -94,9 +102,9 @@ class MathGrader:
 
 
 @cache
-def shared_grader(options: PoolOptions) -> MathGrader:
+def shared_grader(options: PoolOptions, extraction: Extraction = "strict") -> MathGrader:
     """The grader of this process for these options; its workers live until the process ends."""
-    return MathGrader(options)
+    return MathGrader(options, extraction=extraction)
 
 
 def _without_comparison(gold: str, answer: str | None, finish_reason: str) -> Verdict | None:
