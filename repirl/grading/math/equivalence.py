@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from itertools import chain
 
+from repirl.grading.math.conditions import without_conditions
 from repirl.grading.math.normalize import clean, key, number, numbers_equal, without_text_commands
 from repirl.grading.math.shapes import (
     LABEL,
@@ -22,8 +23,10 @@ from repirl.grading.math.shapes import (
     bracketed,
     builder_key,
     elements,
+    is_set,
     labels,
     matrix,
+    names_one_value,
     rising,
     split_list,
     split_union,
@@ -49,7 +52,8 @@ def compare(pair: tuple[str, str]) -> Comparison:
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     gold, answer = pair
     try:
-        return Comparison(_equal(rising(clean(gold)), rising(clean(answer)), depth=0))
+        gold, answer = without_conditions(clean(gold), clean(answer))
+        return Comparison(_equal(rising(gold), rising(answer), depth=0))
     except Undecided as reason:
         return Comparison(reason.equal, reason.note)
 
@@ -96,6 +100,9 @@ def _worded(gold: str, answer: str) -> bool | None:
         given = choice(answer)
         if given is not None and (letter == given or words(gold) is not None):
             return letter == given
+    # The parser reads `A 1` and `True 1` as products.
+    if words(gold, short=in_text(gold)) is not None or re.fullmatch(r"\W*[A-Z]\W*", without_text_commands(gold)):
+        return False if any(map(str.isdigit, answer)) else None
     return None
 
 
@@ -105,7 +112,7 @@ def _labelled(gold: str, answer: str, depth: int) -> bool | None:
     if gold_label and answer_label:
         if key(gold_label.group(1)) == key(answer_label.group(1)):
             return _equal(gold_label.group(2), answer_label.group(2), depth + 1)
-        return None
+        return False if any(names_one_value(label.group(1).strip()) for label in (gold_label, answer_label)) else None
     # A label is one thing's name: `1, x = 2` is a list and is split first.
     if gold_label and "=" not in answer and len(split_list(gold)) == 1:
         return _equal(gold_label.group(2), answer, depth + 1)
@@ -151,12 +158,28 @@ def _structured(gold: str, answer: str, depth: int) -> bool | None:
         if (gold_list[0], answer_list[0]) != (gold, answer) and "\\{" not in gold_list[0] + answer_list[0]:
             return _equal(gold_list[0], answer_list[0], depth + 1)
         return None
+    if max(len(gold_list), len(answer_list)) > _MAX_LIST:
+        return False
+    if is_set(gold):
+        gold_list = _distinct(gold_list, depth)
+    # A list that repeats an element, where the gold repeats none, says the same more than once.
+    if is_set(answer) or len(answer_list) > len(gold_list):
+        answer_list = _distinct(answer_list, depth)
     return _same_list(gold_list, answer_list, depth)
+
+
+def _distinct(parts: list[str], depth: int) -> list[str]:
+    """The elements without those that equal an earlier one."""
+    kept: list[str] = []
+    for part in parts:
+        if not any(_matches(other, part, depth + 1) for other in kept):
+            kept.append(part)
+    return kept
 
 
 def _same_list(gold: list[str], answer: list[str], depth: int) -> bool:
     """Elements in any order; in the given order where one side names its elements (`b = -3, c = 0`)."""
-    if len(gold) != len(answer) or len(gold) > _MAX_LIST:
+    if len(gold) != len(answer):
         return False
     gold_labels, answer_labels = labels(gold), labels(answer)
     if gold_labels and answer_labels and set(gold_labels) == set(answer_labels):

@@ -22,6 +22,7 @@ _UNICODE = {
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "°": r"^\circ ", "π": r"\pi ",
     "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
     "±": r"\pm ", "½": r"\frac{1}{2}", "θ": r"\theta ", "λ": r"\lambda ",
+    "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℝ": r"\mathbb{R}",
     "。": ".", "，": ",", "：": ":", "（": "(", "）": ")", "％": "%",
     "\u00a0": " ", "\u2009": " ", "\u202f": " ", "’": "'", "\n": " ", "\t": " ",
 }  # fmt: skip
@@ -29,11 +30,23 @@ _UNICODE_TABLE = str.maketrans(_UNICODE)
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻"
 _SUPERSCRIPT_TABLE = str.maketrans(_SUPERSCRIPTS, "0123456789+-")
 _SUPERSCRIPT_RUN = re.compile(f"[{_SUPERSCRIPTS}]+")
-_ROOT_SIGN = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[A-Za-z])|\(([^()]*)\)|(?=\{))")
+_ROOT_INDEX = {"√": "", "∛": "[3]", "∜": "[4]"}
+_ROOT_SIGN = re.compile(r"([√∛∜])\s*(?:(\d+(?:\.\d+)?|[A-Za-z])|\(([^()]*)\)|(?=\{))")
 
 _GREEK = r"\\(?:pi|alpha|beta|gamma|theta|lambda|mu|phi|omega)(?![A-Za-z])"
 _NUMBER_START = r"[+-]?(?:\\\$\s*)?[+-]?\d[\d,.:]*(?:\s*\\?%)?"
-_TEXT_COMMAND = r"\\(?:text|mbox|mathrm|textbf|textit|textrm|mathbf|mathit|texttt|operatorname)"
+_TEXT_COMMAND = r"\\(?:text|mathrm|mathbf|mathit|operatorname)"
+
+
+def _root(match: re.Match[str]) -> str:
+    sign, *inside = match.groups()
+    found = next((part for part in inside if part is not None), None)
+    return rf"\sqrt{_ROOT_INDEX[sign]}" + ("" if found is None else f"{{{found}}}")
+
+
+def _without_braces(match: re.Match[str]) -> str:
+    command, symbol = match.groups()
+    return match.group() if command else symbol
 
 
 def _binomial(match: re.Match[str]) -> str:
@@ -61,12 +74,15 @@ _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln
 _REWRITES = [
     (re.compile(pattern), to)
     for pattern, to in [
+        (r"\\(?:text(?:bf|it|rm|sf|tt|sc|sl|up|md|normal)|[mh]box|emph)(?![A-Za-z])", r"\\text"),
+        (r"\\math(?:sf|tt|normal)(?![A-Za-z])", r"\\mathrm"),
+        (r"^\s*(?:``|''|[\"'“”])\s*([^\"'“”]+?)\s*(?:''|[\"'“”])\s*$", r"\1"),
         (r"\\text\s*\{\s*(\\?[$%])\s*\}", lambda sign: "\\" + sign.group(1)[-1]),
         (r"(?<!\\)\$", ""),
         (r"^\s*\*\*(.*?)\*\*\s*$", r"\1"),  # bold in Markdown
         (r"\\\\\s*\[\s*-?[\d.]+\s*[a-z]{2}\s*\]", r"\\\\"),  # space between the rows of a matrix
         (r"\\(?:text)?color\s*\{[^{}]*\}|\\(?:tiny|small|normalsize|[lL]arge|LARGE|[hH]uge|bf|rm|it)(?![A-Za-z])", " "),
-        (r"^\s*((?:\\text(?:bf)?\s*\{)?)\s*(?i:(?:the\s+)?(?:final\s+)?answer)\s*(?::|is\b:?)\s*(?:(?<=\{.)\s*\})?", r"\1"),
+        (r"^\s*((?:\\text\s*\{)?)\s*(?i:(?:the\s+)?(?:final\s+)?answer)\s*(?::|is\b:?)\s*(?:(?<=\{.)\s*\})?", r"\1"),
         (r"\*\*\s*\(?\s*([+-]?\d+)\s*\)?", r"^{\1}"),
         (r"\*\*", "^"),
         (r"<=", r"\\le "),
@@ -89,13 +105,14 @@ _REWRITES = [
         (rf"\\frac\s*(\{{[^{{}}]*\}})\s*([0-9A-Za-z]|{_GREEK})", r"\\frac\1{\2}"),
         (r"^\{([^{}]*)\\choose\s*([^{}]*)\}$|\{([^{}]*)\\choose\s*([^{}]*)\}|^([^{}]*)\\choose\s*([^{}]*)$", _binomial),
         (r"\{\s*\}(?=\s*[\^_])", ""),
+        (r"(\\[A-Za-z]+\s*|[_^]\s*)?\{\s*([A-Za-z]|\\[a-z]+)\s*\}(?=\s*_)", _without_braces),  # {g}_{k}
         (r"(?<![A-Za-z}_^])\{\s*(\d+)\s*\}(?=\s*[\^_])", r"\1"),  # {10}^{33}, {52}_8
         (r"(\\times|\\cdot)\s*\{\s*(\d+)\s*\}", r"\1 \2"),
-        (r"\\(?:mathrm|mathbf|mathit|text|rm)\s*\{\s*([ei])\s*\}", r"\1"),
+        (r"\\(?:mathrm|mathbf|mathit|text)\s*\{\s*([ei])\s*\}", r"\1"),
         (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
         (r"\\log\s*_\s*\{?\s*e\s*\}?(?![A-Za-z])", r"\\ln "),
         (r"\\varnothing\b|^\\\{\s*\\\}$", r"\\emptyset "),
-        (r"\\(?:text|mbox|mathrm)\s*\{\s*(dozen|hundred|thousand|million|billion|trillion)\b\s*([^{}]*)\}", _magnitude_in_text),
+        (r"\\(?:text|mathrm)\s*\{\s*(dozen|hundred|thousand|million|billion|trillion)\b\s*([^{}]*)\}", _magnitude_in_text),
         (rf"{_TEXT_COMMAND}\s*\{{\s*({_TEXT_COMMAND}\s*\{{[^{{}}]*\}})\s*\}}", r"\1"),
         (rf"{_TEXT_COMMAND}\s*\{{\s*({_NUMBER_START})\s*\}}", r"\1"),  # \text{18}, \text{75\%}
         (
@@ -103,7 +120,7 @@ _REWRITES = [
             r"\1\\text{ \2}",
         ),  # \text{40 dollars}
         (r"^(\d{1,2}(?::\d{2}|(?=\s*\\text)|(?=.*\.)))\s*(?:\\text\s*\{)?\s*([APap])\.?\s?[Mm]\.?\s*\}?$", _clock_time),
-        (r"^\\(?:text|mbox)\s*\{\s*(?i:(?:the set of )?(?:all )?real numbers|all reals)\s*\}\.?$", r"\\mathbb{R}"),
+        (r"^\\text\s*\{\s*(?i:(?:the set of )?(?:all )?real numbers|all reals)\s*\}\.?$", r"\\mathbb{R}"),
         (r"(^|\\cup)\s*([\[\]])([^\[\]]*,[^\[\]]*)([\[\]])\s*(?=$|\\cup)", _as_half_open),  # ]0,4]
         (r"^\\(?:underline|boldsymbol|bm|boxed|fbox)\s*\{([^{}]*)\}$", r"\1"),
         (r"^\s*(?:=|\\approx\b|\\simeq\b)", ""),
@@ -117,6 +134,7 @@ _REWRITES = [
         (r"\\exp\s*\(([^()]*)\)", r"e^{\1}"),
         (r"\\leqslant\b|\\leq\b", r"\\le "),
         (r"\\geqslant\b|\\geq\b", r"\\ge "),
+        (r"\\neq\b", r"\\ne "),
         (r"\\(?:degrees?|degree)\b", r"^\\circ "),
         (r"\^\s*\{\s*\\circ\s*\}", r"^\\circ "),
         (r"\s+", " "),
@@ -124,7 +142,7 @@ _REWRITES = [
 ]
 _TEXT = re.compile(rf"{_TEXT_COMMAND}\s*\{{([^{{}}]*)\}}")
 
-_ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:\\(?:text|mathrm|textrm)\s*\{)?\s*(?:st|nd|rd|th)\s*\}{0,2}(?![A-Za-z])")
+_ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:\\(?:text|mathrm)\s*\{)?\s*(?:st|nd|rd|th)\s*\}{0,2}(?![A-Za-z])")
 _MAGNITUDES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _MAGNITUDE = re.compile(rf"(?<=[\d}} ])\s*({'|'.join(_MAGNITUDES)})\s*$", re.I)
 
@@ -153,7 +171,7 @@ class Number:
 def clean(text: str) -> str:
     """LaTeX in one spelling: no math delimiters, no spacing commands, braces on fractions, ASCII operators."""
     text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{run.group().translate(_SUPERSCRIPT_TABLE)}}}", text)
-    text = _ROOT_SIGN.sub(lambda root: rf"\sqrt{{{root.group(1) or root.group(2)}}}" if root.lastindex else r"\sqrt", text)
+    text = _ROOT_SIGN.sub(_root, text)
     text = text.translate(_UNICODE_TABLE)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)

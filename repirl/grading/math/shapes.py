@@ -7,8 +7,23 @@ from dataclasses import dataclass
 
 from repirl.grading.math.normalize import key, matching_close, number
 
-# A name and what it is equal to: `x = 5`, `a_1 = 2`, `f(x) = 2x`.
-LABEL = re.compile(r"([A-Za-z](?:_\{?\w+\}?|\w{0,3})(?:\s*\([A-Za-z, ]*\))?)\s*=\s*([^=<>]+)")
+# A name and what it is equal to: `x = 5`, `a_1 = 2`, `f(x) = 2x`, `E(x, +0) = 1`, `\vec{E} = qb`, `\frac{dy}{dx} = 2x`. What is
+# in the brackets is no computation, lest `x(y+1) = 6` be answered by 6, except after the usual names of functions.
+_GREEK = (
+    r"\\(?:alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi|varphi|chi|psi|omega"
+    r"|ell|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega)(?![A-Za-z])"
+)
+_ACCENTED = r"\\(?:vec|hat|bar|dot|ddot|tilde|overline|overrightarrow|mathbf|mathrm|text)\s*\{\s*[A-Za-z ]+\}"
+_ARGUMENT = rf"\s*[+-]?\s*(?:\d+(?:\.\d+)?|[A-Za-z]\w{{0,3}}|{_GREEK}|\\infty|\\pi|\\frac\s*\{{[\w\\ ]+\}}\{{\w+\}})\s*"
+_CALL = rf"\(\s*(?:{_ARGUMENT}(?:,{_ARGUMENT})*)?\)"
+_DERIVATIVE = (
+    r"\\frac\s*\{\s*(?:d|\\partial)\s*(?:\^\s*\{?\d\}?)?\s*[A-Za-z](?:\([A-Za-z]\))?\s*\}\s*"
+    r"\{\s*(?:d|\\partial)\s*[A-Za-z]\s*(?:\^\s*\{?\d\}?)?\s*\}|d[A-Za-z]\s*/\s*d[A-Za-z]"
+)
+_NAME = rf"(?:(?:[A-Za-z]\w{{0,3}}|{_GREEK}|{_ACCENTED})(?:_\{{[\w, ]+\}}|_\w)?(?:'+|\^\s*\{{(?:\\prime\s*)+\}})?)"
+LABEL = re.compile(rf"({_DERIVATIVE}|{_NAME}(?:\s*{_CALL})?|[fghFGH]\s*\([^()=<>]+\))\s*=\s*([^=<>]+)")
+# Names of different values of one thing: `f(0)` and `f(1)`, `y'` and `y`.
+_OF_ONE_VALUE = re.compile(rf"{_DERIVATIVE}|.*\(.*\d.*\)|.*(?:'|\\prime).*")
 _RELATIONS = re.compile(r"\\(?:le|ge|ne|lt|gt|in|equiv|approx|to)(?![A-Za-z])|[<>]")
 _SEPARATOR = re.compile(r"\s*(?:,\s*(?:and|or)(?![A-Za-z])|[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
 # `x \in` before a set or interval.
@@ -30,6 +45,11 @@ def labels(elements: list[str]) -> list[str] | None:
     return names if len(names) == len(elements) == len(set(names)) else None
 
 
+def names_one_value(name: str) -> bool:
+    """Whether what has another name is another thing for certain: `f(0)`, `y'` and `\\frac{dy}{dx}` against any other."""
+    return _OF_ONE_VALUE.fullmatch(name) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Bracketed:
     """A tuple or interval: its opening and closing bracket, and what is between the commas."""
@@ -47,10 +67,16 @@ def bracketed(text: str) -> Bracketed | None:
     return Bracketed(text[0] + text[-1], parts) if len(parts) > 1 else None
 
 
+def is_set(text: str) -> bool:
+    """Whether the answer is one set, written with braces."""
+    text = text.strip()
+    return text.startswith("\\{") and text.endswith("\\}") and text.count("\\{") == 1
+
+
 def elements(text: str) -> list[str]:
     r"""Elements of a list or set, `\pm` expanded, the common name of `n = 1, -2` dropped."""
     text = text.strip()
-    if text.startswith("\\{") and text.endswith("\\}") and text.count("\\{") == 1:
+    if is_set(text):
         text = text[2:-2].strip()
     parts = split_list(text)
     if len(parts) > 1:
@@ -75,7 +101,7 @@ def split_list(text: str) -> list[str]:
     """Parts of a list at the top level: separated by commas, semicolons, `and`, `or`."""
     if "\\begin" in text:
         return [text]
-    flat = re.sub(r"\\(?:text|mbox|mathrm|textrm)\s*\{\s*(,|,?\s*(?:and|or)\s*,?)\s*\}", r" \1 ", text)
+    flat = re.sub(r"\\(?:text|mathrm)\s*\{\s*(,|,?\s*(?:and|or)\s*,?)\s*\}", r" \1 ", text)
     parts, depth, start, i = [], 0, 0, 0
     while i < len(flat):
         char = flat[i]

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from repirl.grading.math.normalize import fractions_end
+from repirl.grading.math.reals import for_positive_symbols
 from repirl.grading.math.units import contradict, strip_unit
 from repirl.grading.math.values import (
     MAX_VALUE_DIGITS,
@@ -23,7 +24,12 @@ from repirl.grading.math.values import (
 _FLOAT_ROUNDING = 12  # decimal places: a decimal counts only if it is the exact value
 _PRIME = re.compile(r"(?<=[A-Za-z])('+)")
 _INDEXED_E = re.compile(r"(?<![A-Za-z\\])E(?=\s*_)")  # the parser takes it for Euler's number, and no index then
-_SPACED_TEXT = re.compile(r"\\(text|mathrm|mbox) +\{")
+_SPACED_TEXT = re.compile(r"\\(text|mathrm) +\{")
+_WITH_DIFFERENTIALS = re.compile(
+    r"\\(?:i{1,3}nt|oint|partial)(?![A-Za-z])|\\frac\s*\{\s*d[^{}]*\}\s*\{\s*d|(?<![A-Za-z\\])d[A-Za-z]\s*/\s*d[A-Za-z]"
+)
+# A `d`, or what has one inside that is none: commands, words, names of indices.
+_LETTER_D = re.compile(r"\\(?:text|math[a-z]+|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+|_\{[^{}]*\}|_\s*d|d")
 _MAX_NESTING = 40
 _MAX_POWERS = 200
 _MAX_CHARS = 500  # of an answer to be parsed, beyond four times the gold's
@@ -45,7 +51,7 @@ def symbolic(gold: str, answer: str) -> bool:
     """What math-verify says of two single expressions."""
     if len(answer) > _MAX_CHARS + 4 * len(gold):
         raise Undecided(False, "answer not parsed")
-    gold, answer = (_one_spelling(side) for side in _without_units(gold, answer))
+    gold, answer = (_one_spelling(side) for side in _with_letter_d(*_without_units(gold, answer)))
     unread = [too_large_to_read(text) for text in (gold, answer)]
     trees = [
         _parse(text) if not unread_side and _is_parseable(text) else ()
@@ -69,7 +75,10 @@ def symbolic(gold: str, answer: str) -> bool:
         raise Undecided(False, "left unevaluated")
     if is_symbol_in_other_form(gold_forms[0], answer_forms[0]):
         return True
-    return _verified(gold_forms, answer_forms)
+    if _verified(gold_forms, answer_forms):
+        return True
+    positive = for_positive_symbols(gold_forms[0], answer_forms[0])
+    return positive is not None and _verified([positive[0]], [positive[1]])
 
 
 def _same_sides(gold: Any, answer: Any) -> bool | None:
@@ -105,6 +114,14 @@ def _one_spelling(text: str) -> str:
     return _INDEXED_E.sub(r"\\Xi ", _SPACED_TEXT.sub(r"\\\1{", primes))
 
 
+def _with_letter_d(gold: str, answer: str) -> tuple[str, str]:
+    """The letter d in braces if neither side integrates or derives: else the parser reads the `dx` of `cx+dx` as one symbol."""
+    if any(_WITH_DIFFERENTIALS.search(text) for text in (gold, answer)):
+        return gold, answer
+    texts = [_LETTER_D.sub(lambda found: "{d}" if found.group() == "d" else found.group(), text) for text in (gold, answer)]
+    return texts[0], texts[1]
+
+
 def _without_units(gold: str, answer: str) -> tuple[str, str]:
     """Units dropped; degrees count as radians inside a trigonometric function and against a multiple of pi."""
     sides = [strip_unit(gold), strip_unit(answer)]
@@ -122,10 +139,13 @@ def _without_units(gold: str, answer: str) -> tuple[str, str]:
 
 
 def _uniform(tree: Any) -> Any:
-    """`i` as sqrt(-1), all other symbols real (the parser's assumptions vary), hyperbolic functions by exponentials."""
-    from sympy import Expr, I, Symbol, exp
+    """`i` as sqrt(-1), all other symbols real (the parser's assumptions vary), hyperbolic functions by exponentials; a
+    derivative is a symbol of its own, as what it derives is not given."""
+    from sympy import Basic, Derivative, Expr, I, Symbol, exp
     from sympy.functions.elementary.hyperbolic import HyperbolicFunction
 
+    if isinstance(tree, Basic):
+        tree = tree.xreplace({found: Symbol(str(found)) for found in tree.atoms(Derivative)})
     if not isinstance(tree, Expr):
         return tree
     symbols = [symbol for symbol in tree.free_symbols if isinstance(symbol, Symbol)]

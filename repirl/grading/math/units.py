@@ -30,7 +30,7 @@ _CURRENCIES = {"€": "euro", "EUR": "euro", "£": "pound sterling", r"\pounds":
 _CURRENCY = re.compile(r"(\\\$|€|£|\\pounds\b|(?:USD|EUR)(?![A-Za-z]))\s*")
 _POWER = r"(?:\s*\^\s*(?:\{\s*([23])\s*\}|([23])))?"
 _TEXT_TAIL = re.compile(
-    r"(?<=[^\s=+\-*/^_(,])\s*\\(?:text|mbox|mathrm|textrm)\s*"
+    r"(?<=[^\s=+\-*/^_(,])\s*\\(?:text|mathrm)\s*"
     rf"\{{([A-Za-z ./]*)(?:\^\s*\{{?([23])\}}?)?\}}{_POWER}\s*$"
 )
 _WORD_TAIL = re.compile(rf"(?<=[\d}})\]!i])\s*((?:[A-Za-z]+ )?[A-Za-z]+(?:/[A-Za-z]+)?)\.?{_POWER}\s*$")

@@ -9,6 +9,11 @@ from repirl.grading.math.numerals import integer_in_words
 
 _CLOCK = re.compile(r"(\d{1,2})(?::(\d{2}))?(?:(?<=:\d\d)|(?=\\))(?:\\text\{ ([ap]m)\})?")
 _DIGITS_AND_BASE = re.compile(r"\(?([0-9A-Z]+)\)?(?:_\{?\(?(\d{1,2}|[a-z]{3,9})\)?\}?|\(?(?:in)?base(\d{1,2}|[a-z]{3,9})\)?)")
+# Behind a choice letter: another letter, or that it is the wrong one.
+_TAKES_IT_BACK = re.compile(
+    r"\(\s*[A-H]\s*\)|^\W*(?:(?:and|or|but|not)\b|is (?:not|wrong|incorrect|false)\b)|^\W*[A-H](?:[.:)].*)?\W*$"
+    r"|(?:,|\bor|\band|\bnot)\s+[A-H]\W*$"
+)
 
 
 def words(text: str, *, short: bool = False) -> str | None:
@@ -45,10 +50,12 @@ def without_choice_word(text: str) -> str:
 
 
 def choice(text: str) -> str | None:
-    r"""The letter of a multiple-choice answer: `C`, `(C)`, `\text{(C)}`, `(C) 12`, `C. twelve`."""
+    r"""The letter of a multiple-choice answer: `C`, `(C)`, `\text{(C)}`, `(C) 12`, `C. twelve`; not of `(C) or (D)`."""
     plain = without_choice_word(text)
-    match = re.fullmatch(r"\(?\s*([A-Za-z])\s*\)?", plain) or re.match(r"\(\s*([A-Z])\s*\)\s*\S|([A-Z])[.:)]\s", plain)
-    return (match.group(1) or match.group(2)).upper() if match else None
+    if (match := re.fullmatch(r"\(?\s*([A-Za-z])\s*\)?", plain)) is not None:
+        return match.group(1).upper()
+    match = re.fullmatch(r"(?:\(\s*([A-Z])\s*\)|([A-Z])[.:)](?=\s))\s*(\S.*)", plain)
+    return (match.group(1) or match.group(2)) if match and not _TAKES_IT_BACK.search(match.group(3)) else None
 
 
 def choices(text: str) -> list[str] | None:
