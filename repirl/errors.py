@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+LONGEST_MESSAGE = 300
+"""Characters of a `UserError`: one line that can be read. What was wrong may be a hostile file's own text."""
+
 
 class UserError(Exception):
     """A mistake of the caller: printed as one line, exit code 2, nothing written.
 
-    The message says what was wrong, the value, and what to do about it.
+    The message says what was wrong, the value (the middle of what is long is left out), and what to do about it.
     """
 
     def __init__(self, what: str, value: object = None, todo: str = "") -> None:
-        parts = [what if value is None else f"{what}: {value!r}"]
-        if todo:
-            parts.append(todo)
-        super().__init__("; ".join(parts).replace("\n", " "))
+        parts = [what, "" if value is None else f": {value!r}", f"; {todo}" if todo else ""]
+        while (excess := sum(map(len, parts)) - LONGEST_MESSAGE) > 0:
+            longest, second = sorted(map(len, parts))[:0:-1]  # the longest part gives way first
+            i = next(i for i, part in enumerate(parts) if len(part) == longest)
+            parts[i] = _short(parts[i], longest - min(excess, max(longest - second, 10)))
+        super().__init__(" ".join("".join(parts).splitlines()))
+
+
+def _short(text: str, longest: int) -> str:
+    """`text` with its middle left out if it is longer than that."""
+    if len(text) <= longest:
+        return text
+    head = (longest - 5) * 2 // 3
+    return f"{text[:head]} ... {text[head + 5 - longest :]}"
 
 
 class GradingFault(Exception):

@@ -30,6 +30,16 @@ def results_dir() -> Path:
     return (CHECKOUT_DIR if is_checkout() else Path.cwd()) / "results"
 
 
+def shown(path: Path) -> str:
+    """Path for a message: relative to the checkout where it lies in it."""
+    return str(path.relative_to(CHECKOUT_DIR)) if path.is_relative_to(CHECKOUT_DIR) else str(path)
+
+
+def link(target: Path, folder: Path) -> str:
+    """How a page in `folder` refers to `target`: as the user named them, not through links of the file system."""
+    return Path(os.path.relpath(os.path.abspath(target), os.path.abspath(folder))).as_posix()
+
+
 def replace_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file whole or not at all: beside `path`, through to the disk, then renamed over it.
 

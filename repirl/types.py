@@ -186,12 +186,21 @@ class JudgedRow:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherExtraction:
+    """The metrics of the same samples with their answers found in the other way."""
+
+    extraction: str
+    metrics: Mapping[str, Interval]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """One policy on one benchmark under one protocol.
 
     `metrics` maps a name (`greedy`, `avg@8`) to its interval; `counts` has correct, wrong, truncated,
     ungraded and total for each protocol part and adds up; `by_level` and `by_subject` map metric -> level or subject
     -> value. `problems_measured` maps a metric to the number of problems behind it (fewer where some are ungraded).
+    `other_extraction` is there where it makes a difference.
     """
 
     benchmark: str
@@ -205,6 +214,7 @@ class Report:
     budget: Budget = field(default_factory=Budget)
     by_subject: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     problems_measured: Mapping[str, int] = field(default_factory=dict)
+    other_extraction: OtherExtraction | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

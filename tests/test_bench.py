@@ -296,7 +296,7 @@ def test_a_record_of_another_configuration_or_policy_is_told_apart(tmp_path: Pat
     def check(config: dict, digest: str, cards: dict[str, str], method: str = "rloo", runtime: dict | None = plain) -> None:
         policy = SimpleNamespace(digest=digest, root_digest=digest)
         record = SimpleNamespace(
-            run_id="r",
+            run_id="rloo-arith-s0-r",
             schema_version=2,
             method=method,
             config=config,
@@ -343,7 +343,7 @@ def test_a_later_stage_starts_from_the_policy_of_its_parents_record(tmp_path: Pa
     folder = tmp_path / "work" / "rloo-arith-s0" / "policy"
     given: dict[str, Any] = {"method": "rloo", "kind": "method", "recipe": "tiny", "seed": 0, "stage": "arith", "config": {}}
     given |= {"base_policy": BasePolicy(name="tiny", digest="ab"), "budget": Budget(), "command": "repirl bench t"}
-    for run_id, digest in (("a", None), ("b", folder_digest(policy_dir("tiny")))):
+    for run_id, digest in (("rloo-arith-s0-a", None), ("rloo-arith-s0-b", folder_digest(policy_dir("tiny")))):
         store.write(new_record(suite="t", run_id=run_id, policy_digest=digest, **given), [], root=tmp_path)
         parent = _parent(later, tmp_path)
         assert parent is not None
@@ -353,7 +353,7 @@ def test_a_later_stage_starts_from_the_policy_of_its_parents_record(tmp_path: Pa
             shutil.copytree(policy_dir("tiny"), folder)
         assert _left_policy(later, parent, tmp_path / "work") == folder
     (folder / "config.json").write_text("{}")
-    changed = store.load(tmp_path / "t" / "b").record
+    changed = store.load(tmp_path / "t" / "rloo-arith-s0-b").record
     with pytest.raises(UserError, match="not the one of its record"):
         _left_policy(later, changed, tmp_path / "work")
 

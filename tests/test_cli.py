@@ -49,7 +49,7 @@ def write_record(results: Path, seed: int = 0, suite: str = "trial") -> store.St
     report = Report("arith", "card", "data", {"k": 1}, {"greedy": Interval(0.75)}, counts, {"greedy": rows})
     record = new_record(
         suite=suite,
-        run_id=f"rloo-s{seed}",
+        run_id=f"rloo-arith-s{seed}",
         method="rloo",
         kind="method",
         recipe="tiny",
@@ -422,7 +422,7 @@ def test_bench_ends_with_rows_and_names_what_failed(
     (row,) = said["rows"]
     assert {"method", "benchmark", "metric", "value", "ci_low", "ci_high", "seeds", "budget", "records"} <= row.keys()
     assert (row["method"], row["benchmark"], row["metric"], row["value"]) == ("rloo", "arith", "greedy", 0.75)
-    assert row["records"] == ["results/trial/rloo-s0/record.json"]
+    assert row["records"] == ["results/trial/rloo-arith-s0/record.json"]
     assert "failed: bc-arith-s0: no [brackets]" in err
     assert (tmp_path / "leaderboard" / "trial.md").is_file()
 

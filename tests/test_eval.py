@@ -343,7 +343,7 @@ def test_a_report_whose_counts_do_not_add_up_is_not_made(benchmark_: Benchmark) 
         (*rows[:-1], replace(rows[-1], outcome="lost")),
     ):
         with pytest.raises(ValueError, match="verdicts of sampled do not add up"):
-            build_report(benchmark_, EvalProtocol(samples=4), {**samples, "sampled": broken}, wall_s=0.0)
+            build_report(benchmark_, EvalProtocol(samples=4), {"strict": {**samples, "sampled": broken}}, wall_s=0.0)
 
 
 def test_empty_benchmark_and_empty_protocol(benchmark_: Benchmark) -> None:

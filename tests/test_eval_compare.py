@@ -55,7 +55,7 @@ def samples_of(grid: Grid) -> dict[str, tuple[SampleRow, ...]]:
 
 
 def report_of(benchmark: Benchmark, grid: Grid, protocol: EvalProtocol = PROTOCOL, **given: Any) -> Report:
-    return build_report(benchmark, protocol, samples_of(grid), wall_s=1.0, **given)
+    return build_report(benchmark, protocol, {"strict": samples_of(grid)}, wall_s=1.0, **given)
 
 
 def keep(folder: Path, benchmark: Benchmark, grid: Grid, **changes: Any) -> Path:
@@ -68,7 +68,7 @@ def keep(folder: Path, benchmark: Benchmark, grid: Grid, **changes: Any) -> Path
     return samples_file(folder, benchmark.name)
 
 
-def write_record(root: Path, report: Report, suite: str = "trial", run_id: str = "rloo-s3") -> store.StoredRun:
+def write_record(root: Path, report: Report, suite: str = "trial", run_id: str = "rloo-arith-s3") -> store.StoredRun:
     record = new_record(
         suite=suite,
         run_id=run_id,
@@ -186,19 +186,19 @@ def test_a_run_is_a_folder_a_file_or_a_record(benchmark_: Benchmark, tmp_path: P
     monkeypatch.setenv("REPIRL_RESULTS", str(tmp_path / "results"))
     new = report_of(benchmark_, GOOD)
     expected = differences(new, open_other(str(file.parent), benchmark_, PROTOCOL))
-    for run in (str(file), str(stored.folder), str(stored.file), "trial/rloo-s3", "rloo-s3"):
+    for run in (str(file), str(stored.folder), str(stored.file), "trial/rloo-arith-s3", "rloo-arith-s3"):
         other = open_other(run, benchmark_, PROTOCOL)
         assert (other.name, differences(new, other)) == (run, expected)
     write_record(tmp_path / "results", report_of(benchmark_, POOR), suite="second")
-    with pytest.raises(UserError, match="several suites have a run of that id: 'rloo-s3'; use second/rloo-s3"):
-        open_other("rloo-s3", benchmark_, PROTOCOL)
+    with pytest.raises(UserError, match="several suites have a run of that id: 'rloo-arith-s3'; use second/rloo-arith-s3"):
+        open_other("rloo-arith-s3", benchmark_, PROTOCOL)
 
 
 def test_of_a_record_the_evaluation_that_fits_is_taken(benchmark_: Benchmark, tmp_path: Path) -> None:
     warm = report_of(benchmark_, POOR, EvalProtocol(samples=2, temperature=0.6))
     record = write_record(tmp_path, warm)
     both = store.write(
-        record.record.model_copy(update={"run_id": "both", "evaluations": ()}),
+        record.record.model_copy(update={"run_id": "rloo-arith-s3-both", "evaluations": ()}),
         [warm, report_of(benchmark_, GOOD)],
         root=tmp_path,
     )
@@ -268,7 +268,7 @@ def test_committed_records_can_be_compared_with(arith: Benchmark) -> None:
     protocol = EvalProtocol(samples=8)
     evaluation = run.record.evaluations[0]
     other = OtherRun("r", arith.card.digest, arith.data_digest, evaluation.protocol, run.samples(evaluation))
-    report = build_report(arith, protocol, other.samples, wall_s=0.0)
+    report = build_report(arith, protocol, {"strict": other.samples}, wall_s=0.0)
     found = differences(report, other)
     assert found.keys() == evaluation.metrics.keys()
     for name, recorded in evaluation.metrics.items():

@@ -19,9 +19,9 @@ from repirl.errors import UserError
 from repirl.evals.judging import RewardOnSet, SetReport, Shortcuts
 from repirl.evals.prm_quality import first_error_quality
 from repirl.evals.thresholds import UsedThreshold
-from repirl.records import provenance, rows, store
+from repirl.records import index, provenance, rows, store
 from repirl.records.build import new_record
-from repirl.records.schema import BasePolicy, Counts, ParentStage, RunRecord, digest_without_seed, is_machine_path
+from repirl.records.schema import BasePolicy, Counts, ParentStage, RunRecord, digest_without_seed, is_machine_path, run_key
 from repirl.types import Budget, Interval, JudgedRow, Report, SampleRow
 
 
@@ -71,10 +71,9 @@ def make_judgement(name: str = "processbench/gsm8k", **changes: Any) -> store.Ju
     return store.Judgement(**{"report": report, "reward_digest": "a" * 64, **given, **changes})
 
 
-def make_record(run_id: str = "rloo-s0", **changes: Any) -> RunRecord:
+def make_record(run_id: str | None = None, **changes: Any) -> RunRecord:
     given: dict[str, Any] = {
         "suite": "trial",
-        "run_id": run_id,
         "method": "rloo",
         "kind": "method",
         "recipe": "tiny",
@@ -86,7 +85,10 @@ def make_record(run_id: str = "rloo-s0", **changes: Any) -> RunRecord:
         "diagnostics": {"entropy": 0.5, "auc": float("nan")},
         "command": "repirl bench trial",
     }
-    return new_record(**(given | changes))
+    given |= changes
+    label = given.get("label") or given["method"]
+    key = run_key(label, given["stage"], given["seed"])
+    return new_record(**given, run_id=key if run_id is None else run_id)
 
 
 def edit(folder: Path, **changes: Any) -> None:
@@ -94,6 +96,7 @@ def edit(folder: Path, **changes: Any) -> None:
     path = folder / "record.json"
     raw = json.loads(path.read_text()) | changes
     path.write_text(json.dumps(raw | {"digest": store.record_digest(raw)}))
+    index.accept(folder.parent)
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -101,7 +104,7 @@ def test_round_trip(tmp_path: Path) -> None:
     stored = store.write(make_record(), [report, replace(report, protocol={"limit": 1})], root=tmp_path)
     (found,) = store.find("trial", root=tmp_path)
     assert found.record == stored.record
-    assert found.file == tmp_path / "trial" / "rloo-s0" / "record.json"
+    assert found.file == tmp_path / "trial" / "rloo-arith-s0" / "record.json"
     first, second = found.record.evaluations
     assert first.samples_file != second.samples_file
     assert found.samples(first) == dict(report.samples)
@@ -173,7 +176,7 @@ def test_any_change_of_a_stored_record_is_noticed(tmp_path: Path, field: str) ->
     stored = store.write(make_record(), [make_report()], root=tmp_path)
     assert stored.record.digest == store.record_digest(json.loads(stored.file.read_text()))
     other = store.write(
-        make_record("other", seed=1, budget=Budget(rollouts=9), diagnostics={}, label="z").model_copy(
+        make_record(seed=1, budget=Budget(rollouts=9), diagnostics={}, label="z").model_copy(
             update={"created_utc": datetime(2001, 1, 1, tzinfo=UTC)}
         ),
         [],
@@ -188,6 +191,7 @@ def test_any_change_of_a_stored_record_is_noticed(tmp_path: Path, field: str) ->
         store.load(stored.folder)
     # The layout of the JSON says nothing.
     stored.file.write_text(json.dumps(dict(reversed(raw.items()))))
+    index.accept(stored.folder.parent)
     assert store.load(stored.folder).record == stored.record
 
 
@@ -258,7 +262,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     stored = store.write(make_record(), [make_report()], root=tmp_path)
     before = stored.file.read_bytes()
     with pytest.raises(UserError, match="never overwritten"):
-        store.write(make_record(seed=1), [make_report()], root=tmp_path)
+        store.write(make_record(config={}), [make_report()], root=tmp_path)
     assert stored.file.read_bytes() == before
 
 
@@ -278,7 +282,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="no space"):
         store.write(make_record(), [make_report()], root=tmp_path)
-    assert list((tmp_path / "trial").iterdir()) == []
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "trial").iterdir()] == [(index.INDEX_FILE, b"")]
     monkeypatch.undo()
     store.write(make_record(), [make_report()], root=tmp_path)
 
@@ -310,7 +314,9 @@ def test_counts_must_be_those_of_the_samples(tmp_path: Path) -> None:
     ("changes", "complaint"),
     [
         ({"extra": 1}, "extra"),
-        ({"schema_version": 3}, "schema_version"),
+        ({"schema_version": 3}, "schema 3 is newer"),
+        ({"schema_version": "2"}, "schema_version"),
+        ({"seed": 7}, "run_id is not one of rloo-arith-s7"),
         ({"schema_version": 1, "seed": 7}, "changed after it was written"),
         ({"config": {"lr": 9}}, "config_digest"),
         ({"commit_known": None}, "commit_known"),
@@ -318,7 +324,7 @@ def test_counts_must_be_those_of_the_samples(tmp_path: Path) -> None:
         ({"created_utc": "2025-01-01T00:00:00"}, "time zone"),
         ({"budget": {"policy_updates": 3, "coffee": 1}}, "budget.coffee"),
         ({"diagnostics": {"auc": "high"}}, "diagnostics.auc"),
-        ({"run_id": "other"}, "another folder"),
+        ({"run_id": "rloo-arith-s0-2"}, "another folder"),
     ],
 )
 def test_malformed_record_is_one_line_that_names_the_file(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:

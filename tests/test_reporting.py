@@ -23,9 +23,9 @@ from repirl.evals.metrics import problem_values
 from repirl.evals.step_scoring import ScoredSteps
 from repirl.evals.thresholds import ThresholdRule
 from repirl.methods.registry import methods
-from repirl.records import store
+from repirl.records import index, store
 from repirl.records.build import new_record
-from repirl.records.schema import BasePolicy, ParentStage
+from repirl.records.schema import BasePolicy, ParentStage, run_key
 from repirl.records.store import StoredRun
 from repirl.reporting.board import Board, Column, Rank, Row
 from repirl.reporting.collect import collect
@@ -77,7 +77,7 @@ def write(root: Path, method: str, seed: int, grid: Grid, **changes: Any) -> Sto
     reports = changes.pop("report", [make_report(grid)])
     beside = {name: changes.pop(name) for name in ("judgements", "curve") if name in changes}
     given |= changes
-    run_id = given.pop("run_id", f"{method}-{given['stage'].replace(' ', '-')}-s{seed}")
+    run_id = run_key(given.get("label", method), given["stage"], seed) + given.pop("again", "")
     reports = [reports] if isinstance(reports, Report) else reports
     return store.write(new_record(run_id=run_id, **given), reports, root=root, **beside)
 
@@ -95,6 +95,7 @@ def board_of(root: Path, suite: str = "trial") -> Board:
 def edit(stored: StoredRun, raw: dict[str, Any]) -> None:
     """Change a stored record, with a digest that fits."""
     stored.file.write_text(json.dumps(raw | {"digest": store.record_digest(raw)}))
+    index.accept(stored.folder.parent)
 
 
 def row_of(board: Board, method: str, stage: str = "arith") -> Row:
@@ -232,13 +233,13 @@ def test_other_settings_are_another_row_not_another_seed(tmp_path: Path) -> None
 
 
 def test_the_later_of_two_equal_runs_is_shown_and_the_other_named(tmp_path: Path) -> None:
-    first = write(tmp_path, "rloo", 0, POOR, run_id="x")
+    first = write(tmp_path, "rloo", 0, POOR, again="-x")
     raw = json.loads(first.file.read_text()) | {"created_utc": "2001-01-01T00:00:00Z"}
     edit(first, raw)
-    write(tmp_path, "rloo", 0, GOOD, run_id="a")
+    write(tmp_path, "rloo", 0, GOOD, again="-a")
     board = board_of(tmp_path)
     assert row_of(board, "rloo").cells[column_of(board, "avg@2")].interval.value == pytest.approx(0.6)
-    assert [run.record.run_id for run in board.superseded] == ["x"]
+    assert [run.record.run_id for run in board.superseded] == ["rloo-arith-s0-x"]
     assert "superseded" in to_markdown(board, tmp_path)
 
 
@@ -393,8 +394,8 @@ def test_malformed_published_numbers_are_one_line(tmp_path: Path) -> None:
 
 def test_labels_and_base_policies_tell_rows_apart(tmp_path: Path) -> None:
     write(tmp_path, "rloo", 0, GOOD)
-    write(tmp_path, "rloo", 0, POOR, label="rloo-slow", run_id="b")
-    write(tmp_path, "rloo", 1, POOR, label="rloo-slow", run_id="c", base_policy=BasePolicy(name="large", digest="cd"))
+    write(tmp_path, "rloo", 0, POOR, label="rloo-slow")
+    write(tmp_path, "rloo", 1, POOR, label="rloo-slow", base_policy=BasePolicy(name="large", digest="cd"))
     write(tmp_path, "bc", 0, GOOD, base_policy=BasePolicy(name="tiny", digest="ef"))
     board = board_of(tmp_path)
     assert {(row.name, row.base, row.seeds) for row in board.rows} == {

@@ -96,9 +96,7 @@ class _Now:
 def _now(known: Sequence[WorkItem], suite: Suite, options: SuiteOptions) -> _Now:
     """What must be looked up to hold the records of `known` against the suite."""
     cards = {card.name: card for card in benchmark_cards(options.include, options.data_dir)}
-    unsaid = {
-        one.benchmark for one in suite.evaluations if isinstance(one, PolicyEvaluation) and one.max_new_tokens is None
-    }
+    unsaid = {one.benchmark for one in suite.evaluations if isinstance(one, PolicyEvaluation) and one.max_new_tokens is None}
     here = [name for name in sorted(unsaid & cards.keys()) if known and cards[name].status in ("embedded", "local")]
     return _Now(
         cards={name: card.digest for name, card in cards.items()},
@@ -137,9 +135,7 @@ def _recorded_config(record: RunRecord, kind: type[Config]) -> Config:
     return parse_config(kind, current_config(record.config) if record.schema_version == 1 else record.config)
 
 
-def _evaluated(
-    wanted: PolicyEvaluation | JudgeEvaluation, item: WorkItem, suite: Suite, record: RunRecord, now: _Now
-) -> bool:
+def _evaluated(wanted: PolicyEvaluation | JudgeEvaluation, item: WorkItem, suite: Suite, record: RunRecord, now: _Now) -> bool:
     """Whether the record has this evaluation, with the same settings, or left nothing that it is of."""
     if isinstance(wanted, JudgeEvaluation):
         from repirl.bench.evaluating import judges

@@ -15,6 +15,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from repirl.config import Config, parse_config
 from repirl.errors import UserError
+from repirl.grading.math.grader import Extraction
 from repirl.methods.base import Runtime
 from repirl.paths import content_dir
 from repirl.records.schema import run_key
@@ -52,6 +53,7 @@ class PolicyEvaluation(Config):
     greedy: bool = True
     limit: int | None = Field(default=None, ge=1)
     chat_template: bool = False
+    extraction: Extraction = "strict"
     max_new_tokens: int | None = Field(default=None, ge=1)
     """None: what the benchmark says."""
     device: str | None = None

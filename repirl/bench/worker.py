@@ -124,9 +124,7 @@ def _stages_to(parent: RunRecord | None) -> tuple[ParentStage, ...] | None:
         return ()
     if parent.parents is None:
         return None
-    stage = ParentStage(
-        key=parent.key, run_id=parent.run_id, budget=parent.budget, validation_budget=parent.validation_budget
-    )
+    stage = ParentStage(key=parent.key, run_id=parent.run_id, budget=parent.budget, validation_budget=parent.validation_budget)
     return (*parent.parents, stage)
 
 

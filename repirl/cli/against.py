@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,9 +30,9 @@ def open_other(run: str, benchmark: Benchmark, protocol: EvalProtocol) -> OtherR
     if path.is_dir() and not (path / RECORD_FILE).is_file():
         if not kept.is_file():
             raise UserError(f"no record and no samples of {benchmark.name} in the folder", run, f"expected {kept.name}")
-        candidates = [other_from_file(run, kept)]
+        candidates = [_as_extracted(other_from_file(run, kept), benchmark, protocol)]
     elif path.is_file() and path.name != RECORD_FILE:
-        candidates = [other_from_file(run, path)]
+        candidates = [_as_extracted(other_from_file(run, path), benchmark, protocol)]
     else:
         folder = path if path.is_dir() else path.parent if path.is_file() else _record_folder(run)
         candidates = _evaluations(run, load(folder), benchmark.name)
@@ -40,6 +41,17 @@ def open_other(run: str, benchmark: Benchmark, protocol: EvalProtocol) -> OtherR
     found = next((one for one in candidates if obstacle(one, benchmark, protocol) is None), candidates[0])
     check_comparable(found, benchmark, protocol)
     return found
+
+
+def _as_extracted(other: OtherRun, benchmark: Benchmark, protocol: EvalProtocol) -> OtherRun:
+    """Kept samples are strictly graded; as the protocol grades them."""
+    from repirl.evals.compare import problems_of
+    from repirl.evals.extraction import flexibly_graded
+
+    if protocol.extraction == "strict" or not problems_of(other) <= {problem.id for problem in benchmark.problems}:
+        return other
+    samples = flexibly_graded(benchmark.problems, other.samples)
+    return replace(other, samples=samples, sampling={**other.sampling, "extraction": protocol.extraction})
 
 
 def _evaluations(run: str, stored: StoredRun, benchmark: str) -> list[OtherRun]:

@@ -43,7 +43,7 @@ def bench_command(
 
     check_folder(work, "--work")
     check_folder(results, "--results")
-    results = (results or paths.results_dir()).resolve()
+    results = Path(os.path.abspath(results or paths.results_dir()))
     options = SuiteOptions(
         work=work or results.parent / "runs" / suite,
         results=results,

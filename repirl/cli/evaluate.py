@@ -36,6 +36,7 @@ def eval_command(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first problems.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
     chat_template: Annotated[bool, typer.Option(help="Apply the policy's chat template.")] = False,
+    extraction: Annotated[str, typer.Option(help="Answers: strict (marked ones), flexible (else the last value).")] = "strict",
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of benchmark cards.")] = None,
     out: Annotated[Path | None, typer.Option(help="Keep samples here; an interrupted run continues.")] = None,
@@ -56,7 +57,7 @@ def eval_command(
     from repirl.evals.protocol import EvalProtocol
 
     sampling = {"samples": samples, "temperature": temperature, "greedy": greedy, "max_new_tokens": max_new_tokens}
-    more = {"limit": limit, "seed": seed, "chat_template": chat_template}
+    more = {"limit": limit, "seed": seed, "chat_template": chat_template, "extraction": extraction}
     protocol = parse_config(EvalProtocol, sampling | more)
     protocol.parts()
     check_folder(out, "--out")
@@ -144,6 +145,10 @@ def _summary(report: Report, other: OtherRun | None) -> dict[str, Any]:
         "problems_by": group_sizes(report),
         "budget": asdict(report.budget),
     }
+    if report.other_extraction is not None:
+        other_way = report.other_extraction
+        shown = {name: _interval(interval) for name, interval in other_way.metrics.items()}
+        summary["other_extraction"] = {"extraction": other_way.extraction, "metrics": shown}
     return summary if other is None else summary | {"against": _against(report, other)}
 
 
@@ -188,10 +193,20 @@ def _tables(payload: dict[str, Any]) -> Group:
         counts = Table("part", "correct", "wrong", "truncated", "ungraded", "total")
         for part, cells in report["counts"].items():
             counts.add_row(part, *(str(cells[name]) for name in ("correct", "wrong", "truncated", "ungraded", "total")))
-        tables += [metrics, counts, *_breakdowns(report)]
+        tables += [metrics, *_other_extraction(report), counts, *_breakdowns(report)]
         if "against" in report:
             tables.append(_comparison(report))
     return Group(*tables)
+
+
+def _other_extraction(report: dict[str, Any]) -> list[str]:
+    """A line where it matters how answers are found."""
+    other = report.get("other_extraction")
+    if other is None:
+        return []
+    found = ", ".join(f"{name} {cell['value']:.3f}" for name, cell in other["metrics"].items())
+    used = report["protocol"]["extraction"]
+    return [f"Extraction matters here: above answers are found by `{used}`; by `{other['extraction']}`: {found}"]
 
 
 def _breakdowns(report: dict[str, Any]) -> list[Table]:

@@ -30,6 +30,7 @@ def grade_command(
     audit: Annotated[
         bool, typer.Option("--audit", help="Check the verdicts a second way; list where the two disagree.")
     ] = False,
+    extraction: Annotated[str, typer.Option(help="Answers: strict (marked ones), flexible (else the last value).")] = "strict",
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of benchmark cards.")] = None,
     limit_ungraded: Annotated[float, typer.Option(min=0, max=1, help="Stop above this share of ungraded.")] = 0.02,
@@ -43,12 +44,14 @@ def grade_command(
     from repirl.grading.dispatch import check_ungraded
     from repirl.grading.files.grade import grade_file, write_verdicts
     from repirl.grading.files.problems import OWN_GOLD, OWN_TESTS
+    from repirl.grading.math.grader import known_extraction
 
     if not file.is_file():
         raise UserError("a folder, not a file" if file.is_dir() else "no such file", str(file), "give a JSONL file")
     if audit and benchmark == OWN_TESTS:
         raise UserError("--audit is for mathematical answers", benchmark, "leave it out: tests are run, not compared")
     check_output(verdicts, "--verdicts", [file])
+    chosen = known_extraction(extraction)
     problems = None
     with working("grading") as on_progress:
         if benchmark not in (OWN_GOLD, OWN_TESTS):
@@ -56,7 +59,13 @@ def grade_command(
 
             problems = load_benchmark(benchmark, data_dir=data_dir, include=include or ()).problems
         grades = grade_file(
-            benchmark, file, problems, allow_weak_sandbox=allow_weak_sandbox, audit=audit, on_progress=on_progress
+            benchmark,
+            file,
+            problems,
+            extraction=chosen,
+            allow_weak_sandbox=allow_weak_sandbox,
+            audit=audit,
+            on_progress=on_progress,
         )
     if verdicts is not None:
         write_verdicts(grades, verdicts)

@@ -17,6 +17,9 @@ def register(app: typer.Typer) -> None:
 
 def leaderboard_command(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if a file is stale.")] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Take the records as they are into their index (SHA256SUMS), and say what changed.")
+    ] = False,
     results: Annotated[Path | None, typer.Option(help="Folder of run records.", show_default="results/")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the tables.", show_default="leaderboard/ beside it")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of suites.")] = None,
@@ -24,13 +27,16 @@ def leaderboard_command(
 ) -> None:
     """Rebuild the tables in leaderboard/ from results/."""
     from repirl.errors import UserError
+    from repirl.paths import results_dir
     from repirl.reporting.leaderboard import build_pages, stale_files, write_pages
 
     if results is not None and not results.is_dir():
         raise UserError("no such folder of records", str(results))
     check_folder(out, "--out")
-    if results is not None and out is None:
-        out = results.resolve().parent / "leaderboard"
+    if check and accept:
+        raise UserError("--check writes nothing, --accept does", todo="give one of them")
+    if accept:
+        _accept(results or results_dir())
     with working("leaderboard"):
         pages = build_pages(results=results, folder=out, include=tuple(include or ()))
     folder = os.path.relpath(pages.folder)
@@ -47,3 +53,14 @@ def leaderboard_command(
     written = [path.name for path in write_pages(pages)]
     changed = ", ".join(written) or "nothing changed"
     emit(as_json, payload | {"written": written}, lambda: f"{folder}: {changed}")
+
+
+def _accept(results: Path) -> None:
+    from repirl.records import index
+    from repirl.records.store import suites_with_records
+
+    for suite in suites_with_records(root=results):
+        changes = index.accept(results / suite)
+        for word in ("added", "changed", "gone"):
+            for run_id in getattr(changes, word):
+                note(f"{suite}/{run_id}: {word}")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SAMPLED_WITH = ("max_new_tokens", "chat_template", "temperature")
+_STRICT = "strict"  # of samples that do not say how their answers were found
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,8 @@ def obstacle(other: OtherRun, benchmark: Benchmark, protocol: EvalProtocol) -> s
     for key in _SAMPLED_WITH:
         if (key != "temperature" or SAMPLED in parts) and other.sampling.get(key) != now[key]:
             return f"another {key} ({other.sampling.get(key)!r}, now {now[key]!r})"
+    if (way := other.sampling.get("extraction", _STRICT)) != protocol.extraction:
+        return f"another extraction ({way!r}, now {protocol.extraction!r})"
     problems = {problem.id for problem in benchmark.problems[: protocol.limit]}
     for part in (GREEDY, SAMPLED):
         if (found := _other_samples(part, other.samples.get(part, ()), parts.get(part, 0), problems)) is not None:
@@ -103,6 +106,11 @@ def _other_samples(part: str, rows: Sequence[SampleRow], wanted: int, problems: 
     if differing:
         return f"another number of {part} samples of each problem ({', '.join(map(str, differing))}, now {wanted})"
     return None
+
+
+def problems_of(other: OtherRun) -> set[str]:
+    """Ids of the problems of which it has samples."""
+    return {row.problem_id for rows in other.samples.values() for row in rows}
 
 
 def check_comparable(other: OtherRun, benchmark: Benchmark, protocol: EvalProtocol) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from repirl.engines.base import Engine, SamplingParams
 from repirl.errors import UserError
+from repirl.evals.extraction import flexibly_graded
 from repirl.evals.protocol import GREEDY, EvalProtocol
-from repirl.evals.report import build_report, metrics_of
+from repirl.evals.report import build_report, has_answers, metrics_of
 from repirl.grading.dispatch import check_ungraded, grade_rollouts
 from repirl.processes import only_user_of
 from repirl.rng import seed_for
@@ -77,9 +78,13 @@ def evaluate_policy(
                 on_progress=shown,
             )
             before += count * len(problems)
-    samples = {part: tuple(row for p in problems for row in pool.rows(part, p.id)[:n]) for part, n in parts.items()}
-    check_ungraded([Verdict(row.outcome, row.reason) for rows in samples.values() for row in rows], ungraded_limit)
-    return build_report(benchmark, protocol, samples, wall_s=pool.wall_s, metrics=metrics)
+    strict = {part: tuple(row for p in problems for row in pool.rows(part, p.id)[:n]) for part, n in parts.items()}
+    by_extraction = {"strict": strict}
+    if has_answers(benchmark):
+        by_extraction["flexible"] = flexibly_graded(problems, strict)
+    for samples in by_extraction.values():
+        check_ungraded([Verdict(row.outcome, row.reason) for rows in samples.values() for row in rows], ungraded_limit)
+    return build_report(benchmark, protocol, by_extraction, wall_s=pool.wall_s, metrics=metrics)
 
 
 def sampled_with(policy: LoadedPolicy, benchmark: Benchmark, protocol: EvalProtocol) -> dict[str, Any]:

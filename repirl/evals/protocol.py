@@ -6,6 +6,7 @@ from pydantic import Field
 
 from repirl.config import Config
 from repirl.errors import UserError
+from repirl.grading.math.grader import Extraction
 
 GREEDY, SAMPLED = "greedy", "sampled"
 
@@ -24,6 +25,8 @@ class EvalProtocol(Config):
     limit: int | None = Field(default=None, ge=1)
     """Only the first problems of the benchmark."""
     chat_template: bool = False
+    extraction: Extraction = "strict"
+    """What counts as an answer where none is marked: nothing, or (`flexible`) the last formula or number."""
 
     def parts(self) -> dict[str, int]:
         """Protocol part -> completions of each problem."""

@@ -12,7 +12,13 @@ from repirl.evals.metrics import parse_metric, part_of, problem_values
 from repirl.evals.protocol import EvalProtocol
 from repirl.stats import clustered_interval, problem_means
 from repirl.tasks.benchmarks import Benchmark
-from repirl.types import Budget, Interval, Outcome, Report, SampleRow
+from repirl.types import Budget, Interval, OtherExtraction, Outcome, Report, SampleRow
+
+Samples = Mapping[str, tuple[SampleRow, ...]]
+"""Part -> graded rows."""
+
+MATTERS_FROM = 0.01
+"""Where a metric differs by more with answers found in the other way, the report has both: a point."""
 
 
 def metrics_of(protocol: EvalProtocol, benchmark: Benchmark, extra: Sequence[str] = ()) -> list[str]:
@@ -47,16 +53,21 @@ def has_answers(benchmark: Benchmark) -> bool:
 def build_report(
     benchmark: Benchmark,
     protocol: EvalProtocol,
-    samples: Mapping[str, tuple[SampleRow, ...]],
+    by_extraction: Mapping[str, Samples],
     *,
     wall_s: float,
     metrics: Sequence[str] = (),
 ) -> Report:
-    """The report of graded samples. `metrics` are reported besides those of the protocol.
+    """The report of graded samples (part -> rows), given by the way in which their answers were found.
+
+    Only `strict` where there are no answers (programs, lm-eval's own metrics): that is then the report's, whatever the
+    protocol says. `metrics` are reported besides those of the protocol.
 
     Raises UserError as `metrics_of`, ValueError if the samples are not those that the protocol asks for.
     """
     names = metrics_of(protocol, benchmark, metrics)
+    extraction = protocol.extraction if protocol.extraction in by_extraction else "strict"
+    samples = by_extraction[extraction]
     problems = len(benchmark.problems[: protocol.limit])
     counts = {part: _counts(part, samples[part], count * problems) for part, count in protocol.parts().items()}
     values = {name: _values(name, samples) for name in names}
@@ -68,9 +79,11 @@ def build_report(
         "max_new_tokens": protocol.max_new_tokens or benchmark.max_new_tokens,
         "stop": list(benchmark.stop),
     }
-    intervals: dict[str, Interval] = {
-        name: clustered_interval(list(found.values()), seed=protocol.seed) for name, found in values.items()
-    }
+    if has_answers(benchmark):
+        settings["extraction"] = extraction
+    else:
+        del settings["extraction"]
+    intervals = _intervals(values, protocol.seed)
     return Report(
         benchmark=benchmark.name,
         card_digest=benchmark.card.digest,
@@ -85,7 +98,25 @@ def build_report(
         budget=Budget(
             rollouts=len(rows), generated_tokens=sum(row.num_tokens for row in rows), grader_calls=len(rows), wall_s=wall_s
         ),
+        other_extraction=_other_extraction(intervals, by_extraction, extraction, protocol.seed),
     )
+
+
+def _other_extraction(
+    metrics: Mapping[str, Interval], by_extraction: Mapping[str, Samples], used: str, seed: int
+) -> OtherExtraction | None:
+    """The metrics of the same samples in the other way, if one of them differs by more than a point."""
+    for name, samples in by_extraction.items():
+        if name != used:
+            found = _intervals({metric: _values(metric, samples) for metric in metrics}, seed)
+            if any(abs(found[metric].value - metrics[metric].value) > MATTERS_FROM for metric in metrics):
+                return OtherExtraction(name, found)
+    return None
+
+
+def _intervals(values: Mapping[str, Mapping[str, float]], seed: int) -> dict[str, Interval]:
+    """Metric -> interval, from metric -> problem id -> value."""
+    return {name: clustered_interval(list(found.values()), seed=seed) for name, found in values.items()}
 
 
 def group_sizes(report: Report) -> dict[str, dict[str, int]]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from repirl.errors import GradingFault, UserError
-from repirl.grading.math.grader import NO_ANSWER, IntegerGrader, MathItem, shared_grader
+from repirl.grading.math.grader import NO_ANSWER, Extraction, IntegerGrader, MathItem, shared_grader
 from repirl.grading.pool import PoolOptions
 from repirl.types import Problem, Verdict
 
@@ -17,13 +17,15 @@ def grade_rollouts(
     finish_reasons: Sequence[str] | None = None,
     *,
     options: PoolOptions | None = None,
+    extraction: Extraction = "strict",
     allow_weak_sandbox: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Verdict]:
     """Verdicts of `completions`, each of the problem at the same position (repeat a problem for each of its samples).
 
     `finish_reasons` None means all stopped by themselves. Completions cut by the token limit are `truncated` under
-    every grader; code of such is not run. `options` are those of the math workers;
+    every grader; code of such is not run. `options` are those of the math workers; `extraction` says what counts as an
+    answer where none is marked (`grading.math.extract`; programs have none);
     `allow_weak_sandbox` lets code run where the machine gives less than the strong level of isolation.
     Raises UserError if a problem carries no answer or tests (an unlabelled set cannot be graded).
     """
@@ -49,9 +51,9 @@ def grade_rollouts(
         else:
             items = [MathItem(problems[i].answer or "", completions[i], reasons[i]) for i in indices]
             if grader == "integer":
-                graded = IntegerGrader().grade_many(items)
+                graded = IntegerGrader(extraction).grade_many(items)
             else:
-                graded = shared_grader(options or PoolOptions()).grade_many(items, on_progress)
+                graded = shared_grader(options or PoolOptions(), extraction).grade_many(items, on_progress)
         for i, verdict in zip(indices, graded, strict=True):
             verdicts[i] = verdict
     return [verdict for verdict in verdicts if verdict is not None]

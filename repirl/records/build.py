@@ -1,17 +1,44 @@
-"""Makes a record: the caller says what ran, this adds where and on what."""
+"""Makes a record: the caller says what ran and what came of it, this adds where and on what."""
 
 from __future__ import annotations
 
+import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic_core import to_jsonable_python
 
 from repirl.records import provenance
-from repirl.records.schema import SCHEMA_VERSION, BasePolicy, Kind, ParentStage, RunRecord, digest_without_seed
-from repirl.types import Budget
+from repirl.records.schema import (
+    SCHEMA_VERSION,
+    BasePolicy,
+    Counts,
+    EvaluationRecord,
+    JudgementRecord,
+    Kind,
+    ParentStage,
+    RunRecord,
+    digest_without_seed,
+)
+from repirl.types import Budget, Outcome, Report, SampleRow
+
+if TYPE_CHECKING:
+    from repirl.evals.judging import SetReport
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A process reward on a step-labelled set, to be recorded: what was asked for, what came of it, what it cost."""
+
+    report: SetReport
+    protocol: Mapping[str, Any]
+    reward: str
+    reward_digest: str | None
+    wall_s: float
 
 
 def new_record(
@@ -81,3 +108,61 @@ def new_record(
 
 def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+def evaluation_from_report(report: Report, samples_file: str, samples_sha256: str) -> EvaluationRecord:
+    """The record's view of a report. Raises ValueError if its counts are not those of its samples."""
+    counts = {part: count_outcomes(found) for part, found in report.samples.items()}
+    given = {part: Counts(**values) for part, values in report.counts.items()}
+    if counts != given:
+        raise ValueError(f"counts of {report.benchmark} are not those of its samples: {given} against {counts}")
+    return EvaluationRecord.model_validate(
+        {
+            "benchmark": report.benchmark,
+            "card_digest": report.card_digest,
+            "data_digest": report.data_digest,
+            "protocol": dict(report.protocol),
+            "metrics": dict(report.metrics),
+            "counts": counts,
+            "by_level": {metric: dict(levels) for metric, levels in report.by_level.items()},
+            "budget": report.budget,
+            "samples_file": samples_file,
+            "samples_sha256": samples_sha256,
+        }
+    )
+
+
+def judgement_from_report(judgement: Judgement, rows_file: str, rows_sha256: str) -> JudgementRecord:
+    """The record's view of a judged set."""
+    report, result = judgement.report, judgement.report.judged
+    subsets = {
+        name: asdict(found) | {"ci_low": result.intervals[name].low, "ci_high": result.intervals[name].high}
+        for name, found in result.subsets.items()
+    }
+    values = {
+        "set": report.name,
+        "kind": report.kind,
+        "metric": "F1" if report.kind == "first_error" else "PRMScore",
+        "data_digest": report.digest,
+        "reward": judgement.reward,
+        "reward_digest": judgement.reward_digest,
+        "protocol": dict(judgement.protocol),
+        "threshold": asdict(result.threshold),
+        "headline": asdict(result.headline),
+        "subsets": subsets,
+        "similarity": result.similarity,
+        "shortcuts": asdict(result.shortcuts),
+        "notes": report.notes,
+        "num_solutions": report.num_solutions,
+        "unscored": result.unscored,
+        "budget": asdict(Budget(scored_tokens=result.scored_tokens, wall_s=judgement.wall_s)),
+        "rows_file": rows_file,
+        "rows_sha256": rows_sha256,
+    }
+    return JudgementRecord.model_validate_json(json.dumps(values))
+
+
+def count_outcomes(samples: Sequence[SampleRow]) -> Counts:
+    """Verdicts of `samples`, counted."""
+    seen = Counter(row.outcome for row in samples)
+    return Counts(total=len(samples), **{outcome: seen[outcome] for outcome in get_args(Outcome)})

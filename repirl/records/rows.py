@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
@@ -84,10 +85,14 @@ def _row(columns: _Columns, number: int, cells: dict[str, Any]) -> Any:
 
 
 def _lines(data: bytes) -> Iterable[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(gzip.decompress(data).decode().split("\n")[:-1], start=1):
+    try:
+        text = gzip.decompress(data).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as fault:
+        raise MalformedRow("no gzipped text") from fault
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
         try:
             cells = json.loads(line)
-        except ValueError as fault:
+        except (ValueError, RecursionError) as fault:
             raise MalformedRow(f"line {number}") from fault
         if not isinstance(cells, dict):
             raise MalformedRow(f"line {number}")

@@ -9,10 +9,11 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, NonNegativeInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, model_validator
 
 from repirl.config import digest_of
-from repirl.types import Budget, Interval
+from repirl.evals.metrics import part_of
+from repirl.records.bounds import Count, PercentInterval, Seed, Share, ShareInterval, Spent
 
 SCHEMA_VERSION = 2
 
@@ -72,19 +73,19 @@ class Hardware(_Strict):
     """What the run had. `gpu` None: none."""
 
     cpu: str
-    cores: int
-    memory_gib: float | None
+    cores: PositiveInt
+    memory_gib: Annotated[float, Field(gt=0)] | None
     gpu: str | None
 
 
 class Counts(_Strict):
     """Verdicts of one protocol part."""
 
-    correct: NonNegativeInt
-    wrong: NonNegativeInt
-    truncated: NonNegativeInt
-    ungraded: NonNegativeInt
-    total: NonNegativeInt
+    correct: Count
+    wrong: Count
+    truncated: Count
+    ungraded: Count
+    total: Count
 
     @model_validator(mode="after")
     def _add_up(self) -> Self:
@@ -101,12 +102,19 @@ class EvaluationRecord(_Strict):
     card_digest: str
     data_digest: str
     protocol: dict[str, JsonValue]
-    metrics: dict[str, Interval]
+    metrics: dict[str, ShareInterval]
     counts: dict[str, Counts]
-    by_level: dict[str, dict[str, float]]
-    budget: Budget
+    by_level: dict[str, dict[str, Share]]
+    budget: Spent
     samples_file: FileName
     samples_sha256: Sha256
+
+    @model_validator(mode="after")
+    def _follows_from_samples(self) -> Self:
+        for name in {*self.metrics, *self.by_level}:
+            if part_of(name, self.counts) is None:
+                raise ValueError(f"{name}: a metric without samples that it could follow from")
+        return self
 
 
 class JudgementRecord(_Strict):
@@ -125,14 +133,14 @@ class JudgementRecord(_Strict):
     reward_digest: Sha256 | None
     protocol: dict[str, JsonValue]
     threshold: dict[str, JsonValue]
-    headline: Interval
+    headline: PercentInterval
     subsets: dict[str, dict[str, JsonValue]]
     similarity: dict[str, float]
     shortcuts: dict[str, float | None]
-    notes: dict[str, int]
-    num_solutions: NonNegativeInt
-    unscored: dict[str, NonNegativeInt]
-    budget: Budget
+    notes: dict[str, Count]
+    num_solutions: Count
+    unscored: dict[str, Count]
+    budget: Spent
     rows_file: FileName
     rows_sha256: Sha256
 
@@ -142,8 +150,8 @@ class ParentStage(_Strict):
 
     key: str
     run_id: Slug
-    budget: Budget
-    validation_budget: Budget | None
+    budget: Spent
+    validation_budget: Spent | None
 
 
 class CurveFile(_Strict):
@@ -176,7 +184,7 @@ class RunRecord(_Strict):
     method: Slug
     kind: Kind
     recipe: str
-    seed: int
+    seed: Seed
     stage: str
     after: str | None
     created_utc: datetime
@@ -191,8 +199,8 @@ class RunRecord(_Strict):
     python: str
     hardware: Hardware
     runtime: dict[str, JsonValue] | None
-    budget: Budget
-    validation_budget: Budget | None
+    budget: Spent
+    validation_budget: Spent | None
     parents: tuple[ParentStage, ...] | None
     policy_digest: Sha256 | None
     reward_digest: Sha256 | None
@@ -221,6 +229,8 @@ class RunRecord(_Strict):
             raise ValueError("commit, commit_known and dirty disagree")
         if digest_without_seed(self.config) != self.config_digest:
             raise ValueError("config_digest is not the digest of config")
+        if not f"{self.run_id}-".startswith(f"{self.key}-"):
+            raise ValueError(f"run_id is not one of {self.key}: label, stage and seed say another run")
         if self.created_utc.utcoffset() is None:
             raise ValueError("created_utc has no time zone")
         if len(self.row_files) != len(self.evaluations) + len(self.judgements) + (self.curve is not None):

@@ -1,7 +1,8 @@
 """Records on disk: `results/<suite>/<run_id>/record.json` and beside it one gzipped file of rows for each evaluation.
 
-Append-only: a record is written once, as a whole folder renamed into place, and never changed. What is
-loaded is verified: schema, the digest over the record, folder names, SHA-256 of every file of rows.
+Append-only: a record is written once, as a whole folder renamed into place, and never changed. What is loaded is
+verified: schema, bounds, the digest over the record, the suite's index (`index.py`), folder names, SHA-256 of every file
+of rows.
 """
 
 from __future__ import annotations
@@ -11,40 +12,28 @@ import json
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from repirl import paths
 from repirl.config import digest_of
 from repirl.errors import UserError
-from repirl.records import rows
-from repirl.records.schema import Counts, CurveFile, EvaluationRecord, JudgementRecord, RunRecord
+from repirl.paths import shown
+from repirl.records import index, rows
+from repirl.records.bounds import check_integers
+from repirl.records.build import Judgement, count_outcomes, evaluation_from_report, judgement_from_report
+from repirl.records.index import RECORD_FILE
+from repirl.records.schema import SCHEMA_VERSION, CurveFile, EvaluationRecord, JudgementRecord, RunRecord
 from repirl.records.upgrade import upgraded
-from repirl.types import Budget, JudgedRow, Outcome, Report, SampleRow
+from repirl.types import JudgedRow, Report, SampleRow
 
-if TYPE_CHECKING:
-    from repirl.evals.judging import SetReport
-
-RECORD_FILE = "record.json"
 CURVE_FILE = "curve.jsonl.gz"
 _PENDING = ".tmp-"
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A process reward on a step-labelled set, to be recorded: what was asked for, what came of it, what it cost."""
-
-    report: SetReport
-    protocol: Mapping[str, Any]
-    reward: str
-    reward_digest: str | None
-    wall_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +54,7 @@ class StoredRun:
         found = {part: count_outcomes(found) for part, found in parts.items()}
         if found != evaluation.counts:
             path = self.folder / evaluation.samples_file
-            raise UserError("per-sample file disagrees with the counts in its record", _show(path))
+            raise UserError("per-sample file disagrees with the counts in its record", shown(path))
         return parts
 
     def judged(self, judgement: JudgementRecord) -> tuple[JudgedRow, ...]:
@@ -82,7 +71,7 @@ class StoredRun:
         try:
             return parse(_verified_bytes(path, sha256))
         except rows.MalformedRow as fault:
-            raise UserError("malformed row of a record", f"{_show(path)}, {fault}") from fault
+            raise UserError("malformed row of a record", f"{shown(path)}, {fault}") from fault
 
 
 def write(
@@ -100,7 +89,7 @@ def write(
     """
     target = folder_of(record.suite, record.run_id, root)
     if target.exists():
-        raise UserError("record exists already and is never overwritten", _show(target), "use another run id")
+        raise UserError("record exists already and is never overwritten", shown(target), "use another run id")
     files: dict[str, bytes] = {}
 
     def add(stem: str, data: bytes) -> tuple[str, str]:
@@ -137,79 +126,29 @@ def record_digest(values: Mapping[str, Any]) -> str:
     return digest_of({name: value for name, value in values.items() if name != "digest"})
 
 
-def evaluation_from_report(report: Report, samples_file: str, samples_sha256: str) -> EvaluationRecord:
-    """The record's view of a report. Raises ValueError if its counts are not those of its samples."""
-    counts = {part: count_outcomes(found) for part, found in report.samples.items()}
-    given = {part: Counts(**values) for part, values in report.counts.items()}
-    if counts != given:
-        raise ValueError(f"counts of {report.benchmark} are not those of its samples: {given} against {counts}")
-    return EvaluationRecord.model_validate(
-        {
-            "benchmark": report.benchmark,
-            "card_digest": report.card_digest,
-            "data_digest": report.data_digest,
-            "protocol": dict(report.protocol),
-            "metrics": dict(report.metrics),
-            "counts": counts,
-            "by_level": {metric: dict(levels) for metric, levels in report.by_level.items()},
-            "budget": report.budget,
-            "samples_file": samples_file,
-            "samples_sha256": samples_sha256,
-        }
-    )
-
-
-def judgement_from_report(judgement: Judgement, rows_file: str, rows_sha256: str) -> JudgementRecord:
-    """The record's view of a judged set."""
-    report, result = judgement.report, judgement.report.judged
-    subsets = {
-        name: asdict(found) | {"ci_low": result.intervals[name].low, "ci_high": result.intervals[name].high}
-        for name, found in result.subsets.items()
-    }
-    values = {
-        "set": report.name,
-        "kind": report.kind,
-        "metric": "F1" if report.kind == "first_error" else "PRMScore",
-        "data_digest": report.digest,
-        "reward": judgement.reward,
-        "reward_digest": judgement.reward_digest,
-        "protocol": dict(judgement.protocol),
-        "threshold": asdict(result.threshold),
-        "headline": asdict(result.headline),
-        "subsets": subsets,
-        "similarity": result.similarity,
-        "shortcuts": asdict(result.shortcuts),
-        "notes": report.notes,
-        "num_solutions": report.num_solutions,
-        "unscored": result.unscored,
-        "budget": asdict(Budget(scored_tokens=result.scored_tokens, wall_s=judgement.wall_s)),
-        "rows_file": rows_file,
-        "rows_sha256": rows_sha256,
-    }
-    return JudgementRecord.model_validate_json(json.dumps(values))
-
-
-def count_outcomes(samples: Sequence[SampleRow]) -> Counts:
-    """Verdicts of `samples`, counted."""
-    seen = Counter(row.outcome for row in samples)
-    return Counts(total=len(samples), **{outcome: seen[outcome] for outcome in get_args(Outcome)})
-
-
 def load(folder: Path) -> StoredRun:
     """The record in `folder`, verified. Raises UserError naming the file when anything is off."""
+    folder = Path(os.path.abspath(folder))  # not through links: their names count
+    with index.reading(folder.parent) as listed:
+        return _load(folder, listed)
+
+
+def _load(folder: Path, listed: Mapping[str, str]) -> StoredRun:
     path = folder / RECORD_FILE
     try:
-        record = _parse(path.read_bytes())
+        data = path.read_bytes()
+        record = _parse(data)
     except OSError as fault:
-        raise UserError("no readable record", _show(path), fault.strerror or "") from fault
+        raise UserError("no readable record", shown(path), fault.strerror or "") from fault
     except ValidationError as fault:
         first = fault.errors()[0]
         where = ".".join(map(str, first["loc"])) or "record"
-        raise UserError("malformed record", _show(path), f"{where}: {first['msg']}") from fault
-    except (ValueError, KeyError, TypeError) as fault:
-        raise UserError("malformed record", _show(path), str(fault)) from fault
-    if (record.suite, record.run_id) != (folder.resolve().parent.name, folder.resolve().name):
-        raise UserError("record lies in another folder than its suite and run id say", _show(path))
+        raise UserError("malformed record", shown(path), f"{where}: {first['msg']}") from fault
+    except (ValueError, KeyError, TypeError, RecursionError) as fault:
+        raise UserError("malformed record", shown(path), str(fault)) from fault
+    index.check(folder.name, data, listed, path)
+    if (record.suite, record.run_id) != (folder.parent.name, folder.name):
+        raise UserError("record lies in another folder than its suite and run id say", shown(path))
     for name, sha256 in record.row_files.items():
         _verified_bytes(folder / name, sha256)
     return StoredRun(record, folder)
@@ -217,23 +156,31 @@ def load(folder: Path) -> StoredRun:
 
 def _parse(data: bytes) -> RunRecord:
     """The record, whose digest (not in schema 1) must be that of what it says."""
-    raw = json.loads(data)
-    old = raw["schema_version"] == 1
+    raw = json.loads(data, parse_constant=_no_number)
+    version = raw["schema_version"]
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ValueError(f"schema {version} is newer than this version of repirl, which knows {SCHEMA_VERSION}: update it")
+    check_integers(raw)
+    old = version == 1
     if old and (newer := {"digest", "label", "judgements"} & raw.keys()):
         raise ValueError(f"schema 1 has no {', '.join(sorted(newer))}: the record was changed after it was written")
-    record = RunRecord.model_validate_json(json.dumps(upgraded(raw)) if old else data)
-    if not old and record.digest != record_digest(raw):
+    if not old and raw.get("digest") != record_digest(raw):
         raise ValueError("digest is not that of the record: it was changed after it was written")
-    return record
+    return RunRecord.model_validate_json(json.dumps(upgraded(raw)) if old else data)
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def find(suite: str, *, root: Path | None = None) -> list[StoredRun]:
     """All records of a suite, verified, sorted by run id; empty if there are none."""
-    folder = (root or paths.results_dir()) / suite
+    folder = Path(os.path.abspath((root or paths.results_dir()) / suite))
     if not folder.is_dir():
         return []
-    runs = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-    return [load(entry) for entry in sorted(runs)]
+    with index.reading(folder) as listed:
+        runs = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+        return [_load(entry, listed) for entry in sorted(runs)]
 
 
 def suites_with_records(*, root: Path | None = None) -> list[str]:
@@ -253,34 +200,33 @@ def _verified_bytes(path: Path, expected: str) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as fault:
-        raise UserError("no readable file of rows", _show(path), fault.strerror or "") from fault
+        raise UserError("no readable file of rows", shown(path), fault.strerror or "") from fault
     if hashlib.sha256(data).hexdigest() != expected:
-        raise UserError("file of rows is not the one its record names (SHA-256 differs)", _show(path))
+        raise UserError("file of rows is not the one its record names (SHA-256 differs)", shown(path))
     return data
 
 
 def _write_folder(target: Path, files: Mapping[str, bytes]) -> None:
-    """All files or none: written beside `target` and renamed into place."""
+    """All files or none: written beside `target`, listed in the suite's index, and renamed into place."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    pending = target.parent / f"{_PENDING}{target.name}-{os.getpid()}"
-    pending.mkdir()
-    try:
-        for name, data in files.items():
-            with open(pending / name, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+    with index.adding(target.parent) as add:
+        for left in target.parent.glob(f"{_PENDING}*"):  # by a process that was killed: the index is ours alone
+            shutil.rmtree(left)
+        pending = target.parent / f"{_PENDING}{target.name}"
+        pending.mkdir()
         try:
+            for name, data in files.items():
+                with open(pending / name, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            paths.sync_folder(pending)
+            add(target.name, files[RECORD_FILE])
             os.rename(pending, target)
+            paths.sync_folder(target.parent)
         except OSError as fault:
             if target.exists():
-                raise UserError("record exists already and is never overwritten", _show(target)) from fault
+                raise UserError("record exists already and is never overwritten", shown(target)) from fault
             raise
-    finally:
-        if pending.exists():
-            shutil.rmtree(pending)
-
-
-def _show(path: Path) -> str:
-    """Path for a message: relative to the checkout where it lies in it."""
-    return str(path.relative_to(paths.CHECKOUT_DIR)) if path.is_relative_to(paths.CHECKOUT_DIR) else str(path)
+        finally:
+            shutil.rmtree(pending, ignore_errors=True)

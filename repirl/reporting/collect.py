@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from repirl.bench.suites import Contrast
+from repirl.errors import UserError
 from repirl.records.schema import RunRecord, run_key
 from repirl.records.store import StoredRun
 from repirl.reporting.board import Board, Cell, Checkpoints, Column, Cost, Rank, Row
@@ -38,6 +39,7 @@ class _Key(NamedTuple):
 def collect(suite: str, runs: Sequence[StoredRun], contrasts: Sequence[Contrast] = (), baseline: str | None = None) -> Board:
     """The board of `runs`, with the differences that the suite states. UserError when rows do not bear out a record."""
     lineage = _Lineage(runs)
+    _check_seeds(runs)
     latest, superseded = _latest(runs, lineage)
     groups: dict[_Key, list[StoredRun]] = defaultdict(list)
     for run in latest:
@@ -56,6 +58,18 @@ def collect(suite: str, runs: Sequence[StoredRun], contrasts: Sequence[Contrast]
     rows, numbers = [rows[i] for i in order], [numbers[i] for i in order]
     differences = stated_differences(rows, numbers, columns, contrasts)
     return Board(suite, columns, tuple(rows), differences, tuple(superseded), protocols, baseline)
+
+
+def _check_seeds(runs: Sequence[StoredRun]) -> None:
+    """UserError if a run was evaluated with another's seed: evaluation seeds of a suite keep one distance from its runs'."""
+    distances: dict[int, str] = {}
+    for run in runs:
+        for evaluation in run.record.evaluations:
+            if isinstance(seed := evaluation.protocol.get("seed"), int):
+                distances.setdefault(seed - run.record.seed, run.record.run_id)
+    if len(distances) > 1:
+        a, b = list(distances.values())[:2]
+        raise UserError("the seeds of two records do not fit those of their evaluations alike", f"{a}, {b}", "restore them")
 
 
 def budget_fields() -> tuple[str, ...]:
@@ -222,10 +236,10 @@ def _with_cells(rows: Sequence[Row], numbers: Numbers, columns: Sequence[Column]
         for column, own in numbers[i].items():
             other = None if partner is None else numbers[partner].get(column)
             cells[column] = Cell(
-                interval=own.interval(),
-                runs=tuple(run for run in row.runs if run.record.seed in own.recorded),
+                interval=own.values.interval(),
+                runs=tuple(run for run in row.runs if run.record.seed in own.values.seeds),
                 rank=placed.get((i, column)),
-                versus_baseline=None if other is None else own.minus(other),
+                versus_baseline=None if other is None else own.values.minus(other.values),
                 ungraded=own.ungraded,
                 total=own.total,
             )

@@ -32,7 +32,7 @@ def stated_differences(
         for better, worse in _pairs(rows, contrast):
             for column in wanted:
                 ahead, behind = numbers[better].get(column), numbers[worse].get(column)
-                result = None if ahead is None or behind is None else ahead.minus(behind)
+                result = None if ahead is None or behind is None else ahead.values.minus(behind.values)
                 if result is not None:
                     found.append(Difference(rows[better], rows[worse], column, result, contrast.says))
     return tuple(found)

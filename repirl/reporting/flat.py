@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from repirl import paths
 from repirl.reporting.board import Board, Cell, Column, Row
 from repirl.reporting.collect import budget_fields
 
@@ -116,7 +116,7 @@ def _cells(board: Board) -> Iterator[tuple[Row, Column, Cell]]:
 
 
 def _records(cell: Cell, folder: Path) -> list[str]:
-    return [Path(os.path.relpath(run.file.resolve(), folder.resolve())).as_posix() for run in cell.runs]
+    return [paths.link(run.file, folder) for run in cell.runs]
 
 
 def _number(value: float | None) -> str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from repirl import paths
 from repirl.bench.suites import load_suite, suite_names
-from repirl.records import store
+from repirl.records import index, store
 from repirl.reporting.board import Board
 from repirl.reporting.collect import collect
 from repirl.reporting.flat import to_csv
@@ -29,9 +30,9 @@ class Pages:
     boards: tuple[Board, ...]
 
 
-def leaderboard_dir() -> Path:
-    """Where pages go: `leaderboard/` beside the results."""
-    return paths.results_dir().resolve().parent / "leaderboard"
+def leaderboard_dir(results: Path | None = None) -> Path:
+    """Where pages go: `leaderboard/` beside the results, where the user sees them (they may be a link)."""
+    return Path(os.path.abspath(results or paths.results_dir())).parent / "leaderboard"
 
 
 def build_board(suite: str, *, results: Path | None = None, include: Sequence[str | Path] = ()) -> Board:
@@ -40,17 +41,16 @@ def build_board(suite: str, *, results: Path | None = None, include: Sequence[st
     Which differences it states is in the suite's file, looked for in `include` too; without a file there are none.
     """
     runs = store.find(suite, root=results)
+    index.check_complete((results or paths.results_dir()) / suite)
     if suite not in suite_names(include):
         return collect(suite, runs)
     told = load_suite(suite, include)
     return collect(suite, runs, told.contrasts, told.baseline)
 
 
-def build_pages(
-    *, results: Path | None = None, folder: Path | None = None, include: Sequence[str | Path] = ()
-) -> Pages:
+def build_pages(*, results: Path | None = None, folder: Path | None = None, include: Sequence[str | Path] = ()) -> Pages:
     """All pages, from all records under `results` (default: the project's)."""
-    folder = folder or leaderboard_dir()
+    folder = folder or leaderboard_dir(results)
     suites = store.suites_with_records(root=results)
     boards = tuple(build_board(suite, results=results, include=include) for suite in suites)
     files = {INDEX: _index(boards)}

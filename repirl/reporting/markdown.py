@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from repirl import paths
 from repirl.records.store import StoredRun
 from repirl.reporting.board import Board, Cell, Checkpoints, Column, Row
 from repirl.reporting.collect import budget_fields
@@ -257,5 +257,4 @@ def _record_link(run: StoredRun, folder: Path) -> str:
     record = run.record
     commit = "unknown commit" if record.commit is None else f"`{record.commit[:7]}`"
     dirty = ", changed code" if record.dirty else ""
-    link = Path(os.path.relpath(run.file.resolve(), folder.resolve())).as_posix()
-    return f"[seed {record.seed}]({link}) ({commit}{dirty})"
+    return f"[seed {record.seed}]({paths.link(run.file, folder)}) ({commit}{dirty})"

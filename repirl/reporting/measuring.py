@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -109,20 +109,11 @@ def _gap(a: Headline, b: Headline) -> Headline:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One row's numbers in one column. `values` None: a metric that has no value for each problem, only recorded means."""
+    """One row's numbers in one column, and how many of the samples behind them are ungraded."""
 
-    recorded: Mapping[int, float] = field(default_factory=dict)
-    values: Values | None = None
-    ungraded: int = 0
-    total: int = 0
-
-    def interval(self) -> Interval:
-        if self.values is not None and self.values.seeds == self.recorded.keys():
-            return self.values.interval()
-        return Interval(float(np.mean(list(self.recorded.values()))))
-
-    def minus(self, other: Measured) -> PairedDifference | None:
-        return None if self.values is None or other.values is None else self.values.minus(other.values)
+    values: Values
+    ungraded: int
+    total: int
 
 
 Protocols = dict[str, Mapping[str, object]]
@@ -143,45 +134,40 @@ def measure(runs: Sequence[StoredRun], protocols: Protocols) -> dict[Column, Mea
 
 
 def _protocol(protocol: Mapping[str, object], protocols: Protocols) -> str:
-    digest = digest_without_seed(protocol)
-    protocols[digest] = without_seed(protocol)
+    """Its digest. Records from before there were two ways to extract an answer say nothing of the strict one."""
+    said = {name: value for name, value in protocol.items() if (name, value) != ("extraction", "strict")}
+    digest = digest_without_seed(said)
+    protocols[digest] = without_seed(said)
     return digest
 
 
 def _add_policy(run: StoredRun, evaluation: EvaluationRecord, protocol: str, found: dict[Column, Measured]) -> None:
-    seed, samples = run.record.seed, run.samples(evaluation)
+    samples = run.samples(evaluation)
     for metric, recorded in evaluation.metrics.items():
         column = Column(evaluation.benchmark, metric, evaluation.card_digest, evaluation.data_digest, protocol)
-        so_far = found.get(column, Measured())
         part = part_of(metric, samples)
-        values = so_far.values
-        if part is not None:
-            own = problem_values(metric, samples[part])
-            again = float(np.nanmean(list(own.values())))
-            tolerance = 0.05 if metric.startswith("maj@") else 1e-6  # `maj@k` is of random subsets
-            _must_agree(run, f"{metric} of {evaluation.benchmark}", recorded.value, again, tolerance)
-            values = ProblemValues({**(values.by_seed if isinstance(values, ProblemValues) else {}), seed: own})
-        counts = [evaluation.counts[part]] if part is not None else list(evaluation.counts.values())
-        found[column] = Measured(
-            {**so_far.recorded, seed: recorded.value},
-            values,
-            so_far.ungraded + sum(count.ungraded for count in counts),
-            so_far.total + sum(count.total for count in counts),
-        )
+        assert part is not None, "a record with such a metric is refused"
+        own = problem_values(metric, samples[part])
+        again = float(np.nanmean(list(own.values())))
+        tolerance = 0.05 if metric.startswith("maj@") else 1e-6  # `maj@k` is of random subsets
+        _must_agree(run, f"{metric} of {evaluation.benchmark}", recorded.value, again, tolerance)
+        counts = evaluation.counts[part]
+        before = found.get(column, Measured(ProblemValues({}), 0, 0))
+        assert isinstance(before.values, ProblemValues), "values of one column are of one kind"
+        values = ProblemValues({**before.values.by_seed, run.record.seed: own})
+        found[column] = Measured(values, before.ungraded + counts.ungraded, before.total + counts.total)
 
 
 def _add_judged(run: StoredRun, judgement: JudgementRecord, protocol: str, found: dict[Column, Measured]) -> None:
     column = Column(judgement.set, judgement.metric, "", judgement.data_digest, protocol, "judge")
-    so_far = found.get(column, Measured())
     own = headline(judgement.kind, run.judged(judgement))
     _must_agree(run, f"{judgement.metric} of {judgement.set}", judgement.headline.value, own.value, 1e-6)
-    seed, values = run.record.seed, so_far.values
-    found[column] = replace(
-        so_far,
-        recorded={**so_far.recorded, seed: own.value},
-        values=JudgedValues({**(values.by_seed if isinstance(values, JudgedValues) else {}), seed: own}),
-        ungraded=so_far.ungraded + sum(judgement.unscored.values()),
-        total=so_far.total + judgement.num_solutions,
+    before = found.get(column, Measured(JudgedValues({}), 0, 0))
+    assert isinstance(before.values, JudgedValues), "values of one column are of one kind"
+    found[column] = Measured(
+        JudgedValues({**before.values.by_seed, run.record.seed: own}),
+        before.ungraded + sum(judgement.unscored.values()),
+        before.total + judgement.num_solutions,
     )
 
 

@@ -20,13 +20,13 @@ def ranks(measured: Mapping[int, Measured]) -> dict[int, Rank]:
     """Ranks of rows (by number) in one column; rows that have none to be compared with get none."""
     groups: dict[frozenset[int], list[int]] = {}
     for row, one in measured.items():
-        if len(one.recorded) >= MIN_SEEDS_FOR_RANK:
-            groups.setdefault(frozenset(one.recorded), []).append(row)
+        if len(one.values.seeds) >= MIN_SEEDS_FOR_RANK:
+            groups.setdefault(frozenset(one.values.seeds), []).append(row)
     found: dict[int, Rank] = {}
     for members in groups.values():
         if len(members) < 2:
             continue
-        order = sorted(members, key=lambda row: -measured[row].interval().value)
+        order = sorted(members, key=lambda row: -measured[row].values.interval().value)
         for row, place in zip(order, places(order, _tied_in(measured)), strict=True):
             found[row] = Rank(place, len(order))
     return found
@@ -45,7 +45,7 @@ def places(order: Sequence[int], tied: Callable[[int, int], bool]) -> list[int]:
 def _tied_in(measured: Mapping[int, Measured]) -> Callable[[int, int], bool]:
     @cache
     def tied(ahead: int, behind: int) -> bool:
-        result = measured[ahead].minus(measured[behind])
+        result = measured[ahead].values.minus(measured[behind].values)
         if result is None or result.interval.low is None or result.interval.high is None:
             return True
         # A bound that differs from zero by rounding only is a tie.

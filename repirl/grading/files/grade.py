@@ -13,7 +13,7 @@ from repirl.grading.dispatch import grade_rollouts
 from repirl.grading.files.audit import summary_of, with_second_opinions
 from repirl.grading.files.problems import OWN_TESTS, finder
 from repirl.grading.files.rows import GradedRow, Sample, completions_of, read_rows, write_lines
-from repirl.grading.math.grader import NO_ANSWER
+from repirl.grading.math.grader import NO_ANSWER, Extraction
 from repirl.grading.pool import PoolOptions
 from repirl.stats import clustered_interval
 from repirl.types import Interval, Problem, Verdict
@@ -27,6 +27,7 @@ class FileGrades:
     path: str
     num_problems: int
     rows: tuple[GradedRow, ...]
+    extraction: Extraction = "strict"
     audited: bool = False
 
     @property
@@ -70,6 +71,7 @@ class FileGrades:
         found = {
             "benchmark": self.benchmark,
             "file": self.path,
+            "extraction": self.extraction,
             "problems": self.num_problems,
             "problems_graded": len(self.scores_by_problem()),
             "counts": self.counts,
@@ -88,6 +90,7 @@ def grade_file(
     problems: Sequence[Problem] | None = None,
     *,
     options: PoolOptions | None = None,
+    extraction: Extraction = "strict",
     allow_weak_sandbox: bool = False,
     audit: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
@@ -119,6 +122,7 @@ def grade_file(
         [sample.completion for sample in samples],
         [sample.finish_reason for sample in samples],
         options=options,
+        extraction=extraction,
         allow_weak_sandbox=allow_weak_sandbox,
         on_progress=on_progress,
     )
@@ -129,7 +133,7 @@ def grade_file(
         seen[sample.problem.id] += 1
     if audit:
         rows = with_second_opinions(rows, options, on_progress)
-    return FileGrades(benchmark, str(path), len(seen) if problems is None else len(problems), tuple(rows), audit)
+    return FileGrades(benchmark, str(path), len(seen) if problems is None else len(problems), tuple(rows), extraction, audit)
 
 
 def write_verdicts(grades: FileGrades, path: Path) -> None:

@@ -26,6 +26,13 @@ _MAX_ANSWER_CHARS = 2000
 _MAX_CHARS_HERE = 200
 
 
+def known_extraction(name: str) -> Extraction:
+    """`name` as an extraction. UserError if there is none of that name."""
+    if name not in get_args(Extraction):
+        raise UserError("unknown extraction of answers", name, "use strict or flexible")
+    return name  # type: ignore[return-value]
+
+
 class MathItem(NamedTuple):
     """One completion to grade. `finish_reason` `length` means the token limit cut it."""
 
@@ -46,8 +53,6 @@ class MathGrader:
     def __init__(
         self, options: PoolOptions | None = None, cache_size: int = 200_000, *, extraction: Extraction = "strict"
     ) -> None:
-        if extraction not in get_args(Extraction):
-            raise UserError("the extraction of answers must be `strict` or `flexible`", extraction)
         self._extract = flexible_answer if extraction == "flexible" else final_answer
         self._pool = WorkerPool(_COMPARE, options, preload=("math_verify",))
         self._cache: OrderedDict[tuple[str, str], Comparison] = OrderedDict()
@@ -149,7 +154,13 @@ def canonical_integer(text: str) -> str | None:
 
 
 class IntegerGrader:
-    r"""For procedural arithmetic: the content of the last `\boxed{}` must be the gold integer. No workers needed."""
+    r"""For procedural arithmetic: the content of the last `\boxed{}` must be the gold integer. No workers needed.
+
+    With `flexible` extraction, the last formula or number where there is no box.
+    """
+
+    def __init__(self, extraction: Extraction = "strict") -> None:
+        self._flexible = extraction == "flexible"
 
     def grade_many(self, items: Iterable[MathItem | tuple[str, str, str]]) -> list[Verdict]:
         """Verdicts in the order of `items`. UserError if a gold is not an integer."""
@@ -159,7 +170,7 @@ class IntegerGrader:
         target = canonical_integer(gold)
         if target is None:
             raise UserError("the gold answer of an integer problem is not an integer", gold)
-        answer = last_box(completion) or None
+        answer = last_box(completion) or (flexible_answer(completion) if self._flexible else None)
         if finish_reason == "length":
             return Verdict("truncated", reason="" if answer else NO_ANSWER, extracted=answer)
         if answer is None:
