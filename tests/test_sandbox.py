@@ -1,15 +1,13 @@
-"""The sandbox against hostile programs: each must end as wrong, in time, with no damage and nothing left behind."""
+"""The sandbox itself: its levels, its servers and what becomes of them. The attacks are in `test_grading_attacks.py`."""
 
 from __future__ import annotations
 
 import marshal
 import os
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,15 +15,11 @@ import pytest
 from repirl.errors import UserError
 from repirl.grading.code.grader import clear_cache, grade_programs
 from repirl.grading.sandbox import runner as sandbox
+from repirl.grading.sandbox import server as servers
 from repirl.grading.sandbox.runner import Job, SandboxLimits, SandboxPool, run_jobs, sandbox_level
 from repirl.types import Case, CodeTests, Verdict
 
 LIMITS = SandboxLimits(wall_s=3.0, cpu_s=1, memory_mib=256)
-SECRET = "SENTINEL-" + "4711-expected-value"
-PASSWD = Path("/etc/passwd").read_text()
-THIS_FILE = Path(__file__).read_text()
-HERE = str(Path(__file__).resolve())
-
 strong = pytest.mark.skipif(sandbox_level().level != "strong", reason=f"this machine gives: {sandbox_level().describe()}")
 
 
@@ -33,270 +27,8 @@ def functional(expected: object, *args: object) -> CodeTests:
     return CodeTests("functional", "f", (Case(args=args, expected=expected),))
 
 
-# name: (program, expected value of f()); the expected value is what a successful attack would return
-ATTACKS: dict[str, tuple[str, object]] = {
-    "fork bomb": ("import os\ndef f():\n    while True: os.fork()", None),
-    "stubborn fork bomb": (
-        "import os\ndef f():\n    while True:\n        try: os.fork()\n        except OSError: pass",
-        None,
-    ),
-    "thread bomb": (
-        "import threading, time\ndef f():\n    while True:\n"
-        "        threading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
-        None,
-    ),
-    "memory bomb": ("def f():\n    x = []\n    while True: x.append(bytearray(10**7))", None),
-    "one huge allocation": ("def f(): return len(bytearray(10**11))", 10**11),
-    "disk filler": (
-        "import os\ndef f():\n    n = 0\n    while True:\n        with open(f'{n}', 'wb') as h: h.write(b'x' * 10**6)\n"
-        "        n += 1",
-        None,
-    ),
-    "one huge file": ("def f():\n    with open('x', 'wb') as h:\n        while True: h.write(b'x' * 10**6)", None),
-    "folders without end": (
-        "import os\ndef f():\n    while True:\n        os.mkdir('d'); os.chdir('d')",
-        None,
-    ),
-    "unreadable folders": (
-        "import os\ndef f():\n    os.makedirs('a/b/c'); open('a/b/c/x', 'w').close()\n"
-        "    for d in ('a/b/c', 'a/b', 'a'): os.chmod(d, 0)\n    return 2",
-        1,
-    ),
-    "endless loop": ("def f():\n    while True: pass", None),
-    "endless loop on load": ("while True: pass", None),
-    "endless sleep": ("import time\ndef f(): time.sleep(1000)", None),
-    "catching everything": (
-        "def f():\n    while True:\n        try:\n            while True: pass\n        except BaseException: pass",
-        None,
-    ),
-    "ignoring signals": (
-        "import signal\ndef f():\n    for s in (signal.SIGTERM, signal.SIGXCPU): signal.signal(s, signal.SIG_IGN)\n"
-        "    while True: pass",
-        None,
-    ),
-    "raising the limits": (
-        "import resource\ndef f():\n    resource.setrlimit(resource.RLIMIT_AS, (-1, -1)); return len(bytearray(10**9))",
-        10**9,
-    ),
-    "huge result": ("def f(): return 'x' * 10**8", None),
-    "endless printing": ("def f():\n    while True: print('x' * 10**6)", None),
-    "endless frames": ("import os\ndef f():\n    while True: os.write(3, b'[\"value\", 1]\\n' * 10**4)", None),
-    "huge integer": ("def f(): return 10 ** (10 ** 9)", 0),
-    "long integer as text": ("import sys\nsys.set_int_max_str_digits(0)\ndef f(): return str(7 ** 10**7)", "7"),
-    "deep recursion": ("import sys\nsys.setrecursionlimit(10**9)\ndef f(n=0): return f(n + 1)", 0),
-    "deep native recursion": (
-        "import sys\nsys.setrecursionlimit(10**9)\nclass A:\n    def __repr__(self): return repr([self])\n"
-        "def f(): return repr(A())",
-        0,
-    ),
-    "deep result": ("def f():\n    x = []\n    for _ in range(10**5): x = [x]\n    return x", []),
-    "result that holds itself": ("def f():\n    x = []; x.append(x)\n    return x", [[]]),
-    "hand-written deep frame": ("import os\ndef f():\n    os.write(3, b'[' * 10**6 + b'\\n'); os._exit(0)", []),
-    "catastrophic regex": ("import re\ndef f(): return bool(re.match('(a+)+$', 'a' * 60 + 'b'))", False),
-    "zip bomb": ("import zlib\ndef f():\n    z = zlib.compress(b'0' * 10**8)\n    return len(zlib.decompress(z) * 10)", 10**9),
-    "reading /etc/passwd": ("def f(): return open('/etc/passwd').read()", PASSWD),
-    "reading the repository": (f"def f(): return open({HERE!r}).read()", THIS_FILE),
-    "reading through a link": (
-        "import os\ndef f():\n    os.symlink('/etc/passwd', 'link')\n    return open('link').read()",
-        PASSWD,
-    ),
-    "leaving by ..": ("def f(): return open('/tmp/../../../../etc/passwd').read()", PASSWD),
-    "reading the environment": ("import os\ndef f(): return os.environ['SANDBOX_TEST_SECRET']", SECRET),
-    "reading the native environment": (
-        "import ctypes\ndef f():\n    g = ctypes.CDLL(None).getenv; g.restype = ctypes.c_char_p\n"
-        "    return g(b'SANDBOX_TEST_SECRET').decode()",
-        SECRET,
-    ),
-    "reading /proc": (
-        "import os\ndef f():\n    for p in ('self', '1', str(os.getppid())):\n"
-        "        s = open(f'/proc/{p}/environ', 'rb').read()\n        if b'SENTINEL' in s: return s\n    return b''",
-        b"",
-    ),
-    "listing home": (
-        "import os\ndef f(): return bool(os.listdir(os.path.expanduser('~root') + '/') or os.listdir('/home'))",
-        True,
-    ),
-    "socket": ("import socket\ndef f():\n    socket.socket().connect(('127.0.0.1', PORT)); return 1", 1),
-    "unix socket": ("import socket\ndef f(): return socket.socket(socket.AF_UNIX) is not None", True),
-    "name lookup": ("import socket\ndef f(): return bool(socket.getaddrinfo('localhost', 80))", True),
-    "killing the parent": (
-        "import os\ndef f():\n    for p in (os.getppid(), 1, PARENT, -1):\n        try: os.kill(p, 9)\n"
-        "        except OSError: pass\n    return 2",
-        1,
-    ),
-    "signal through a descriptor": (
-        "import fcntl, os\ndef f():\n    r, w = os.pipe()\n    fcntl.fcntl(r, 10, 9)\n"
-        "    fcntl.fcntl(r, fcntl.F_SETOWN, os.getppid())\n    return 1",
-        1,
-    ),
-    "slowing the server": ("import os\ndef f():\n    os.setpriority(os.PRIO_PROCESS, os.getppid(), 19); return 1", 1),
-    "limiting the server": (
-        "import os, resource\ndef f():\n    resource.prlimit(os.getppid(), resource.RLIMIT_NPROC, (0, 0)); return 1",
-        1,
-    ),
-    "ptrace": ("import ctypes, os\ndef f(): return ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0)", 0),
-    "reading memory of others": (
-        "import ctypes, os\ndef f(): return ctypes.CDLL(None).syscall(310, os.getppid(), 0, 0, 0, 0, 0)",
-        0,
-    ),
-    "new namespace": ("import ctypes\ndef f(): return ctypes.CDLL(None).unshare(0x10000000)", 0),
-    "mount": ("import ctypes\ndef f(): return ctypes.CDLL(None).mount(b'x', b'/tmp', b'tmpfs', 0, None)", 0),
-    "remount writable": ("import ctypes\ndef f(): return ctypes.CDLL(None).mount(None, b'/', None, 32, None)", 0),
-    "becoming root": ("import os\ndef f():\n    os.setuid(0); return os.getuid()", 0),
-    "starting a program": ("import subprocess\ndef f(): return subprocess.run(['/bin/true']).returncode", 0),
-    "system": ("import os\ndef f(): return os.system('true')", 0),
-    "unknown system call": ("import ctypes\ndef f(): return ctypes.CDLL(None).syscall(9999)", 0),
-    "daemon": (
-        "import os, time\ndef f():\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0: time.sleep(600)\n"
-        "    return 1",
-        1,
-    ),
-    "threads that stay": (
-        "import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\ndef f(): return 2",
-        1,
-    ),
-    "writing outside": ("def f():\n    open(CANARY, 'w').write('x'); return 1", 1),
-    "deleting everything": (
-        "import os\ndef f():\n    for top, dirs, files in os.walk('/', topdown=False):\n"
-        "        for name in files + dirs:\n            try: os.remove(os.path.join(top, name))\n"
-        "            except OSError: pass\n    return 2",
-        1,
-    ),
-    "poisoning the standard library": (
-        "import os\ndef f():\n    open(os.path.join(os.path.dirname(os.__file__), 'this.py'), 'a').write('#'); return 1",
-        1,
-    ),
-    "equal to everything": (
-        "class E:\n    def __eq__(self, o): return True\n    def __hash__(self): return 0\ndef f(): return E()",
-        SECRET,
-    ),
-    "int equal to everything": ("class E(int):\n    def __eq__(self, o): return True\ndef f(): return E(3)", 4),
-    "str equal to everything": ("class E(str):\n    def __eq__(self, o): return True\ndef f(): return E('a')", "b"),
-    "list equal to everything": (
-        "class E(list):\n    def __eq__(self, o): return True\n    def __len__(self): return 3\ndef f(): return E()",
-        [1, 2, 3],
-    ),
-    "exit(0)": ("import sys\ndef f(): sys.exit(0)", None),
-    "exit(0) on load": ("exit(0)", None),
-    "_exit(0)": ("import os\ndef f(): os._exit(0)", None),
-    "printing success": ("def f(): print('passed'); print('[\"value\", 1]'); return 2", 1),
-    "hand-written frames": ('import os\ndef f():\n    os.write(3, b\'["pass"]\\n["value", true]\\n\' * 9); return 2', 1),
-    "one frame too many": ("import os\ndef f():\n    os.write(3, b'[\"value\", 1]\\n'); return 1", 1),
-    "rewriting builtins": (
-        "import builtins, json, sys\nbuiltins.len = builtins.isinstance = lambda *a: True\n"
-        "json.dumps = lambda *a, **k: '[\"value\", true]'\n"
-        "for m in list(sys.modules.values()):\n    for k in ('encode', 'matches', 'say'):\n"
-        "        if hasattr(m, k): setattr(m, k, lambda *a, **k: True)\ndef f(): return 2",
-        SECRET,
-    ),
-    "emptying sys.modules": ("import sys\nsys.modules.clear()\ndef f(): return 2", 1),
-    "searching frames and objects": (
-        "import gc, sys\ndef f():\n    seen = [str(o) for o in gc.get_objects() if 'SENTI' 'NEL' in repr(o)[:10**5]]\n"
-        "    frame = sys._getframe()\n    while frame:\n        seen += [str(v) for v in frame.f_locals.values()]\n"
-        "        frame = frame.f_back\n    for s in seen:\n        i = s.find('SENTI' 'NEL-4')\n"
-        "        if i >= 0: return s[i:i + 28]\n    return ''",
-        SECRET,
-    ),
-    "exception that lies": (
-        "class E(BaseException):\n    def __str__(self): return 'passed'\nE.__name__ = 'value'\ndef f(): raise E",
-        None,
-    ),
-    "closing all descriptors": ("import os\nos.closerange(0, 100)\ndef f(): return 1", 1),
-    "segmentation fault": ("import ctypes\ndef f(): return ctypes.string_at(0)", 0),
-    "colliding keys": ("def f(): return {i * (2**61 - 1): 0 for i in range(60000)}", {0: 0}),
-}
-
-
-@pytest.fixture(scope="module")
-def canary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("outside")
-    folder.chmod(0o777)
-    path = folder / "canary"
-    path.write_text("alive")
-    path.chmod(0o666)
-    return path
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """A server that would accept the connection of an attack."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def verdicts(canary: Path, port: int) -> dict[str, Verdict]:
-    """All attacks, graded in one call, as in training: they must not harm each other's verdicts either."""
-    os.environ["SANDBOX_TEST_SECRET"] = SECRET
-    items = []
-    for program, expected in ATTACKS.values():
-        for name, value in (("CANARY", str(canary)), ("PARENT", os.getpid()), ("PORT", port)):
-            program = program.replace(name, repr(value))
-        items.append((functional(expected), program))
-    started = time.monotonic()
-    graded = grade_programs(items, LIMITS)
-    assert time.monotonic() - started < len(ATTACKS) * LIMITS.wall_s  # each within its deadline, busy machine or not
-    return dict(zip(ATTACKS, graded, strict=True))
-
-
-@strong
-@pytest.mark.parametrize("name", ATTACKS)
-def test_attack_ends_as_wrong(name: str, verdicts: dict[str, Verdict]) -> None:
-    assert verdicts[name].outcome == "wrong", verdicts[name]
-    assert verdicts[name].reason
-
-
-@strong
-def test_attacks_left_no_damage(verdicts: dict[str, Verdict], canary: Path) -> None:
-    assert canary.read_text() == "alive"
-    assert Path(HERE).read_text() == THIS_FILE
-    good = grade_programs([(functional(3, 1, 2), "def f(a, b): return a + b")] * 2, LIMITS)
-    assert [v.outcome for v in good] == ["correct"] * 2
-    for server in sandbox._pool._idle:  # launcher, and process 1 of its namespace: nothing else
-        assert len(_children(server.process.pid)) == 1
-        assert _children(_children(server.process.pid)[0]) == []
-
-
-@strong
-def test_attacks_give_the_right_reasons(verdicts: dict[str, Verdict]) -> None:
-    assert verdicts["endless loop"].reason.startswith("timeout")
-    assert verdicts["endless sleep"].reason == "timeout (wall clock)"
-    assert verdicts["memory bomb"].reason == "memory"
-    assert verdicts["huge result"].reason in ("too much output", "memory")
-    assert verdicts["endless frames"].reason == "too much output"
-    assert verdicts["fork bomb"].reason == "exception: PermissionError"
-    assert verdicts["reading /etc/passwd"].reason == "exception: FileNotFoundError"
-    assert verdicts["segmentation fault"].reason == "killed: SIGSEGV"
-    assert verdicts["int equal to everything"].reason == "wrong answer"
-    assert verdicts["_exit(0)"].reason == "exit 0"
-
-
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-ASSERTS = f"assert f(1) == {SECRET!r}\nassert f(2) == {SECRET!r}\n"
-ASSERT_ATTACKS = {
-    "equal to everything": "class E:\n    def __eq__(self, o): return True\ndef f(n): return E()",
-    "exit": "import os\ndef f(n): os._exit(0)",
-    "exit on load": "raise SystemExit(0)",
-    "frames to the grader": "import os\ndef f(n):\n    for fd in range(3, 20):\n"
-    "        try: os.write(fd, b'[\"pass\"]\\n' * 9)\n        except OSError: pass\n    os._exit(0)",
-    "own builtins": "import builtins\nbuiltins.AssertionError = Exception\nbuiltins.str = lambda *a: 'x'\ndef f(n): return 1",
-    "searching": ATTACKS["searching frames and objects"][0].replace("def f()", "def f(n)"),
-    "searching through the peer": "import os\ndef f(n):\n    return os.read(3, 10**5).decode()",
-    "endless": "def f(n):\n    while True: pass",
-    "handle of another": "def f(n): return f",
-    "proxy": "class P:\n    def __getattr__(self, n): return lambda *a: True\ndef f(n): return P()",
-}
-
-
-@strong
-@pytest.mark.parametrize("name", ASSERT_ATTACKS)
-def test_attack_on_asserts_ends_as_wrong(name: str) -> None:
-    tests = CodeTests("asserts", code=ASSERTS)
-    (verdict,) = grade_programs([(tests, ASSERT_ATTACKS[name])], LIMITS)
-    assert (verdict.outcome, verdict.tests_passed, verdict.tests_total) == ("wrong", 0, 2), verdict
 
 
 def test_a_program_cannot_judge_itself_with_builtins_of_its_own() -> None:
@@ -424,33 +156,76 @@ def test_weak_level_is_refused_unless_allowed(monkeypatch: pytest.MonkeyPatch) -
         pool.close()
 
 
-WEAK_ATTACKS = (
-    "fork bomb", "endless loop", "endless sleep", "memory bomb", "disk filler", "socket", "unix socket", "killing the parent",
-    "signal through a descriptor", "slowing the server", "limiting the server", "ptrace", "reading memory of others",
-    "writing outside", "poisoning the standard library", "starting a program", "daemon",
-    "reading the environment",
-)  # fmt: skip
+SABOTEUR = """
+import os, runpy, signal, sys
+sys.path.insert(0, {folder!r})
+import sbx_programs, sbx_wipe
+sbx_wipe.WIPE_S = -1
+read_block = sbx_programs.read_block
+def read_and_break(fd):
+    block = read_block(fd)
+    if {mark!r} in block:
+        os.kill(os.getppid(), signal.SIGKILL)
+    return block
+sbx_programs.read_block = read_and_break
+runpy.run_path({script!r})
+"""
 
 
-def test_weak_level_still_contains(monkeypatch: pytest.MonkeyPatch, canary: Path, port: int) -> None:
+def _sabotage(monkeypatch: pytest.MonkeyPatch, folder: Path, mark: bytes) -> None:
+    """Servers that never empty their folder in time, and (at level weak) die of a program with `mark` in it."""
+    script = servers.SERVER_SCRIPT
+    (folder / "server.py").write_text(SABOTEUR.format(folder=str(script.parent), script=str(script), mark=mark))
+    monkeypatch.setattr(servers, "SERVER_SCRIPT", folder / "server.py")
+
+
+@strong
+def test_a_folder_that_cannot_be_emptied_changes_no_verdict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _sabotage(monkeypatch, tmp_path, b"no such program")
+    pool = SandboxPool(workers=1)
+    monkeypatch.setattr(sandbox, "_pool", pool)
+    clear_cache()
+    try:
+        pool.level()
+        first = list(pool._idle)
+        program = "import os\ndef f():\n    open('x', 'w').close(); return len(os.listdir('.'))"
+        found = grade_programs([(functional(k % 2), f"{program} # {k}") for k in range(6)], LIMITS)
+        assert [v.outcome for v in found] == ["wrong", "correct"] * 3
+        assert first[0] not in pool._idle  # it could not have given the next program an empty folder
+    finally:
+        pool.close()
+
+
+def test_who_breaks_every_server_is_wrong_and_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _sabotage(monkeypatch, tmp_path, b"BREAK")
     pool = _plain_pool(monkeypatch)
+    clear_cache()
     try:
         if pool.level().level == "none":
             pytest.skip("no system-call filter on this machine")
-        items = []
-        for name in WEAK_ATTACKS:
-            program, expected = ATTACKS[name]
-            for mark, value in (("CANARY", str(canary)), ("PARENT", os.getpid()), ("PORT", port)):
-                program = program.replace(mark, repr(value))
-            items.append((functional(expected), program + "\n# weak"))
-        if "landlock" not in pool.level().missing:
-            items.append((functional(PASSWD), ATTACKS["reading /etc/passwd"][0]))
-        items.append((functional(6), "import dataclasses\ndef f(): return sum([1, 2, 3])"))
-        clear_cache()
+        programs = [f"def f(): return 1 # {'BREAK' if k < 6 else ''} {k}" for k in range(9)]
+        script = CodeTests("stdio", cases=(Case(stdin="", stdout="1\n"),))
+        asserts = CodeTests("asserts", code="assert f() == 1")
+        items = [(functional(1), program) for program in programs]
+        items += [(script, "print(1) # BREAK"), (asserts, programs[0]), (asserts, programs[8])]
         found = grade_programs(items, LIMITS, allow_weak_sandbox=True)
-        assert [v.outcome for v in found] == ["wrong"] * (len(items) - 1) + ["correct"]
-        assert canary.read_text() == "alive"
-        assert _children(pool._idle[0].process.pid) == []
+        assert [v.outcome for v in found] == ["wrong"] * 6 + ["correct"] * 3 + ["wrong", "wrong", "correct"]
+        assert {v.reason for v in found} == {"broke the sandbox", ""}
+    finally:
+        pool.close()
+        clear_cache()
+
+
+def test_a_sandbox_that_breaks_with_every_program_gives_ungraded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _sabotage(monkeypatch, tmp_path, b"f")
+    pool = _plain_pool(monkeypatch)
+    clear_cache()
+    try:
+        if pool.level().level == "none":
+            pytest.skip("no system-call filter on this machine")
+        found = grade_programs([(functional(1), f"def f(): return {k}") for k in range(5)], LIMITS, allow_weak_sandbox=True)
+        why = "sandbox: the sandbox keeps failing: the server process died"
+        assert {(v.outcome, v.reason) for v in found} == {("ungraded", why)}
     finally:
         pool.close()
         clear_cache()
