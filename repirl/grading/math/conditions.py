@@ -12,12 +12,12 @@ _MANY = r"\s*,\s*(?:\\[lc]?dots\b|\.\.\.?)"
 # Where a parameter is from -> the ways to say so, in words or signs, after its name.
 _DOMAINS = {
     "integers": rf"\\in\s*{_BOARD}Z\s*\}}?|=\s*0\s*,\s*\\pm\s*1\s*,\s*\\pm\s*2{_MANY}"
-    r"|is an?y? (?:arbitrary )?integer|integers?",
+    r"|(?:is )?an?y? (?:arbitrary )?integer|integers?",
     "positive integers": rf"\\in\s*{_BOARD}(?:N|Z\s*\}}?\s*(?:\^|_)\s*\{{?\s*\+)\s*\}}?|=\s*1\s*,\s*2(?:\s*,\s*3)?{_MANY}"
-    r"|(?<=[i-n])\s*\\ge\s*1|is an?y? (?:positive integer|natural number)|positive integers?",
+    r"|(?<=[i-n])\s*\\ge\s*1|(?:is )?an?y? (?:positive integer|natural number)|positive integers?",
     "integers from 0": rf"=\s*0\s*,\s*1(?:\s*,\s*2)?{_MANY}"
-    r"|(?<=[i-n])\s*\\ge\s*0|is an?y? non-?negative integer|non-?negative integers?",
-    "reals": rf"\\in\s*{_BOARD}R\s*\}}?|is an?y? (?:arbitrary )?real(?: number)?|real(?: numbers?)?",
+    r"|(?<=[i-n])\s*\\ge\s*0|(?:is )?an?y? non-?negative integer|non-?negative integers?",
+    "reals": rf"\\in\s*{_BOARD}R\s*\}}?|(?:is )?an?y? (?:arbitrary )?real(?: number)?|real(?: numbers?)?",
 }
 _BEFORE_NAME = r"(?:(?:some|any|all|every|each|an?|\\forall)\s+)?"
 _PLACES = "|".join(rf"(?P<d{i}>{ways})" for i, ways in enumerate(_DOMAINS.values()))

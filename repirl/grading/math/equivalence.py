@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from repirl.grading.math.conditions import without_conditions
-from repirl.grading.math.normalize import clean, key, number, numbers_equal, without_text_commands
+from repirl.grading.math.normalize import clean, key, number, numbers_equal, without_spaces, without_text_commands
 from repirl.grading.math.shapes import (
     LABEL,
     MEMBER,
@@ -36,6 +36,7 @@ from repirl.grading.math.units import with_unit_of
 from repirl.grading.math.wording import based, choice, choices, clock_time, in_text, without_choice_word, words
 
 _SUBSCRIPTED = re.compile(r"-?[\d.,]+_.+")
+_COMPUTATION = re.compile(r"[\d\s.+*/^(){}-]*(?:\\(?:cdot|times|div|frac)[\d\s.+*/^(){}-]*)*=([^=<>A-Za-z]+)")
 _MAX_LIST = 64
 
 
@@ -59,7 +60,7 @@ def compare(pair: tuple[str, str]) -> Comparison:
 
 
 def _equal(gold: str, answer: str, depth: int) -> bool:
-    if gold.replace(" ", "") == answer.replace(" ", ""):
+    if without_spaces(gold) == without_spaces(answer):
         return bool(gold.strip())
     if not answer.strip() or depth > 6:
         return False
@@ -113,6 +114,9 @@ def _labelled(gold: str, answer: str, depth: int) -> bool | None:
         if key(gold_label.group(1)) == key(answer_label.group(1)):
             return _equal(gold_label.group(2), answer_label.group(2), depth + 1)
         return False if any(names_one_value(label.group(1).strip()) for label in (gold_label, answer_label)) else None
+    # What is computed on the left of `7+8=15` is asked for.
+    if (stated := _COMPUTATION.fullmatch(gold)) and "=" not in answer:
+        return _equal(stated.group(1), answer, depth + 1)
     # A label is one thing's name: `1, x = 2` is a list and is split first.
     if gold_label and "=" not in answer and len(split_list(gold)) == 1:
         return _equal(gold_label.group(2), answer, depth + 1)

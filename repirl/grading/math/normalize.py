@@ -125,7 +125,7 @@ _REWRITES = [
         (r"^\\(?:underline|boldsymbol|bm|boxed|fbox)\s*\{([^{}]*)\}$", r"\1"),
         (r"^\s*(?:=|\\approx\b|\\simeq\b)", ""),
         (r",?\s*(?:\\text\s*\{\s*,?\s*)?\bfor (?:all|any|every)\b.*$", ""),
-        (r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}"),
+        (r"\\sqrt\s*(\[[^\[\]]*\]\s*)?([0-9A-Za-z])", r"\\sqrt\1{\2}"),
         (r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?=\s*[({{]|\s+(?:\\[a-z]|[0-9]|[a-z](?![a-z])))", r"\\\1"),
         (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
@@ -140,6 +140,7 @@ _REWRITES = [
         (r"\s+", " "),
     ]
 ]
+_SPACES = re.compile(r"(?<!\d) +| +(?!\d)")
 _TEXT = re.compile(rf"{_TEXT_COMMAND}\s*\{{([^{{}}]*)\}}")
 
 _ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:\\(?:text|mathrm)\s*\{)?\s*(?:st|nd|rd|th)\s*\}{0,2}(?![A-Za-z])")
@@ -186,7 +187,12 @@ def clean(text: str) -> str:
 
 def key(text: str) -> str:
     """`clean` without white space: equal keys mean equal answers."""
-    return clean(text).replace(" ", "")
+    return without_spaces(clean(text))
+
+
+def without_spaces(text: str) -> str:
+    """Text without its spaces, except those between digits: `5 8` is not 58."""
+    return _SPACES.sub("", text)
 
 
 def matching_close(text: str, start: int) -> int:

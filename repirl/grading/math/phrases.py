@@ -40,7 +40,8 @@ _JOINED = re.compile(r"\b(?:and|or)\b(?! (?:so|thus|hence|therefore))|,(?! (?:so
 _CONDITION_FIRST = re.compile(r"\s*(?:if|when|for|with|given|suppose|as)\b", re.I)
 
 _EQUATION = re.compile(r"[A-Za-z](?:_\w)?(?:\([A-Za-z]\))?\s*=\s*\S")
-_ONE_WORD = re.compile(r"\(?[A-Za-z]+\)?\W*")
+_ONE_WORD = re.compile(r"(?:\(?[A-Za-z]+\)?|[A-Z][a-z]+ \d{1,2})\W*")  # also `May 4`
+_NAME_BEFORE = re.compile(r"\s[A-Z][a-z]+\s$")
 
 # Prose that may follow or surround a number: no digits, no operators, no word that makes another number of it.
 _PROSE = re.compile(r"[A-Za-z\s,;:()'\u2019.\u2013\u2014-]*")
@@ -50,7 +51,7 @@ _AFTER_A_NUMBER = re.compile(r"\s*[,;(]|\s+[-\u2013\u2014]\s|\s+(?=[A-Za-z])")
 _IN_WORDS = re.compile(r"\s*\(\s*([A-Za-z][A-Za-z -]*)\)")
 _FIRST_WORDS_THAT_GO_ON = {"and", "or", "to", "by", "x"}
 _OTHER_NUMBER = re.compile(
-    r"or|not|no|none|never|nor|neither|except|without|wrong|incorrect|false|than|least|most|less|more|fewer|greater"
+    r"or|if|unless|not|no|none|never|nor|neither|except|without|wrong|incorrect|false|than|least|most|less|more|fewer|greater"
     r"|times|plus|minus|over|under|above|below|celsius|fahrenheit|kelvin|divided|multiplied|mod|modulo|base|choose|per|cent|percent|negative|pi"
     r"|roots?|sqrt|sin|cos|tan|log|ln|exp|infinity|undefined|impossible|hal(?:f|ves)|squared?|cubed?|cubic|factorial"
     r"|dozens?|scores?|hundreds?|thousands?|millions?|billions?|trillions?"
@@ -127,7 +128,7 @@ def _number_alone(text: str) -> str:
     unit, rest = _unit_at(number, rest)
     if not rest.strip(" *_`\"'.,;:"):
         return number + unit
-    if not _AFTER_A_NUMBER.match(rest) or not _is_prose(_without_subject(rest)):
+    if not _AFTER_A_NUMBER.match(rest) or not _is_prose(_without_formulas(rest)):
         return text
     words = _WORD.findall(rest)
     enough = 1 if unit or _PUNCTUATION.match(rest) else 2
@@ -146,9 +147,9 @@ def _unit_at(number: str, rest: str) -> tuple[str, str]:
     return "", rest
 
 
-def _without_subject(rest: str) -> str:
-    """`is the smallest $k$` without its formula: a sentence about the number."""
-    return FORMULA.sub("it", rest) if re.match(r"\s+(?:is|are)\s", rest) else rest
+def _without_formulas(rest: str) -> str:
+    """`is the smallest $k$` and `such pairs $(a, b)$` in words: a sentence about the number, if words come first."""
+    return FORMULA.sub("it", rest) if re.match(r"\s+[A-Za-z]{2}", rest) else rest
 
 
 def _is_prose(text: str) -> bool:
@@ -167,5 +168,7 @@ def _only_number(clause: str) -> str | None:
     unit, rest = _unit_at(number.group(), clause[number.end() :])
     before = clause[: number.start()]
     if len(_WORD.findall(before + unit + rest)) < 3 or not _is_prose(before) or not _is_prose(rest):
+        return None
+    if _NAME_BEFORE.search(before[-20:]):  # `on May 4`, `in Room 12`
         return None
     return number.group() + unit if before.strip() else None

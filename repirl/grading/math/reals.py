@@ -2,6 +2,7 @@ r"""Expressions that are equal where both are defined over the reals, such as `\
 
 from __future__ import annotations
 
+import cmath
 from itertools import product
 from typing import Any
 
@@ -43,15 +44,25 @@ def _signs_tell_apart(gold: Any, answer: Any, symbols: list[Any]) -> bool:
     for signs in choices:
         point = {symbol: sign * size for symbol, sign, size in zip(symbols, signs, sizes, strict=True)}
         values = _real_value(gold, point), _real_value(answer, point)
-        if None not in values and abs(values[0] - values[1]) > _SAME * max(1.0, *map(abs, values)):
+        real = [value for value in values if value is not None]
+        if len(real) == 2 and abs(real[0] - real[1]) > _SAME * max(1.0, *map(abs, real)):
             return True
     return False
 
 
-def _real_value(tree: Any, point: dict[Any, Any]) -> Any:
-    """The value at a point as a float; None if it is not real, not finite, or unknown."""
+def _real_value(tree: Any, point: dict[Any, Any]) -> float | None:
+    """The value at a point; None if it, or one of the roots and logarithms in it, is not real and finite there."""
+    from sympy import Pow, log
+
+    values = [_value(part, point) for part in (tree, *tree.atoms(Pow, log))]
+    if any(value is None or abs(value.imag) > _REAL * abs(value) for value in values):
+        return None
+    return values[0].real  # type: ignore[union-attr]
+
+
+def _value(tree: Any, point: dict[Any, Any]) -> complex | None:
     try:
         value = complex(tree.xreplace(point).evalf(20))
     except (TypeError, ValueError, ArithmeticError, AttributeError):
         return None
-    return value.real if abs(value.imag) <= _REAL * abs(value) and abs(value) < float("inf") else None
+    return value if cmath.isfinite(value) else None

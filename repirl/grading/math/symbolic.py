@@ -30,6 +30,7 @@ _WITH_DIFFERENTIALS = re.compile(
 )
 # A `d`, or what has one inside that is none: commands, words, names of indices.
 _LETTER_D = re.compile(r"\\(?:text|math[a-z]+|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+|_\{[^{}]*\}|_\s*d|d")
+_DIGITS_APART = re.compile(r"(?<![\d.^_])\d+ +\d(?!\d\d(?!\d))")  # but `12 500`
 _MAX_NESTING = 40
 _MAX_POWERS = 200
 _MAX_CHARS = 500  # of an answer to be parsed, beyond four times the gold's
@@ -84,12 +85,15 @@ def symbolic(gold: str, answer: str) -> bool:
 def _same_sides(gold: Any, answer: Any) -> bool | None:
     """Of two equations of which one holds always or never: whether their sides are the same. None for any others.
 
-    All identities have the same solutions, so `1 = 1` would do for any of them.
+    All identities have the same solutions, so `1 = 1` would do for any of them: they must speak of the same symbols, and the
+    answer must not have the same on both sides unless the gold does.
     """
     from sympy import Eq
 
     if not (isinstance(gold, Eq) and isinstance(answer, Eq) and any(map(says_nothing_of_its_symbols, (gold, answer)))):
         return None
+    if gold.free_symbols != answer.free_symbols or (answer.lhs == answer.rhs and gold.lhs != gold.rhs):
+        return False
     return any(
         _verified([gold.lhs], [left]) and _verified([gold.rhs], [right])
         for left, right in ((answer.lhs, answer.rhs), (answer.rhs, answer.lhs))
@@ -155,12 +159,12 @@ def _uniform(tree: Any) -> Any:
 
 
 def _is_parseable(text: str) -> bool:
-    """False for what would only exhaust the parser: deep nesting, endless towers."""
+    """False for what would only exhaust the parser (deep nesting, endless towers), and for `5 8`, which it reads as 58."""
     depth = deepest = 0
     for char in text:
         depth += (char in "([{") - (char in ")]}")
         deepest = max(deepest, depth)
-    return deepest <= _MAX_NESTING and text.count("^") <= _MAX_POWERS
+    return deepest <= _MAX_NESTING and text.count("^") <= _MAX_POWERS and not _DIGITS_APART.search(text)
 
 
 @lru_cache(maxsize=256)
