@@ -94,7 +94,7 @@ class Surroundings:
                 found.append(name)
         for server in sandbox._pool._idle:  # at level strong a launcher, and process 1 of its namespace: nothing else
             inner = children(server.process.pid)
-            left = children(inner[0]) if server.mode == "namespaces" else inner
+            left = children(inner[0]) if sandbox.sandbox_level().level == "strong" else inner
             found += [f"process {pid}" for pid in left]
         return found
 
@@ -106,11 +106,11 @@ def children(pid: int) -> list[int]:
 
 def run(level: str, how: str, quick: bool) -> dict[str, Any]:
     """Grades the table; see the top."""
+    surroundings = Surroundings()
     sandbox._pool = SandboxPool(WORKERS[how], MODES[level])
     found = sandbox.sandbox_level()
     if found.level != level:
         return {"level": found.describe()}
-    surroundings = Surroundings()
     left_out = (table.SLOW if quick else frozenset()) | (table.READING if "landlock" in found.missing else frozenset())
     attacks = {name: attack for name, attack in table.attacks().items() if name not in left_out}
     others = cycle(kind for kind in table.NEIGHBOURS if kind != "files")

@@ -183,6 +183,8 @@ FUNCTION_ATTACKS: dict[str, tuple[str, object]] = {
         None,
     ),
     "closing all descriptors": ("import os\nos.closerange(0, 100)\ndef f(): return 1", 1),
+    "no way to exit": ("import os, sys\nos._exit = os.kill = sys.exit = lambda *a: None\ndef f(): return 2", 1),
+    "killing itself": ("import os\ndef f(): os.kill(os.getpid(), 9)", None),
     "segmentation fault": ("import ctypes\ndef f(): return ctypes.string_at(0)", 0),
     "colliding keys": ("def f(): return {i * (2**61 - 1): 0 for i in range(60000)}", {0: 0}),
     "os._exit in a thread": (
@@ -585,6 +587,11 @@ SCRIPT_ATTACKS = {
     "prints passed": "print('passed')",
     "exit 0": "raise SystemExit(0)",
     "_exit 0": "import os\nos._exit(0)",
+    "exit with a number of its own": "class I(int):\n    def __and__(self, other): return 'x'\nraise SystemExit(I(5))",
+    "exit with a text that hangs": "class T:\n    def __str__(self):\n        while True: pass\nraise SystemExit(T())",
+    "no way to exit": "import os, sys\nos._exit = sys.exit = lambda *a: None\nprint('x')",
+    "streams of its own": "import sys\nsys.stdout = sys.__stdout__ = sys.stderr = None\nsys.stdin = 5\nprint(input())",
+    "conversation for output": "import os\nos.dup2(3, 1)\nprint('passed')",
     "frames": 'import os\nos.write(3, b\'["end"]\\n["value", true]\\n\')',
     "searches": "import gc\nfor o in gc.get_objects():\n    s = repr(o)[:10**5]\n    i = s.find('SENTI' 'NEL-4')\n"
     "    if i >= 0:\n        print(s[i:i + 28]); break",
@@ -634,6 +641,7 @@ ESCAPES = {
     ),
     "range without end": ("assert f(iter(f(1))) == 7", "def f(x): return range(10**9)"),
     "range without end, mapped": ("assert f(map(str, f(1))) == 7", "def f(x): return range(10**9)"),
+    "deque for a list": ("assert f(iter(f(1))) == 7", "from collections import deque\ndef f(x): return deque([1])"),
     "type that cannot be sent": ("assert f(type(f(1))) == 7", "def f(x): return {}.keys()"),
     "method that cannot be sent": ("assert f(f(1).append) == 7", "def f(x): return []"),
     "module that is missing": ("import json\nassert f(1) == 7", "def f(x): raise ModuleNotFoundError(name='numpy')"),

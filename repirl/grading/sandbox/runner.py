@@ -3,6 +3,13 @@
 The server (`_child/sbx_zygote.py`) is a bare Python that isolates itself once; a program then costs a fork instead of
 an interpreter start. This module shares servers among threads, keeps them busy, and returns what each program
 *claims* to have computed with what the kernel says of its end. It compares nothing: see `code/judging.py`.
+
+A program must not be able to choose that it, or another, is not graded. So its end is settled before its traces are
+removed, and where a server breaks with it, it comes last and is tried against a program that is known to run. What
+remains possible at level strong: it may use all that its limits allow, which slows others by the clock (hence
+WALL_STRETCH); it may read from the counters of its file system (numbers of inodes) how many files those before it made;
+where no user namespace can be had, all programs share one limit of threads; and a fault of the kernel. What remains at
+level weak besides is in `_child/sbx_seccomp.py`.
 """
 
 from __future__ import annotations

@@ -163,19 +163,20 @@ def _other_form(value: Any) -> list[Any]:
         return ["g", value.__name__, ""]
     if (name := _library_name(value)) is not None:
         return ["g", *name]
-    if isinstance(value, Iterator) and type(value).__module__ in ("builtins", "itertools"):
+    if isinstance(value, Iterator) and type(value).__module__ in _OF_ANSWERS:
         members = list(islice(value, MAX_ITERATED + 1))
         if len(members) <= MAX_ITERATED:
             return ["it", *map(_form, members)]
         if not isinstance(value, (count, cycle, repeat)):
             raise TypeError("an iterator with too many members")
     module = (value if isinstance(value, type) else type(value)).__module__
-    if module == __name__ or (module == "builtins" and isinstance(value, (type, *_METHODS))):
+    if module == __name__ or (module in _OF_ANSWERS and isinstance(value, (type, *_METHODS))):
         raise TypeError("this may be something of the program")
     raise end(NotSendable(type(value).__name__))
 
 
 _METHODS = (types.BuiltinMethodType, types.MethodWrapperType)  # of an object
+_OF_ANSWERS = ("builtins", "itertools", "collections", "_collections")  # modules of the types that plain data leads to
 
 
 def _library_name(value: Any) -> tuple[str, str] | None:

@@ -185,7 +185,6 @@ class Server:
 
     def child(self, job: dict[str, Any], fds: list[int]) -> NoReturn:
         """In the child. Never returns, never raises."""
-        code = 0
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -196,10 +195,9 @@ class Server:
             for offset in range(len(fds)):
                 os.dup2(100 + offset, 3 + offset)
             os.closerange(100, 256)
-            code = self.run_job(job)
+            os._exit(self.run_job(job))
         except BaseException:  # noqa: BLE001 (the exit code says so; the grader sees an unfinished conversation)
             os._exit(113)
-        os._exit(code)
 
     def run_job(self, job: dict[str, Any]) -> int:
         """Reads the request, takes on the limits, runs. Returns the exit code."""
