@@ -99,8 +99,8 @@ GOOD = {"id": "p/1", "completion": "x"}
 @pytest.mark.parametrize(
     ("benchmark", "row", "message"),
     [
-        ("m500", '{"id": "p/1", "completion": ', "line 2: not valid JSON"),
-        ("m500", "[1]", "line 2: not a JSON object"),
+        ("m500", '{"id": "p/1", "completion": ', "line 2 of bad.jsonl is not JSON"),
+        ("m500", "[1]", "line 2 of bad.jsonl is not a JSON object"),
         ("m500", {"id": "p/9", "completion": "x"}, "line 2: m500 has no problem with id: 'p/9'; ids look like 'p/1'"),
         ("m500", {"problem": "who?", "completion": "x"}, "line 2: m500 has no problem with this text: 'who?'"),
         ("m500", {"completion": "x"}, "line 2: needs `id` or `problem`"),
@@ -226,7 +226,7 @@ CODE_ROW = {"id": "a", "completion": "x = 1", "tests": STDIO}
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("{", "line 2: not valid JSON"),
+        ("{", "line 2 of bad.jsonl is not JSON"),
         ({**CODE_ROW, "id": None}, "line 2: needs `id`"),
         ({**CODE_ROW, "id": True}, "line 2: needs `id`"),
         ({**CODE_ROW, "completion": 5}, "line 2: needs `completion`, which must be text: '5'"),

@@ -13,12 +13,13 @@ import torch
 from repirl.config import Config, digest_of, parse_config, with_overrides
 from repirl.engines.loading import load_policy
 from repirl.errors import UserError
+from repirl.files import read_objects
 from repirl.learn.run import Validator
 from repirl.methods.base import FitContext, Fitted
 from repirl.methods.registry import load_method, load_module, methods
 from repirl.rewards.artifact import read_contract
 from repirl.rewards.energy import load_energy_model
-from repirl.tasks.training_sets import TrainingSetConfig, load_training_set, read_jsonl
+from repirl.tasks.training_sets import TrainingSetConfig, load_training_set
 from repirl.types import Budget, Verdict
 
 NAMES = list(methods())
@@ -385,7 +386,7 @@ def test_other_mistakes_with_training_sets(tmp_path):
     with pytest.raises(UserError, match="no training file"):
         load_training_set(TrainingSetConfig(source="file"))
     with pytest.raises(UserError, match="no such file"):
-        list(read_jsonl(tmp_path / "nowhere.jsonl"))
+        list(read_objects(tmp_path / "nowhere.jsonl"))
     with pytest.raises(UserError, match="newlines"):
         load_training_set(TrainingSetConfig(step_separator="\n\n"))
 

@@ -5,7 +5,6 @@ One TOML file each.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from repirl.config import Config, parse_config
 from repirl.errors import UserError
+from repirl.files import read_toml
 from repirl.grading.math.grader import Extraction
 from repirl.methods.base import Runtime
 from repirl.paths import content_dir
@@ -97,8 +97,8 @@ class JudgeEvaluation(Config):
         return {**self.model_dump(mode="json", exclude={"kind", "set", "device"}), "seed": seed}
 
 
-def _kind(value: Any) -> str:
-    return value.get("kind", "policy") if isinstance(value, dict) else value.kind
+def _kind(value: Any) -> Any:
+    return value.get("kind", "policy") if isinstance(value, dict) else getattr(value, "kind", None)
 
 
 SuiteEvaluation = Annotated[
@@ -169,11 +169,7 @@ def load_suite(name: str, include: Sequence[str | Path] = ()) -> Suite:
     for folder in _folders(include):
         path = folder / f"{name}.toml"
         if path.is_file():
-            try:
-                values = tomllib.loads(path.read_text())
-            except tomllib.TOMLDecodeError as error:
-                raise UserError(f"{path.name} is not TOML ({error})", str(path)) from error
-            suite = parse_config(Suite, values)
+            suite = parse_config(Suite, read_toml(path))
             _check_contrasts(name, suite)
             return suite
     raise UserError("unknown suite", name, f"choose one of {', '.join(suite_names(include))}")

@@ -5,13 +5,13 @@ It lies beside the model files as `repirl_reward.json`; the folder stays an ordi
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from repirl.errors import UserError
+from repirl.files import parse, read_lines
 from repirl.rewards.aggregate import Aggregation
 from repirl.rollouts.steps import StepSegmentation
 
@@ -53,11 +53,11 @@ def read_contract(folder: Path) -> RewardContract:
     if not path.is_file():
         raise UserError("no reward contract in the folder", str(folder), f"expected {CONTRACT_FILE}")
     try:
-        return RewardContract.model_validate(_current(json.loads(path.read_text())))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{CONTRACT_FILE} is not a reward contract", str(folder), str(error)) from error
+        return RewardContract.model_validate(_current(parse("".join(read_lines(path)), path.name)))
     except ValidationError as error:
-        raise UserError(f"{CONTRACT_FILE} is not a reward contract", str(folder), str(error.errors()[0]["msg"])) from error
+        first = error.errors()[0]
+        said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise UserError(f"{CONTRACT_FILE} is not a reward contract", str(folder), said) from error
 
 
 def _current(values: Any) -> Any:

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from repirl.errors import UserError
 from repirl.grading.dispatch import check_ungraded
 from repirl.rollouts.collect import Asked, Collector, Grader, OnProgress, cut_at_stop
@@ -146,6 +148,8 @@ class _Chunk:
     wall_s: float
 
 
+_CHUNK = TypeAdapter(_Chunk)
+
 def sample_rows(group: RolloutGroup, stop: Sequence[str] = ()) -> list[SampleRow]:
     """A group as rows of a pool; text from a stop string on is left out, as it was for grading."""
     problem = group.problem
@@ -207,8 +211,8 @@ def _parse(path: Path, whole: bytes) -> tuple[dict[str, Any], list[_Chunk]]:
             if number == 1:
                 fingerprint = dict(entry["evaluation"])
             else:
-                chunks.append(_Chunk(entry["part"], tuple(SampleRow(**row) for row in entry["rows"]), entry["wall_s"]))
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+                chunks.append(_CHUNK.validate_python(entry))
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise UserError(f"line {number} of {path} is not of an evaluation", todo="use another folder") from error
     return fingerprint, chunks
 

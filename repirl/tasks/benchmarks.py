@@ -100,6 +100,8 @@ def _members(name: str, groups: Mapping[str, Any], tasks: Mapping[str, Any], abo
     if name in above or not isinstance(members, list):
         raise UserError("a suite of benchmarks needs a list `task:` in which it is not itself", name, str(path))
     for member in members:
+        if not isinstance(member, str):
+            raise UserError(f"the suite {name} names no benchmark", str(member), str(path))
         if member in groups:
             yield from _members(member, groups, tasks, (*above, name))
         elif member in tasks:

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from repirl.errors import UserError
+from repirl.files import read_objects
 
 DATA_DIR_VARIABLE = "REPIRL_DATA_DIR"
-
-
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(1-based line number, row) of a .jsonl or .jsonl.gz file; UserError with the number of a malformed line."""
-    if not path.is_file():
-        raise UserError("no such file", str(path))
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"line {number} of {path.name} is not JSON ({error.msg})", line[:60].strip()) from error
-            if not isinstance(row, dict):
-                raise UserError(f"line {number} of {path.name} is not a JSON object", line[:60].strip())
-            yield number, row
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -37,7 +19,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[tupl
     Of a parquet file only `columns` are read, if given and there.
     """
     if path.suffix != ".parquet":
-        for number, row in read_jsonl(path):
+        for number, row in read_objects(path):
             yield f"line {number} of {path.name}", row
         return
     import pyarrow

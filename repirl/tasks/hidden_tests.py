@@ -49,5 +49,5 @@ def decode_tests(text: str | Mapping[str, Any], where: str) -> CodeTests:
             values.get("code", ""),
             **{name: values[name] for name in _OPTIONAL if name in values},
         )
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"malformed tests of {where}", f"{type(error).__name__}: {error}") from error

@@ -6,7 +6,6 @@ The numbers on a card (rows, rows with an error) are asserted at load: a file th
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import Field
 
 from repirl.config import Config, parse_config
 from repirl.errors import UserError
+from repirl.files import read_toml
 from repirl.paths import content_dir
 from repirl.tasks.files import DATA_DIR_VARIABLE, hub_file
 from repirl.tasks.step_formats import Malformed, text, texts
@@ -68,10 +68,7 @@ def prm_cards() -> dict[str, PRMCard]:
     """The cards by name; UserError for a malformed one."""
     found = {}
     for path in sorted((content_dir("benchmarks") / "prm").glob("*.toml")):
-        try:
-            found[path.stem] = parse_config(PRMCard, tomllib.loads(path.read_text(encoding="utf-8")))
-        except tomllib.TOMLDecodeError as error:
-            raise UserError(f"cannot read the card ({error})", str(path)) from error
+        found[path.stem] = parse_config(PRMCard, read_toml(path))
     return found
 
 
@@ -95,11 +92,18 @@ def load_processbench(card: PRMCard, subset: PRMSubset, data_dir: Path | None = 
 
 
 def load_prmbench(card: PRMCard, subset: PRMSubset, data_dir: Path | None = None) -> PRMBenchRows:
-    """All rows of a PRMBench file; UserError if it is missing, malformed, or not what the card says.
+    """All rows of a PRMBench file; UserError if it is missing, malformed, or not what the card says."""
+    rows = read_prmbench(_file(card, subset, data_dir))
+    _check(card, subset, "num_solutions", len(rows.solutions))
+    _check(card, subset, "num_with_error", sum(one.first_error_index >= 0 for one in rows.solutions))
+    return rows
+
+
+def read_prmbench(path: Path) -> PRMBenchRows:
+    """The rows of a file; UserError, with the line, for a malformed one.
 
     `error_steps` count from 1. A row's `subset` is its class, its `cluster` the source item that it was made from.
     """
-    path = _file(card, subset, data_dir)
     solutions: list[LabelledSolution] = []
     controls: dict[str, LabelledSolution] = {}
     beyond = 0
@@ -112,8 +116,6 @@ def load_prmbench(card: PRMCard, subset: PRMSubset, data_dir: Path | None = None
             raise UserError(f"{where} is no row of format prmbench ({error})", str(row)[:60]) from None
         solutions.append(solution)
         beyond += beyond_here
-    _check(card, subset, "num_solutions", len(solutions))
-    _check(card, subset, "num_with_error", sum(one.first_error_index >= 0 for one in solutions))
     return PRMBenchRows(tuple(solutions), tuple(controls.values()), beyond)
 
 

@@ -79,7 +79,7 @@ def _read_prm800k(row: Mapping[str, Any]) -> Iterator[Labelled]:
             step.get("chosen_completion"),
             step.get("human_completion"),
         )
-        if chosen is not None and (not isinstance(chosen, int) or not 0 <= chosen < len(completions)):
+        if chosen is not None and (type(chosen) is not int or not 0 <= chosen < len(completions)):
             raise Malformed(f"`chosen_completion` of step {number} is not one of its {len(completions)} completions")
         branched = False
         for i, (words, rating) in enumerate(completions):
@@ -106,7 +106,7 @@ def _completions(value: object) -> list[tuple[str, float | None]]:
     found: list[tuple[str, float | None]] = []
     for item in value:
         rating = item.get("rating")
-        if isinstance(rating, bool) or (rating is not None and rating not in _RATING_TO_LABEL):
+        if rating is not None and (type(rating) not in (int, float) or rating not in _RATING_TO_LABEL):
             raise Malformed(f"rating {rating!r} is none of -1, 0, 1")
         found.append((text(item.get("text"), "completions.text"), None if rating is None else _RATING_TO_LABEL[rating]))
     return found
@@ -199,6 +199,8 @@ def _read_trl(row: Mapping[str, Any]) -> Iterator[Labelled]:
     labels = row["labels"]
     if not isinstance(labels, list) or not all(isinstance(label, bool | int | float) for label in labels):
         raise Malformed("`labels` is not a list of true, false or numbers")
+    if not all(0 <= label <= 1 for label in labels):
+        raise Malformed("a label lies outside of [0, 1]")
     yield Labelled(text(row["prompt"], "prompt"), texts(row["completions"], "completions"), tuple(map(float, labels)))
 
 

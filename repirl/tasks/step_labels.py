@@ -11,7 +11,6 @@ Formats (JSONL or one JSON array, `.gz` allowed, or parquet):
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from repirl.errors import UserError
+from repirl.files import parse, read_lines, read_objects
 from repirl.tasks import step_formats
 from repirl.tasks.files import read_rows
 from repirl.tasks.step_formats import Labelled, Malformed
@@ -117,34 +117,16 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Raises UserError with the place for anything else.
     """
-    if not path.is_file():
-        raise UserError("no such file", str(path))
     if path.suffix == ".parquet":
         yield from read_rows(path)
         return
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the file ({type(error).__name__})", str(path)) from None
-    if text.lstrip().startswith("["):
-        rows = ((f"row {i} of {path.name}", row) for i, row in enumerate(_parsed(text, path.name), 1))
-    else:
-        lines = ((f"line {i} of {path.name}", line) for i, line in enumerate(text.split("\n"), 1) if line.strip())
-        rows = ((where, _parsed(line, where)) for where, line in lines)
-    for where, row in rows:
+    if not next((line for line in read_lines(path) if line.strip()), "").lstrip().startswith("["):
+        yield from ((f"line {number} of {path.name}", row) for number, row in read_objects(path))
+        return
+    for number, row in enumerate(parse("".join(read_lines(path)), path.name), 1):
         if not isinstance(row, dict):
-            raise UserError(f"{where} is not a JSON object", str(row)[:60])
-        yield where, row
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not JSON ({error.msg}, line {error.lineno})", text.strip()[:60]) from None
-    except RecursionError:
-        raise UserError(f"{where} is nested too deeply", text.strip()[:60]) from None
+            raise UserError(f"row {number} of {path.name} is not a JSON object", str(row)[:60])
+        yield f"row {number} of {path.name}", row
 
 
 def _processbench(row: Mapping[str, Any]) -> Iterator[Labelled]:

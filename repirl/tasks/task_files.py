@@ -15,6 +15,9 @@ from repirl.config import digest_of
 from repirl.errors import UserError
 from repirl.paths import content_dir
 
+_MAX_DEPTH = 50
+_MAX_ENTRIES = 100_000
+
 # Of a card's block `repirl`: they describe, and do not change any number.
 _DESCRIPTIVE = ("title", "source", "licence", "gold_exceptions")
 
@@ -69,16 +72,41 @@ def read_task_file(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError("a task file includes itself", str(path))
     try:
         config = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError("cannot read the task file", str(path), str(error).splitlines()[0]) from error
-    if not isinstance(config, dict):
-        raise UserError("a task file must be a YAML mapping", str(path))
+    except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
+        raise UserError("cannot read the task file", str(path), _first_line(error)) from error
+    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
+        raise UserError("a task file must be a YAML mapping of names", str(path))
+    _check_size(config, path)
     functions = {key: _located(value, path) for key, value in config.items()}
     included = functions.pop("include", [])
     merged: dict[str, Any] = {}
     for part in included if isinstance(included, list) else [included]:
+        if not isinstance(part, str) or not (path.parent / part).is_file():
+            raise UserError(f"`include` of {path.name} names no file", part, f"it must lie in {path.parent}")
         merged |= read_task_file(path.parent / part, (*_seen, path))
     return merged | functions
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _check_size(config: Any, path: Path) -> None:
+    """UserError for a mapping that its own anchors blow up, or that holds itself."""
+    level, seen = [config], 0
+    for _ in range(_MAX_DEPTH):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, Mapping | list)
+            for inner in (one.values() if isinstance(one, Mapping) else one)
+        ]
+        seen += len(level)
+        if not level:
+            return
+        if seen > _MAX_ENTRIES:
+            break
+    raise UserError(f"a task file is nested deeper than {_MAX_DEPTH} or has more than {_MAX_ENTRIES} entries", str(path))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from repirl.errors import UserError
+from repirl.files import read_objects
 from repirl.rng import stream
-from repirl.tasks.files import DATA_DIR_VARIABLE, hub_file, read_jsonl, read_rows
+from repirl.tasks.files import DATA_DIR_VARIABLE, hub_file, read_rows
 from repirl.tasks.formats import last_boxed
 from repirl.tasks.hidden_tests import decode_tests
 from repirl.types import Case, CodeTests, Demonstration, Problem
@@ -89,7 +90,7 @@ def file_rows(path: Path, prompt_suffix: str) -> Iterator[TrainingRow]:
     UserError for a malformed row, and for an id that comes twice: demonstrations go by id.
     """
     line_of: dict[str, int] = {}
-    for number, row in read_jsonl(path):
+    for number, row in read_objects(path):
         where = f"line {number} of {path.name}"
         if not isinstance(row.get("problem"), str):
             raise UserError(f"{where} lacks the text field", "problem")

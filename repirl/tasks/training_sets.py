@@ -12,12 +12,11 @@ from pydantic import Field
 from repirl.config import Config, digest_of
 from repirl.errors import UserError
 from repirl.tasks import arith, minicode
-from repirl.tasks.files import read_jsonl
 from repirl.tasks.hidden_tests import encode_tests
 from repirl.tasks.training_files import PUBLISHED_SOURCES, TrainingRow, file_rows, published_rows
 from repirl.types import Demonstration, Problem
 
-__all__ = ["FAMILIES", "TrainingSet", "TrainingSetConfig", "load_training_set", "read_jsonl"]
+__all__ = ["FAMILIES", "TrainingSet", "TrainingSetConfig", "load_training_set"]
 
 FAMILIES: dict[str, ModuleType] = {arith.FAMILY: arith, minicode.FAMILY: minicode}
 

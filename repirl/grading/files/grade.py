@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from repirl.errors import UserError
+from repirl.files import read_objects
 from repirl.grading.dispatch import grade_rollouts
 from repirl.grading.files.audit import summary_of, with_second_opinions
 from repirl.grading.files.problems import OWN_TESTS, finder
-from repirl.grading.files.rows import GradedRow, Sample, completions_of, read_rows, write_lines
+from repirl.grading.files.rows import GradedRow, Sample, completions_of, write_lines
 from repirl.grading.math.grader import NO_ANSWER, Extraction
 from repirl.grading.pool import PoolOptions
 from repirl.stats import clustered_interval
@@ -110,7 +111,7 @@ def grade_file(
     """
     find = finder(benchmark, problems)
     samples = []
-    for line, row in read_rows(path):
+    for line, row in read_objects(path, half_pairs=True):  # a model may write them
         where = f"{path}, line {line}"
         problem = find(where, row)
         samples += [Sample(line, problem, text, reason, row.get("id")) for text, reason in completions_of(where, row)]

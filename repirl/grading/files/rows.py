@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,33 +41,6 @@ class GradedRow:
     @property
     def problem_id(self) -> str:
         return self.sample.problem.id
-
-
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers (from 1) and objects of a JSONL file; blank lines are skipped."""
-    line = 0
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            for line, text in enumerate(file, start=1):
-                if text.strip():
-                    yield line, _parse_row(path, line, text)
-    except FileNotFoundError:
-        raise UserError("no such file", str(path)) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text", f"after line {line}") from None
-    except (OSError, EOFError) as error:
-        raise UserError("cannot read the file", str(path), str(error)) from None
-
-
-def _parse_row(path: Path, line: int, text: str) -> dict[str, Any]:
-    try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        detail = getattr(error, "msg", "a number is too long" if isinstance(error, ValueError) else "nested too deeply")
-        raise UserError(f"{path}, line {line}: not valid JSON ({detail})", text.strip()[:80]) from None
-    if not isinstance(row, dict):
-        raise UserError(f"{path}, line {line}: not a JSON object", text.strip()[:80])
-    return row
 
 
 def completions_of(where: str, row: Mapping[str, Any]) -> list[tuple[str, str]]:
