@@ -10,6 +10,7 @@ from itertools import pairwise
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
 _BARE_BOX_CONTENT = re.compile(r"[^\s$,;{}\\]+")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_PLACEHOLDER = re.compile(r"[\s.\u2026_?]*|(?:(?:your|the|final)\s+)*answer(?:\s+here)?", re.I)
 _MENTIONS_PASSED_OVER = 8  # boxes without content, from the last one back
 _MAX_BOXES = 64
 _MAX_BETWEEN = 80  # characters from one box of an answer to the next
@@ -35,8 +36,9 @@ def has_box(text: str) -> bool:
 def last_box(text: str) -> str | None:
     r"""Content of the last `\boxed{...}` (also `\fbox`), braces balanced, `\{` and `\}` not counted.
 
-    A box without content, or the bare word `\boxed` without a number behind it, is a mention and counts only if there is
-    nothing else; then an empty string. None if there is no box. A box that is never closed ends with its line.
+    A box without content or with a placeholder (`...`, `your answer`), or the bare word `\boxed` without a number behind it,
+    is a mention and counts only if there is nothing else; then an empty string. None if there is no box. A box that is
+    never closed ends with its line.
     """
     starts = _box_starts(text)
     return _last_content(text, starts)[0] if starts else None
@@ -79,7 +81,7 @@ def _box_starts(text: str) -> Sequence[re.Match[str]]:
 def _last_content(text: str, starts: Sequence[re.Match[str]]) -> tuple[str, int]:
     """The content of the last box that has some, and which one it is; an empty string if none has."""
     for i in reversed(range(max(0, len(starts) - _MENTIONS_PASSED_OVER), len(starts))):
-        if content := _content(text, starts[i].end()):
+        if not _PLACEHOLDER.fullmatch(content := _content(text, starts[i].end())):
             return content, i
     return "", 0
 

@@ -29,6 +29,7 @@ _CONDITION = re.compile(
     rf"{_BEFORE_NAME}(?:(?P<kind>{_KINDS})s?\s+)?(?P<name>{_NAME})\s*(?(kind)|(?:{_PLACES}|(?P<other>\\ne\b\s*[^,;=<>]+)))"
     r"\s*(?(bracket)\))"
 )
+_BUILDER = re.compile(r"(?:[A-Za-z]\s*\\in\s*)?\\\{\s*([^|:]+?)\s*(?:\\mid\b|\||:)\s*([^|:]+?)\s*\\\}")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 
 
@@ -42,7 +43,9 @@ class Conditioned:
 
 
 def conditioned(text: str) -> Conditioned | None:
-    """A cleaned answer taken apart; None if it ends with no condition on a symbol that it contains."""
+    r"""A cleaned answer, or `\{3k : k \in \mathbb{Z}\}`, taken apart; None without a condition on a symbol that it contains."""
+    if (builder := _BUILDER.fullmatch(text)) is not None:
+        text = f"{builder.group(1)}, {builder.group(2)}"
     match = _CONDITION.fullmatch(without_text_commands(text))
     if match is None or not text.startswith(value := match.group("value").rstrip(",; ")):
         return None

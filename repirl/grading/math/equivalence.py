@@ -26,6 +26,7 @@ from repirl.grading.math.shapes import (
     is_set,
     labels,
     matrix,
+    name_key,
     names_one_value,
     rising,
     split_list,
@@ -36,7 +37,7 @@ from repirl.grading.math.units import with_unit_of
 from repirl.grading.math.wording import based, choice, choices, clock_time, in_text, without_choice_word, words
 
 _SUBSCRIPTED = re.compile(r"-?[\d.,]+_.+")
-_COMPUTATION = re.compile(r"[\d\s.+*/^(){}-]*(?:\\(?:cdot|times|div|frac)[\d\s.+*/^(){}-]*)*=([^=<>A-Za-z]+)")
+_ARITHMETIC = re.compile(r"\\(?:cdot|times|div|frac|sqrt|pi)(?![A-Za-z])")
 _MAX_LIST = 64
 
 
@@ -111,18 +112,24 @@ def _labelled(gold: str, answer: str, depth: int) -> bool | None:
     """`x = 5` against `5` or `x = 5`: compare what the sides say. None if this does not apply."""
     gold_label, answer_label = LABEL.fullmatch(gold), LABEL.fullmatch(answer)
     if gold_label and answer_label:
-        if key(gold_label.group(1)) == key(answer_label.group(1)):
+        if name_key(gold_label.group(1)) == name_key(answer_label.group(1)):
             return _equal(gold_label.group(2), answer_label.group(2), depth + 1)
         return False if any(names_one_value(label.group(1).strip()) for label in (gold_label, answer_label)) else None
-    # What is computed on the left of `7+8=15` is asked for.
-    if (stated := _COMPUTATION.fullmatch(gold)) and "=" not in answer:
-        return _equal(stated.group(1), answer, depth + 1)
+    if (value := _computed(gold)) is not None and "=" not in answer:
+        return _equal(value, answer, depth + 1)
     # A label is one thing's name: `1, x = 2` is a list and is split first.
     if gold_label and "=" not in answer and len(split_list(gold)) == 1:
         return _equal(gold_label.group(2), answer, depth + 1)
     if answer_label and "=" not in gold and len(split_list(answer)) == 1:
         return _equal(gold, answer_label.group(2), depth + 1)
     return None
+
+
+def _computed(gold: str) -> str | None:
+    """The right side of an equation between numbers: of `7+8=15` the value is asked for."""
+    left, _, right = gold.partition("=")
+    plain = [_ARITHMETIC.sub("", side) for side in (left, right)]
+    return right if right.strip() and all(not re.search(r"[A-Za-z\\=<>,]", side) and side.strip() for side in plain) else None
 
 
 def _structured(gold: str, answer: str, depth: int) -> bool | None:
@@ -164,19 +171,20 @@ def _structured(gold: str, answer: str, depth: int) -> bool | None:
         return None
     if max(len(gold_list), len(answer_list)) > _MAX_LIST:
         return False
-    if is_set(gold):
-        gold_list = _distinct(gold_list, depth)
+    if is_set(gold) or len(gold_list) > len(answer_list):
+        gold_list = _distinct(gold_list, depth, also_alike=is_set(gold))
     # A list that repeats an element, where the gold repeats none, says the same more than once.
     if is_set(answer) or len(answer_list) > len(gold_list):
         answer_list = _distinct(answer_list, depth)
     return _same_list(gold_list, answer_list, depth)
 
 
-def _distinct(parts: list[str], depth: int) -> list[str]:
-    """The elements without those that equal an earlier one."""
+def _distinct(parts: list[str], depth: int, *, also_alike: bool = True) -> list[str]:
+    """The elements without those that equal an earlier one; on request only those in another form, such as the second of
+    `x+11 or 11+x`: a gold that repeats what is spelled alike (`2, 2`) means it, unless it is a set."""
     kept: list[str] = []
     for part in parts:
-        if not any(_matches(other, part, depth + 1) for other in kept):
+        if not any((also_alike or key(other) != key(part)) and _matches(other, part, depth + 1) for other in kept):
             kept.append(part)
     return kept
 

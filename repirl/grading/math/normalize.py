@@ -76,7 +76,7 @@ _REWRITES = [
     for pattern, to in [
         (r"\\(?:text(?:bf|it|rm|sf|tt|sc|sl|up|md|normal)|[mh]box|emph)(?![A-Za-z])", r"\\text"),
         (r"\\math(?:sf|tt|normal)(?![A-Za-z])", r"\\mathrm"),
-        (r"^\s*(?:``|''|[\"'“”])\s*([^\"'“”]+?)\s*(?:''|[\"'“”])\s*$", r"\1"),
+        (r"^\s*(?:``|''|[\"'`“”])\s*([^\"'`“”]+?)\s*(?:''|[\"'`“”])\s*$", r"\1"),
         (r"\\text\s*\{\s*(\\?[$%])\s*\}", lambda sign: "\\" + sign.group(1)[-1]),
         (r"(?<!\\)\$", ""),
         (r"^\s*\*\*(.*?)\*\*\s*$", r"\1"),  # bold in Markdown
@@ -141,6 +141,7 @@ _REWRITES = [
     ]
 ]
 _SPACES = re.compile(r"(?<!\d) +| +(?!\d)")
+_SPACE_RUN = re.compile(r"\s+")
 _TEXT = re.compile(rf"{_TEXT_COMMAND}\s*\{{([^{{}}]*)\}}")
 
 _ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:\\(?:text|mathrm)\s*\{)?\s*(?:st|nd|rd|th)\s*\}{0,2}(?![A-Za-z])")
@@ -173,7 +174,7 @@ def clean(text: str) -> str:
     """LaTeX in one spelling: no math delimiters, no spacing commands, braces on fractions, ASCII operators."""
     text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{run.group().translate(_SUPERSCRIPT_TABLE)}}}", text)
     text = _ROOT_SIGN.sub(_root, text)
-    text = text.translate(_UNICODE_TABLE)
+    text = _SPACE_RUN.sub(" ", text.translate(_UNICODE_TABLE))  # first: the patterns below would take long over many
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = text.strip()

@@ -13,11 +13,13 @@ _MAX_ANSWER_CHARS = 4000
 # `answer is 5`, `answers are 3 and 4`, `Final Answer: 5`, `**Answer:** 5`, `the answer to this is: 5`, `#### 5`
 _PHRASE = re.compile(
     r"(?:####[ \t]*(?=[-+$\\\d.(])(?!\d+[.)]\s)"  # not a Markdown heading
-    r"|\b(?i:answers?)\b\**[^\n.:=$\\]{0,60}?(?:\b(?i:is|are|be)\b|[:=])[\s:*]*"
-    r"|\*\*(?i:(?:the )?final answer)\*\*\s*"
-    r"|(?m:^)[ \t]*(?:\#{1,6}[^\w\n]{0,6}|\*\*)(?i:(?:the )?(?:final )?answer)[*: \t]{0,6}\n\s*(?:>[ \t]*)?"  # a heading
+    r"|\b(?i:answers?)\b\**[^\n.:=$\\]{0,60}?(?:\b(?i:is|are|be)\b|[:=\uff1a])[\s:*]*"
+    r"|\*\*(?i:(?:the )?final answer)\*\*[\s:*]*"
+    r"|\u7b54\u6848\s*[\u662f\u4e3a\u70ba:\uff1a]+\s*"  # `answer`, then `is` or a colon, in Chinese
+    r"|(?m:^)[ \t]*(?:\#{1,6}[^\w\n]{0,6}(?:\d{1,2}[.)] )?|\*\*)?(?i:(?:the )?(?:final )?answer)[*: \t]{0,6}\n\s*"  # a heading
     r")(?=\S)"
 )
+_LIST_MARK = re.compile(r"(?<=\n)[->\u2022][ \t]+")  # `- 73` on the next line is not negative
 # The marker of the published GSM8K solutions, on the last line only: a list of choices looks alike.
 _A_COLON = re.compile(r"[ \t]*\**A\**:\**[ \t]*(?=\S)")
 
@@ -33,13 +35,18 @@ NUMBER = re.compile(
 _LEADING_WORDS = re.compile(
     r"^(?:(?:therefore|thus|then|simply|just|only|exactly|equal to|approximately|given by)\b[\s,:]*)+", re.I
 )
-_CLAUSE_END = re.compile(r"\.(?=\s|$)|,?\s(?:because|since|which)\b|,\s?so\b", re.I)
+_CLAUSE_END = re.compile(
+    r"\.(?=\s|$)|,?\s(?:because|since|which|and (?:that|this|so|thus|hence|therefore|we))\b"
+    r"|,\s?(?:so|as(?! long)|where|not|obtained|after|i\.e)\b",
+    re.I,
+)
 _END_OF_BOLD = re.compile(r"\*\*(?=[\s.,;:]|$)")
 _VERB = re.compile(r"(?:\b(?:is|are|was|were|be|equals?|becomes?|gives?|gets?|yields?)\b|(?<=[a-z]{3}) =)[\s:*]*", re.I)
 _JOINED = re.compile(r"\b(?:and|or)\b(?! (?:so|thus|hence|therefore))|,(?! (?:so|thus|hence|therefore))", re.I)
 _CONDITION_FIRST = re.compile(r"\s*(?:if|when|for|with|given|suppose|as)\b", re.I)
 
 _EQUATION = re.compile(r"[A-Za-z](?:_\w)?(?:\([A-Za-z]\))?\s*=\s*\S")
+_LETTER = re.compile(r"(\(?[A-Z]\)?)(?=\s*[,;(]|\s+[-\u2013\u2014]\s)")
 _ONE_WORD = re.compile(r"(?:\(?[A-Za-z]+\)?|[A-Z][a-z]+ \d{1,2})\W*")  # also `May 4`
 _NAME_BEFORE = re.compile(r"\s[A-Z][a-z]+\s$")
 
@@ -47,7 +54,7 @@ _NAME_BEFORE = re.compile(r"\s[A-Z][a-z]+\s$")
 _PROSE = re.compile(r"[A-Za-z\s,;:()'\u2019.\u2013\u2014-]*")
 _WORD = re.compile(r"[A-Za-z][A-Za-z'\u2019]*")
 _PUNCTUATION = re.compile(r"\s*[,;(]")
-_AFTER_A_NUMBER = re.compile(r"\s*[,;(]|\s+[-\u2013\u2014]\s|\s+(?=[A-Za-z])")
+_AFTER_A_VALUE = re.compile(r"\s*[,;(]|\s+[-\u2013\u2014]\s|\s+(?=[A-Za-z])")
 _IN_WORDS = re.compile(r"\s*\(\s*([A-Za-z][A-Za-z -]*)\)")
 _FIRST_WORDS_THAT_GO_ON = {"and", "or", "to", "by", "x"}
 _OTHER_NUMBER = re.compile(
@@ -68,7 +75,10 @@ def phrase_answer(text: str) -> str | None:
     """What follows `A:` on the last line, else the last final-answer phrase (`the answer is`, `Answer:`, `####`)."""
     last_line = text.rstrip().rfind("\n") + 1
     match = _A_COLON.match(text, last_line) or last_match(_PHRASE, text)
-    return (value_of(text[match.end() :]) or None) if match else None
+    if match is None:
+        return None
+    mark = _LIST_MARK.match(text, match.end())
+    return value_of(text[(mark or match).end() :]) or None
 
 
 def value_of(rest: str) -> str:
@@ -81,6 +91,8 @@ def value_of(rest: str) -> str:
     clause = _END_OF_BOLD.sub("", line[: end.start()] if end else line)
     if NUMBER.match(clause):
         return _plain(_number_alone(clause))
+    if (letter := _LETTER.match(clause)) and _goes_on_in_prose(clause[letter.end() :]):
+        return letter.group()
     if (stated := _stated(clause)) is not None:
         return _plain(stated)
     if (inline := _FORMULAS.search(line)) is not None:
@@ -128,11 +140,16 @@ def _number_alone(text: str) -> str:
     unit, rest = _unit_at(number, rest)
     if not rest.strip(" *_`\"'.,;:"):
         return number + unit
-    if not _AFTER_A_NUMBER.match(rest) or not _is_prose(_without_formulas(rest)):
-        return text
-    words = _WORD.findall(rest)
-    enough = 1 if unit or _PUNCTUATION.match(rest) else 2
-    return number + unit if len(words) >= enough and words[0].lower() not in _FIRST_WORDS_THAT_GO_ON else text
+    return number + unit if _goes_on_in_prose(rest, 1 if unit else 2) else text
+
+
+def _goes_on_in_prose(rest: str, words: int = 2) -> bool:
+    """Whether words follow that leave the value before them as it is; behind a comma or bracket one is enough."""
+    if not _AFTER_A_VALUE.match(rest) or not _is_prose(_without_formulas(rest)):
+        return False
+    found = _WORD.findall(rest)
+    enough = 1 if _PUNCTUATION.match(rest) else words
+    return len(found) >= enough and found[0].lower() not in _FIRST_WORDS_THAT_GO_ON
 
 
 def _unit_at(number: str, rest: str) -> tuple[str, str]:

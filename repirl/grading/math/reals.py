@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any
 
 _MAX_SYMBOLS_IN_ALL_SIGNS = 4
+_SCALES = (1, 97, 10_000)  # of the values tried: `\\sqrt{(x+2)^2}` and `x+2` are told apart below -2 only
 _SAME, _REAL = 1e-9, 1e-12  # relative: when values are the same, and how small an imaginary part is none
 
 
@@ -33,16 +34,16 @@ def _has_root(tree: Any) -> bool:
 
 
 def _signs_tell_apart(gold: Any, answer: Any, symbols: list[Any]) -> bool:
-    """Whether both sides are real and differ for some choice of the signs of their symbols."""
+    """Whether both sides are real and differ for some choice of the signs of their symbols, near zero or far from it."""
     from sympy import Rational
 
-    sizes = [Rational(7 + 4 * k, 5 + 2 * k) for k in range(len(symbols))]
+    sizes = [Rational(7 + 4 * k, 8 + 2 * k) for k in range(len(symbols))]
     if len(symbols) <= _MAX_SYMBOLS_IN_ALL_SIGNS:
         choices = list(product((1, -1), repeat=len(symbols)))
     else:
         choices = [tuple(-1 if k in (i, len(symbols)) else 1 for i in range(len(symbols))) for k in range(len(symbols) + 1)]
-    for signs in choices:
-        point = {symbol: sign * size for symbol, sign, size in zip(symbols, signs, sizes, strict=True)}
+    for signs, scale in product(choices, _SCALES):
+        point = {symbol: sign * scale * size for symbol, sign, size in zip(symbols, signs, sizes, strict=True)}
         values = _real_value(gold, point), _real_value(answer, point)
         real = [value for value in values if value is not None]
         if len(real) == 2 and abs(real[0] - real[1]) > _SAME * max(1.0, *map(abs, real)):

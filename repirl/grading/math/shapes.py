@@ -21,7 +21,10 @@ _DERIVATIVE = (
     r"\{\s*(?:d|\\partial)\s*[A-Za-z]\s*(?:\^\s*\{?\d\}?)?\s*\}|d[A-Za-z]\s*/\s*d[A-Za-z]"
 )
 _NAME = rf"(?:(?:[A-Za-z]\w{{0,3}}|{_GREEK}|{_ACCENTED})(?:_\{{[\w, ]+\}}|_\w)?(?:'+|\^\s*\{{(?:\\prime\s*)+\}})?)"
-LABEL = re.compile(rf"({_DERIVATIVE}|{_NAME}(?:\s*{_CALL})?|[fghFGH]\s*\([^()=<>]+\))\s*=\s*([^=<>]+)")
+LABEL = re.compile(
+    rf"({_DERIVATIVE}|{_NAME}(?:\s*{_CALL})?|[A-Za-z]\s*\^\s*\{{\s*-1\s*\}}\s*{_CALL}|[fghFGH]\s*\([^()=<>]+\))\s*=\s*([^=<>]+)"
+)
+_DERIVED = re.compile(r"(?:\\frac\{)?d(?:\^\{?(\d)\}?)?([A-Za-z](?:\([A-Za-z]\))?)(?:/|\}\{)d[A-Za-z](?:\^\{?\d\}?)?\}?")
 # Names of different values of one thing: `f(0)` and `f(1)`, `y'` and `y`.
 _OF_ONE_VALUE = re.compile(rf"{_DERIVATIVE}|.*\(.*\d.*\)|.*(?:'|\\prime).*")
 _RELATIONS = re.compile(r"\\(?:le|ge|ne|lt|gt|in|equiv|approx|to)(?![A-Za-z])|[<>]")
@@ -41,13 +44,21 @@ _BUILDER = re.compile(r"\\\{\s*(.+?)\s*(?:\\mid\b|\\vert\b|\\?\||:)\s*(.+?)\s*\\
 def labels(elements: list[str]) -> list[str] | None:
     """The names in `b = -3`, `c = 0`, if every element has one and all differ; else None."""
     matches = [LABEL.fullmatch(element) for element in elements]
-    names = [key(match.group(1)) for match in matches if match]
+    names = [name_key(match.group(1)) for match in matches if match]
     return names if len(names) == len(elements) == len(set(names)) else None
 
 
 def names_one_value(name: str) -> bool:
     """Whether what has another name is another thing for certain: `f(0)`, `y'` and `\\frac{dy}{dx}` against any other."""
     return _OF_ONE_VALUE.fullmatch(name) is not None
+
+
+def name_key(name: str) -> str:
+    r"""One spelling of a name: `y^{\prime}`, `\frac{dy}{dx}` and `dy/dx` are `y'`."""
+    name = key(re.sub(r"\^\s*\{((?:\\prime\s*)+)\}", lambda primes: "'" * primes.group().count("prime"), name))
+    if (match := _DERIVED.fullmatch(name)) is not None:
+        return match.group(2) + "'" * int(match.group(1) or 1)
+    return name
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +92,7 @@ def elements(text: str) -> list[str]:
     parts = split_list(text)
     if len(parts) > 1:
         named = [LABEL.fullmatch(part) for part in parts]
-        names = {key(match.group(1)) for match in named if match}
+        names = {name_key(match.group(1)) for match in named if match}
         if named[0] and len(names) == 1:
             parts = [match.group(2) if match else part for match, part in zip(named, parts, strict=True)]
     elif "\\mp" in text and "\\pm" not in text:

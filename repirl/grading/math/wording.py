@@ -15,6 +15,8 @@ _TAKES_IT_BACK = re.compile(
     r"|(?:,|\bor|\band|\bnot)\s+[A-H]\W*$"
 )
 
+_OF_SEVERAL = re.compile(r"(?:both|neither|all|none)\b", re.I)  # `(D) Both A and B`
+
 
 def words(text: str, *, short: bool = False) -> str | None:
     """Lower-case words of an answer that is words (articles and punctuation dropped); None for mathematics.
@@ -55,7 +57,9 @@ def choice(text: str) -> str | None:
     if (match := re.fullmatch(r"\(?\s*([A-Za-z])\s*\)?", plain)) is not None:
         return match.group(1).upper()
     match = re.fullmatch(r"(?:\(\s*([A-Z])\s*\)|([A-Z])[.:)](?=\s))\s*(\S.*)", plain)
-    return (match.group(1) or match.group(2)) if match and not _TAKES_IT_BACK.search(match.group(3)) else None
+    if match is None or (_TAKES_IT_BACK.search(match.group(3)) and not _OF_SEVERAL.match(match.group(3))):
+        return None
+    return match.group(1) or match.group(2)
 
 
 def choices(text: str) -> list[str] | None:
