@@ -471,7 +471,7 @@ def test_a_number_too_long_for_json_is_named_by_its_line(tmp_path: Path) -> None
     path = tmp_path / "bad.jsonl"
     path.write_text('{"id": ' + "9" * 5000 + "}\n")
     done = CliRunner().invoke(app, ["grade", "code", str(path)])
-    assert "line 1: not valid JSON (a number is too long)" in str(done.exception)
+    assert "line 1 of bad.jsonl is not JSON (a number is too long)" in str(done.exception)
 
 
 def test_the_least_memory_that_tests_may_ask_for_is_enough_for_python() -> None:
