@@ -61,9 +61,17 @@ def parse(text: str, where: str, *, half_pairs: bool = False) -> Any:
         raise UserError(f"{where} is nested too deeply", _start(text)) from None
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth_beyond(value, MAX_DEPTH):
         raise UserError(f"{where} is nested too deeply", _start(text))
-    if not half_pairs and re.search(r"\\u[dD][89a-fA-F]", text) and (field := _field_with_half_pair(value)) is not None:
-        raise UserError(f"{where} holds half a surrogate pair, which is no text", field, "take it out of the field")
+    if not half_pairs and re.search(r"\\u[dD][89a-fA-F]", text):
+        check_pairs(value, where)
     return value
+
+
+def check_pairs(value: Any, where: str) -> None:
+    """UserError, with the field, where a text in a JSON value holds half a surrogate pair."""
+    fields = value.items() if isinstance(value, dict) else [("row", value)]
+    for name, inner in fields:
+        if _HALF_PAIR.search(json.dumps([name, inner], ensure_ascii=False)):
+            raise UserError(f"{where} holds half a surrogate pair, which is no text", name, "take it out of the field")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -78,18 +86,9 @@ def _depth_beyond(value: Any, deepest: int) -> bool:
     level = [value]
     for _ in range(deepest):
         level = [
-            inner
-            for one in level
-            if isinstance(one, dict | list)
-            for inner in (one.values() if isinstance(one, dict) else one)
+            inner for one in level if isinstance(one, dict | list) for inner in (one.values() if isinstance(one, dict) else one)
         ]
     return any(isinstance(one, dict | list) for one in level)
-
-
-def _field_with_half_pair(value: Any) -> str | None:
-    """The first field whose text (or that of anything in it) holds one; `row` where there are no fields."""
-    fields = value.items() if isinstance(value, dict) else [("row", value)]
-    return next((name for name, inner in fields if _HALF_PAIR.search(json.dumps([name, inner], ensure_ascii=False))), None)
 
 
 def _start(text: str) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from repirl.errors import UserError
-from repirl.files import parse, read_lines, read_objects
+from repirl.files import check_pairs, parse, read_lines, read_objects
 from repirl.tasks import step_formats
 from repirl.tasks.files import read_rows
 from repirl.tasks.step_formats import Labelled, Malformed
@@ -123,10 +123,12 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not next((line for line in read_lines(path) if line.strip()), "").lstrip().startswith("["):
         yield from ((f"line {number} of {path.name}", row) for number, row in read_objects(path))
         return
-    for number, row in enumerate(parse("".join(read_lines(path)), path.name), 1):
+    for number, row in enumerate(parse("".join(read_lines(path)), path.name, half_pairs=True), 1):
+        where = f"row {number} of {path.name}"
         if not isinstance(row, dict):
-            raise UserError(f"row {number} of {path.name} is not a JSON object", str(row)[:60])
-        yield f"row {number} of {path.name}", row
+            raise UserError(f"{where} is not a JSON object", str(row)[:60])
+        check_pairs(row, where)
+        yield where, row
 
 
 def _processbench(row: Mapping[str, Any]) -> Iterator[Labelled]:
