@@ -7,6 +7,7 @@ Exit codes: 0 done; 2 the user's mistake, with one line `error: ...`; 1 a fault 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,8 @@ def _root(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code. Faults that nobody foresaw keep their traceback (exit 1)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # half a surrogate pair, as a model may write it: as JSON has it
     try:
         result = app(args=None if arguments is None else list(arguments), prog_name="repirl", standalone_mode=False)
     except UserError as mistake:
