@@ -104,7 +104,8 @@ def _worded(gold: str, answer: str) -> bool | None:
             return letter == given
     # The parser reads `A 1` and `True 1` as products.
     if words(gold, short=in_text(gold)) is not None or re.fullmatch(r"\W*[A-Z]\W*", without_text_commands(gold)):
-        return False if any(map(str.isdigit, answer)) else None
+        label = LABEL.fullmatch(answer)
+        return False if any(map(str.isdigit, label.group(2) if label else answer)) else None
     return None
 
 

@@ -42,13 +42,16 @@ _CLAUSE_END = re.compile(
 )
 _END_OF_BOLD = re.compile(r"\*\*(?=[\s.,;:]|$)")
 _VERB = re.compile(r"(?:\b(?:is|are|was|were|be|equals?|becomes?|gives?|gets?|yields?)\b|(?<=[a-z]{3}) =)[\s:*]*", re.I)
+_IS_SUBJECT = re.compile(r"(?<!\d\$)\s*(?:is|are|equals?)\b")  # `$k$ is 34`, but `$34$ is the least $k$`
 _JOINED = re.compile(r"\b(?:and|or)\b(?! (?:so|thus|hence|therefore))|,(?! (?:so|thus|hence|therefore))", re.I)
 _CONDITION_FIRST = re.compile(r"\s*(?:if|when|for|with|given|suppose|as)\b", re.I)
 
 _EQUATION = re.compile(r"[A-Za-z](?:_\w)?(?:\([A-Za-z]\))?\s*=\s*\S")
 _LETTER = re.compile(r"(\(?[A-Z]\)?)(?=\s*[,;(]|\s+[-\u2013\u2014]\s)")
 _ONE_WORD = re.compile(r"(?:\(?[A-Za-z]+\)?|[A-Z][a-z]+ \d{1,2})\W*")  # also `May 4`
-_NAME_BEFORE = re.compile(r"\s[A-Z][a-z]+\s$")
+_NAME_BEFORE = re.compile(
+    r"\b(?:Jan|Feb|March|April|May|June|July|Aug|Sept?|Oct|Nov|Dec|Room|Figure|Step|Case|Part|Option|Choice|Day|Year)[a-z]*\s$"
+)
 
 # Prose that may follow or surround a number: no digits, no operators, no word that makes another number of it.
 _PROSE = re.compile(r"[A-Za-z\s,;:()'\u2019.\u2013\u2014-]*")
@@ -84,8 +87,8 @@ def phrase_answer(text: str) -> str | None:
 def value_of(rest: str) -> str:
     """The answer at the start of `rest`: formulas or a number there, else what the sentence states, else the sentence."""
     rest = _LEADING_WORDS.sub("", rest[:_MAX_ANSWER_CHARS])
-    if (display := _FORMULAS.match(rest)) is not None:
-        return display.group().strip()
+    if (display := _FORMULAS.match(rest)) is not None and not _IS_SUBJECT.match(rest, display.end()):
+        return _with_unit(display)
     line = rest.split("\n", 1)[0]
     end = _CLAUSE_END.search(line)
     clause = _END_OF_BOLD.sub("", line[: end.start()] if end else line)
@@ -96,8 +99,13 @@ def value_of(rest: str) -> str:
     if (stated := _stated(clause)) is not None:
         return _plain(stated)
     if (inline := _FORMULAS.search(line)) is not None:
-        return inline.group().strip()
+        return _with_unit(inline)
     return _plain(_only_number(clause) or clause)
+
+
+def _with_unit(formulas: re.Match[str]) -> str:
+    """`$72$` and the unit that stands behind it in the sentence."""
+    return formulas.group().strip() + _unit_at("1", formulas.string[formulas.end() :])[0]
 
 
 def _plain(text: str) -> str:
@@ -121,7 +129,7 @@ def _stated(clause: str) -> str | None:
 def _value_at(rest: str) -> str | None:
     rest = _LEADING_WORDS.sub("", rest)
     if (formulas := _FORMULAS.match(rest)) is not None:
-        return formulas.group()
+        return _with_unit(formulas)
     if NUMBER.match(rest):
         return _number_alone(rest)
     return rest if _EQUATION.match(rest) or _ONE_WORD.fullmatch(rest) else None
@@ -153,8 +161,8 @@ def _goes_on_in_prose(rest: str, words: int = 2) -> bool:
 
 
 def _unit_at(number: str, rest: str) -> tuple[str, str]:
-    """The longest unit at the start of `rest`, of at most three words, and what follows it."""
-    ends = [word.end() for word in re.finditer(r"\s*[A-Za-z]+", rest[:60])][:3]
+    r"""The longest unit at the start of `rest`, of at most three words, as `\text{ cm}`, and what follows it."""
+    ends = [word.end() for word in re.finditer(r"[ ~]*[A-Za-z]+", rest[:60])][:3]
     for end in reversed(ends):
         unit = rest[:end].strip()
         if unit != "in" and re.fullmatch(r"[A-Za-z ]+", unit) and rest[end : end + 1] not in {"'", "\u2019", "/"}:

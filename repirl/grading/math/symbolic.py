@@ -67,6 +67,8 @@ def symbolic(gold: str, answer: str) -> bool:
         raise Undecided(None if all(too_large) else False, "too large to evaluate")
     if not gold_tree or not answer_tree:
         raise Undecided(False, "gold not parsed" if not gold_tree else "answer not parsed")
+    if _only_gold_is_a_law(gold_tree[0], answer_tree[0]):
+        return False
     gold_forms, answer_forms = ([settled(_uniform(tree)) for tree in forms] for forms in trees)
     if differ(gold_forms[0], answer_forms[0]) or equations_differ(gold_forms[0], answer_forms[0]):
         return False
@@ -80,6 +82,18 @@ def symbolic(gold: str, answer: str) -> bool:
         return True
     positive = for_positive_symbols(gold_forms[0], answer_forms[0])
     return positive is not None and _verified([positive[0]], [positive[1]])
+
+
+def _only_gold_is_a_law(gold: Any, answer: Any) -> bool:
+    """Whether the gold is an equation of several terms (`y' + y = 0`) and the answer is none: math-verify would be content
+    with its right side. In an answer such a left side may be what was asked for (`a + b = 5`), unless it is derived."""
+    from sympy import Add, Derivative
+    from sympy.core.relational import Relational
+
+    if isinstance(gold, Relational) == isinstance(answer, Relational):
+        return False
+    equation = gold if isinstance(gold, Relational) else answer
+    return equation.has(Derivative) or (equation is gold and equation.lhs.has(Add) and bool(equation.lhs.free_symbols))
 
 
 def _same_sides(gold: Any, answer: Any) -> bool | None:
