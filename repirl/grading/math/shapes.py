@@ -17,12 +17,17 @@ _ACCENTED = r"\\(?:vec|hat|bar|dot|ddot|tilde|overline|overrightarrow|mathbf|mat
 _ARGUMENT = rf"\s*[+-]?\s*(?:\d+(?:\.\d+)?|[A-Za-z]\w{{0,3}}|{_GREEK}|\\infty|\\pi|\\frac\s*\{{[\w\\ ]+\}}\{{\w+\}})\s*"
 _CALL = rf"\(\s*(?:{_ARGUMENT}(?:,{_ARGUMENT})*)?\)"
 _DERIVATIVE = (
-    r"\\frac\s*\{\s*(?:d|\\partial)\s*(?:\^\s*\{?\d\}?)?\s*[A-Za-z](?:\([A-Za-z]\))?\s*\}\s*"
-    r"\{\s*(?:d|\\partial)\s*[A-Za-z]\s*(?:\^\s*\{?\d\}?)?\s*\}|d[A-Za-z]\s*/\s*d[A-Za-z]"
+    r"\\frac\s*\{\s*(?:d|\\partial)\s*(?:\^\s*\{?\d\}?)?\s*(?:[A-Za-z](?:\([A-Za-z]\))?\s*\}|\}(?=.*\}\s*[A-Za-z]))\s*"
+    r"\{\s*(?:d|\\partial)\s*[A-Za-z]\s*(?:\^\s*\{?\d\}?)?\s*\}(?:\s*[A-Za-z](?:\([A-Za-z]\))?)?|d[A-Za-z]\s*/\s*d[A-Za-z]"
 )
-_NAME = rf"(?:(?:[A-Za-z]\w{{0,3}}|{_GREEK}|{_ACCENTED})(?:_\{{[\w, ]+\}}|_\w)?(?:'+|\^\s*\{{(?:\\prime\s*)+\}})?)"
+_MARK = r"(?:'+|\^\s*\{(?:\s*\\prime)+\s*\}|\^\s*\{?\s*\*\s*\}?)"
+_NAME = rf"(?:[A-Za-z]\w{{0,3}}|{_GREEK}|{_ACCENTED})(?:_\{{[\w, ]+\}}|_\w)?{_MARK}?"
+_COMPUTED = (
+    r"\\(?:lim|int|sum|prod|max|min|gcd|det)(?![A-Za-z])(?:\s*_\s*\{[^{}]*\})?(?:[^=<>{}]|\{(?:[^=<>{}]|\{[^=<>{}]*\})*\})*"
+)
 LABEL = re.compile(
-    rf"({_DERIVATIVE}|{_NAME}(?:\s*{_CALL})?|[A-Za-z]\s*\^\s*\{{\s*-1\s*\}}\s*{_CALL}|[fghFGH]\s*\([^()=<>]+\))\s*=\s*([^=<>]+)"
+    rf"({_DERIVATIVE}|{_NAME}(?:\s*{_CALL})?|[A-Za-z]\s*\^\s*\{{\s*-1\s*\}}\s*{_CALL}|[fghFGH]\s*\([^()=<>]+\)|{_COMPUTED})"
+    r"\s*=\s*([^=<>]+)"
 )
 _DERIVED = re.compile(r"(?:\\frac\{)?d(?:\^\{?(\d)\}?)?([A-Za-z](?:\([A-Za-z]\))?)(?:/|\}\{)d[A-Za-z](?:\^\{?\d\}?)?\}?")
 # Names of different values of one thing: `f(0)` and `f(1)`, `y'` and `y`.

@@ -28,8 +28,8 @@ _SPACED_TEXT = re.compile(r"\\(text|mathrm) +\{")
 _WITH_DIFFERENTIALS = re.compile(
     r"\\(?:i{1,3}nt|oint|partial)(?![A-Za-z])|\\frac\s*\{\s*d[^{}]*\}\s*\{\s*d|(?<![A-Za-z\\])d[A-Za-z]\s*/\s*d[A-Za-z]"
 )
-# A `d`, or what has one inside that is none: commands, words, names of indices.
-_LETTER_D = re.compile(r"\\(?:text|math[a-z]+|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+|_\{[^{}]*\}|_\s*d|d")
+# A `d` before a letter, or what has one inside that is none: commands, words, names of indices.
+_LETTER_D = re.compile(r"\\(?:text|math[a-z]+|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+|_\{[^{}]*\}|_\s*d|d(?=\s*[A-Za-z\\])")
 _DIGITS_APART = re.compile(r"(?<![\d.^_])\d+ +\d(?!\d\d(?!\d))")  # but `12 500`
 _MAX_NESTING = 40
 _MAX_POWERS = 200
