@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -394,6 +395,18 @@ def test_kind(grader: MathGrader, gold: str, how: str, correct: list[str], wrong
     verdicts = grader.grade_many([(gold, f"\\boxed{{{text}}}" if how else text, "stop") for text in texts])
     found = {text: verdict.outcome for text, verdict in zip(texts, verdicts, strict=True)}
     assert found == dict.fromkeys(correct, "correct") | dict.fromkeys(wrong, "wrong")
+
+
+def test_hostile_answers_are_compared_in_no_time(grader: MathGrader) -> None:
+    """Names, conditions and lists are read by patterns that must not try all ways to read what is none of them."""
+    pieces = ["k, ", "1, ", "-", " ", "k \\in ", "3k, ", "{a}_", "{{", "\\prime", "\\vec{a}", "d", "dx+", "{", "or ", "'"]
+    ends = ["!", "=2", "k \\in Z"]
+    leads = ["", "f(", "3k, ", "\\sum_{k=1}^n ", "\\{", "\\frac{d}{d"]
+    answers = [lead + piece * (1900 // len(piece)) + end for lead in leads for piece in pieces for end in ends]
+    start = time.monotonic()
+    verdicts = grader.grade_many([(gold, f"\\boxed{{{text}", "stop") for gold in ("2k", "f(0)=5") for text in answers])
+    assert {verdict.outcome for verdict in verdicts} == {"wrong"}
+    assert time.monotonic() - start < 60
 
 
 @pytest.mark.parametrize("extraction", ["strict", "flexible"])

@@ -14,8 +14,8 @@ _GREEK = (
     r"|ell|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega)(?![A-Za-z])"
 )
 _ACCENTED = r"\\(?:vec|hat|bar|dot|ddot|tilde|overline|overrightarrow|mathbf|mathrm|text)\s*\{\s*[A-Za-z ]+\}"
-_ARGUMENT = rf"\s*[+-]?\s*(?:\d+(?:\.\d+)?|[A-Za-z]\w{{0,3}}|{_GREEK}|\\infty|\\pi|\\frac\s*\{{[\w\\ ]+\}}\{{\w+\}})\s*"
-_CALL = rf"\(\s*(?:{_ARGUMENT}(?:,{_ARGUMENT})*)?\)"
+_ARGUMENT = rf"\s*(?:[+-]\s*)?(?:\d+(?:\.\d+)?|[A-Za-z]\w{{0,3}}|{_GREEK}|\\infty|\\pi|\\frac\s*\{{[\w\\ ]+\}}\{{\w+\}})\s*"
+_CALL = rf"\((?:{_ARGUMENT}(?:,{_ARGUMENT})*)?\s*\)"
 _DERIVATIVE = (
     r"\\frac\s*\{\s*(?:d|\\partial)\s*(?:\^\s*\{?\d\}?)?\s*(?:[A-Za-z](?:\([A-Za-z]\))?\s*\}|\}(?=.*\}\s*[A-Za-z]))\s*"
     r"\{\s*(?:d|\\partial)\s*[A-Za-z]\s*(?:\^\s*\{?\d\}?)?\s*\}(?:\s*[A-Za-z](?:\([A-Za-z]\))?)?|d[A-Za-z]\s*/\s*d[A-Za-z]"
