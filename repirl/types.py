@@ -154,7 +154,10 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
-    """One graded completion, as stored in a run's per-sample file."""
+    """One graded completion, as stored in a run's per-sample file.
+
+    `steps_right`: whether every step is, where the problem's family has an exact checker; None where it has none.
+    """
 
     problem_id: str
     sample_index: int
@@ -165,6 +168,7 @@ class SampleRow:
     text: str
     level: int | None = None
     subject: str | None = None
+    steps_right: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,6 +176,18 @@ def test_ungraded_samples_are_left_out() -> None:
     assert math.isnan(problem_values("pass@3", rows)["p"])
 
 
+def test_sound_is_a_right_answer_with_every_step_right() -> None:
+    def row(i: int, outcome: Outcome, steps_right: bool | None) -> SampleRow:
+        return SampleRow("p", i, outcome, "", "5", 3, "text", steps_right=steps_right)
+
+    rows = [row(0, "correct", True), row(1, "correct", False), row(2, "wrong", False), row(3, "truncated", True)]
+    assert problem_values("avg@4", rows)["p"] == 0.5
+    assert problem_values("sound@4", rows)["p"] == 0.25
+    # What is ungraded, or has steps that nobody checked, is left out.
+    assert problem_values("sound@4", [*rows[:3], row(3, "ungraded", None)])["p"] == pytest.approx(1 / 3)
+    assert problem_values("sound@2", [rows[0], row(1, "correct", None)])["p"] == 1.0
+
+
 def test_sample_order_does_not_matter() -> None:
     rows = rows_of("p", ("wrong", "2"), ("correct", "1"), ("wrong", "2.0"), ("correct", "1"), ("wrong", "4"))
     assert len({problem_values("maj@3", list(order))["p"] for order in permutations(rows)}) == 1

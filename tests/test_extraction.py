@@ -19,12 +19,14 @@ from repirl.evals.compare import differences, other_from_file
 from repirl.evals.extraction import flexibly_graded
 from repirl.evals.policy import evaluate_policy
 from repirl.evals.protocol import EvalProtocol
+from repirl.evals.report import metrics_of
 from repirl.grading.files.grade import grade_file
 from repirl.records import store
 from repirl.records.build import new_record
 from repirl.records.schema import BasePolicy
 from repirl.reporting.collect import collect
 from repirl.rollouts.pool import samples_file
+from repirl.tasks import arith
 from repirl.tasks.benchmarks import Benchmark, load_benchmark
 from repirl.types import Budget, Problem, Report
 
@@ -96,6 +98,24 @@ def test_eval_shows_both_where_they_differ(benchmark_: Benchmark) -> None:
     console.print(_tables({"policy": "x", "reports": [summary]}))
     text = console.export_text()
     assert "answers are found by `strict`; by `flexible`: greedy 0.500" in text
+
+
+def test_arith_says_whether_every_step_is_right() -> None:
+    benchmark = load_benchmark("arith")
+    hard = [problem for problem in benchmark.problems if problem.level == 3][:2]
+    benchmark = replace(benchmark, problems=tuple(hard))
+    right, answer = arith.solution(hard[0].source, arith.OWN_STYLE), f"\\boxed{{{hard[1].answer}}}"
+    script = {hard[0].id: [right, answer], hard[1].id: [f"1+1\n{answer}", answer]}
+    report = evaluate_policy(POLICY, benchmark, EvalProtocol(samples=2, greedy=False), engine=ScriptedEngine(script))
+    rows = {(row.problem_id, row.sample_index): (row.outcome, row.steps_right) for row in report.samples["sampled"]}
+    assert rows[hard[0].id, 0] == ("correct", True)
+    assert rows[hard[1].id, 0] == ("correct", False)
+    # A box alone is one step, and right: it carries out all operations at once.
+    assert rows[hard[1].id, 1] == ("correct", True)
+    assert report.metrics["sound@2"].value == 0.5
+    assert report.metrics["avg@2"].value == 0.75
+    with pytest.raises(UserError, match="needs an exact checker of steps"):
+        metrics_of(EvalProtocol(samples=2), load_benchmark("minicode"), ["sound@2"])
 
 
 def test_programs_have_no_extraction() -> None:

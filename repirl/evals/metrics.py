@@ -1,9 +1,10 @@
 """A metric's value on each problem, from the per-sample rows: the one place where a metric's name gets its meaning.
 
 Names: `greedy` (or any part's own name): share of correct samples; `avg@n`: the same over the n samples (which is
-pass@1); `pass@k`: unbiased, from all samples; `maj@k`: majority vote of k samples, averaged over subsets, a tie giving the
-share of the tied answers that are right; `maj@k:lowest-index` and `maj@k:random` break ties otherwise. See
-`stats` for the formulas. The mean over problems is the benchmark's number.
+pass@1); `sound@n`: share with the right answer *and* every step right, by the family's exact checker; `pass@k`: unbiased,
+from all samples; `maj@k`: majority vote of k samples, averaged over subsets, a tie giving the share of the tied answers
+that are right; `maj@k:lowest-index` and `maj@k:random` break ties otherwise. See `stats` for the formulas. The mean over
+problems is the benchmark's number.
 
 Ungraded samples are left out (docs/design.md rule 1): `pass@k` and `maj@k` are of the graded ones, and NaN for a problem that
 has fewer than k of them. A sample without an answer, or cut by the token limit, does not vote.
@@ -25,13 +26,14 @@ from repirl.rng import seed_for
 from repirl.types import Outcome, SampleRow
 
 _CORRECT: Mapping[Outcome, float] = {"correct": 1.0, "wrong": 0.0, "truncated": 0.0, "ungraded": float("nan")}
-_AT_K = re.compile(r"^(avg|pass|maj)@(\d+)(?::(.+))?$")
-_KNOWN = "known are: greedy, avg@N, pass@K, maj@K, maj@K:lowest-index, maj@K:random"
+_MEANS = ("avg", "sound")
+_AT_K = re.compile(r"^(avg|sound|pass|maj)@(\d+)(?::(.+))?$")
+_KNOWN = "known are: greedy, avg@N, sound@N, pass@K, maj@K, maj@K:lowest-index, maj@K:random"
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A parsed name. `kind` avg, pass or maj; `k` None for all samples there are; `ties` is of `maj` only."""
+    """A parsed name. `kind` avg, sound, pass or maj; `k` None for all samples there are; `ties` is of `maj` only."""
 
     name: str
     kind: str
@@ -70,9 +72,9 @@ def metric_values(
     parsed = parse_metric(metric)
     k = parsed.k
     for problem_id, verdicts in correct.items():
-        if k is not None and (len(verdicts) < k or (parsed.kind == "avg" and len(verdicts) != k)):
+        if k is not None and (len(verdicts) < k or (parsed.kind in _MEANS and len(verdicts) != k)):
             raise UserError(f"{metric} does not fit {len(verdicts)} samples of problem", problem_id)
-    if k is None or parsed.kind == "avg":
+    if k is None or parsed.kind in _MEANS:
         means = stats.avg_at_n(list(correct.values()))
         return dict(zip(correct, map(float, means), strict=True))
     if parsed.kind == "pass":
@@ -88,6 +90,7 @@ def metric_values(
 
 def problem_values(metric: str, rows: Sequence[SampleRow], *, seed: int = 0) -> dict[str, float]:
     """`metric_values` of per-sample `rows`, problems in the order of their first row, samples in order of index."""
+    value = _sound if parse_metric(metric).kind == "sound" else _correct
     groups: dict[str, list[SampleRow]] = {}
     for row in rows:
         groups.setdefault(row.problem_id, []).append(row)
@@ -95,13 +98,24 @@ def problem_values(metric: str, rows: Sequence[SampleRow], *, seed: int = 0) -> 
         group.sort(key=lambda row: row.sample_index)
     return metric_values(
         metric,
-        {problem_id: [_CORRECT[row.outcome] for row in group] for problem_id, group in groups.items()},
+        {problem_id: [value(row) for row in group] for problem_id, group in groups.items()},
         {
             problem_id: [None if row.outcome == "truncated" else row.extracted for row in group]
             for problem_id, group in groups.items()
         },
         seed=seed,
     )
+
+
+def _correct(row: SampleRow) -> float:
+    return _CORRECT[row.outcome]
+
+
+def _sound(row: SampleRow) -> float:
+    """NaN where the sample is ungraded, or right with steps that nobody can check."""
+    if row.outcome == "correct":
+        return float("nan") if row.steps_right is None else float(row.steps_right)
+    return _CORRECT[row.outcome]
 
 
 def _pass_at_k(verdicts: Sequence[float], k: int) -> float:

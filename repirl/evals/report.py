@@ -12,6 +12,7 @@ from repirl.evals.metrics import parse_metric, part_of, problem_values
 from repirl.evals.protocol import EvalProtocol
 from repirl.stats import clustered_interval, problem_means
 from repirl.tasks.benchmarks import Benchmark
+from repirl.tasks.training_sets import has_step_checker
 from repirl.types import Budget, Interval, OtherExtraction, Outcome, Report, SampleRow
 
 Samples = Mapping[str, tuple[SampleRow, ...]]
@@ -27,7 +28,8 @@ def metrics_of(protocol: EvalProtocol, benchmark: Benchmark, extra: Sequence[str
     Raises UserError for an unknown metric, one that the protocol's samples do not allow, or `maj@k` without
     `has_answers`.
     """
-    names = list(dict.fromkeys([*protocol.metric_names(), *extra]))
+    checked = [f"sound@{protocol.samples}"] if protocol.samples and has_step_checker(benchmark.problems[0]) else []
+    names = list(dict.fromkeys([*protocol.metric_names(), *checked, *extra]))
     counts = protocol.parts()
     for name in names:
         metric = parse_metric(name)
@@ -35,10 +37,12 @@ def metrics_of(protocol: EvalProtocol, benchmark: Benchmark, extra: Sequence[str
         if part is None:
             raise UserError("metric without samples to compute it from", name, f"there are {', '.join(counts)}")
         n = counts[part]
-        if metric.k is not None and (n < metric.k or (metric.kind == "avg" and n != metric.k)):
+        if metric.k is not None and (n < metric.k or (metric.kind in ("avg", "sound") and n != metric.k)):
             raise UserError(f"{name} does not fit the number of samples of each problem", n, "change --samples or the metric")
         if metric.kind == "maj" and not has_answers(benchmark):
             raise UserError(f"{name} is not defined where there are no answers to compare", benchmark.name, "use pass@k")
+        if metric.kind == "sound" and not has_step_checker(benchmark.problems[0]):
+            raise UserError(f"{name} needs an exact checker of steps", benchmark.name, "use avg@n")
     return names
 
 

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from repirl.errors import UserError
 from repirl.grading.dispatch import check_ungraded
 from repirl.rollouts.collect import Asked, Collector, Grader, OnProgress, cut_at_stop
+from repirl.tasks.training_sets import steps_right
 from repirl.types import Problem, RolloutGroup, SampleRow, Verdict
 
 CHUNK_ROWS = 512
@@ -150,6 +151,7 @@ class _Chunk:
 
 _CHUNK = TypeAdapter(_Chunk)
 
+
 def sample_rows(group: RolloutGroup, stop: Sequence[str] = ()) -> list[SampleRow]:
     """A group as rows of a pool; text from a stop string on is left out, as it was for grading."""
     problem = group.problem
@@ -164,6 +166,7 @@ def sample_rows(group: RolloutGroup, stop: Sequence[str] = ()) -> list[SampleRow
             text=cut_at_stop(rollout.text, stop),
             level=problem.level,
             subject=problem.subject,
+            steps_right=steps_right(problem, cut_at_stop(rollout.text, stop)),
         )
         for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)
     ]

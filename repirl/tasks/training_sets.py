@@ -16,9 +16,22 @@ from repirl.tasks.hidden_tests import encode_tests
 from repirl.tasks.training_files import PUBLISHED_SOURCES, TrainingRow, file_rows, published_rows
 from repirl.types import Demonstration, Problem
 
-__all__ = ["FAMILIES", "TrainingSet", "TrainingSetConfig", "load_training_set"]
+__all__ = ["FAMILIES", "TrainingSet", "TrainingSetConfig", "has_step_checker", "load_training_set", "steps_right"]
 
 FAMILIES: dict[str, ModuleType] = {arith.FAMILY: arith, minicode.FAMILY: minicode}
+
+
+def has_step_checker(problem: Problem) -> bool:
+    """Whether the exact labels of a solution's steps can be known."""
+    return hasattr(FAMILIES.get(problem.family), "check_steps")
+
+
+def steps_right(problem: Problem, text: str) -> bool | None:
+    """Whether a solution has steps and all of them are right; None for a family without an exact checker."""
+    if not has_step_checker(problem):
+        return None
+    labels = FAMILIES[problem.family].check_steps(problem.source, text)
+    return bool(labels) and all(labels)
 
 
 class TrainingSetConfig(Config):

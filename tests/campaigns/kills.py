@@ -12,6 +12,7 @@ difference.
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
 import json
 import os
@@ -30,7 +31,7 @@ from typing import Any
 LEAST_S = 0.5
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # Of records and logs: what two quiet runs differ in, too.
-TIMES = frozenset({"wall_s", "created_utc", "run_id", "digest", "seconds", "command", "time"})
+TIMES = frozenset({"wall_s", "created_utc", "run_id", "digest", "seconds", "command", "time", "sha256"})
 
 SMALL = [
     f"--set={setting}"
@@ -121,7 +122,9 @@ def records_of(folder: Path, stdout: str) -> Any:
         digests = [one["samples_sha256"] for one in record["evaluations"]] + [
             one["rows_sha256"] for one in record["judgements"]
         ]
-        found[key] = without_times(record), digests
+        curve = path.parent / "curve.jsonl.gz"
+        lines = gzip.decompress(curve.read_bytes()).decode().splitlines() if curve.is_file() else []
+        found[key] = without_times(record), digests, [without_times(json.loads(line)) for line in lines]
     return found
 
 

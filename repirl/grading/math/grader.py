@@ -53,7 +53,7 @@ class MathGrader:
     def __init__(
         self, options: PoolOptions | None = None, cache_size: int = 200_000, *, extraction: Extraction = "strict"
     ) -> None:
-        self._extract = flexible_answer if extraction == "flexible" else final_answer
+        self._extract = flexible_answer if known_extraction(extraction) == "flexible" else final_answer
         self._pool = WorkerPool(_COMPARE, options, preload=("math_verify",))
         self._cache: OrderedDict[tuple[str, str], Comparison] = OrderedDict()
         self._cache_size = cache_size
