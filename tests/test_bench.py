@@ -193,7 +193,7 @@ def test_what_is_judged() -> None:
     assert judges("oracle", False, arith)
     assert not judges("oracle", False, other)  # the checker knows arith problems only
     assert arith.protocol(3)["seed"] == 3
-    said = {"samples": 8, "temperature": 1.0, "greedy": True, "limit": None, "chat_template": False}
+    said = {"samples": 8, "temperature": 1.0, "greedy": True, "limit": None, "chat_template": False, "extraction": "strict"}
     assert PolicyEvaluation(benchmark="arith").sampling(3) == {**said, "seed": 3}
 
 

@@ -380,7 +380,7 @@ def test_eval_reports_metrics_counts_and_levels(
     verb = ["eval", "--benchmark", "arith", "--limit", "4", "--samples", "2", "--max-new-tokens", "24"]
     said = shown(capsys, [*verb, "--out", "kept"])
     (report,) = said["reports"]
-    assert report["metrics"].keys() == {"greedy", "avg@2", "pass@2"}
+    assert report["metrics"].keys() == {"greedy", "avg@2", "sound@2", "pass@2"}
     assert report["counts"]["sampled"]["total"] == 8
     assert report["budget"]["rollouts"] == 12
     assert shown(capsys, [*verb, "--out", "kept"]) == said

@@ -23,6 +23,7 @@ from repirl.records.schema import BasePolicy
 from repirl.rollouts.pool import SamplePool, samples_file
 from repirl.stats import paired_difference
 from repirl.tasks.benchmarks import Benchmark, load_benchmark
+from repirl.tasks.training_sets import steps_right
 from repirl.types import Budget, Outcome, Problem, Report, SampleRow
 
 Grid = Sequence[Sequence[Outcome]]
@@ -237,7 +238,7 @@ def test_eval_against_an_earlier_run(
         assert words in shown
     assert cli.run([*verb, "--out", "second", "--seed", "1", "--against", "first", "--metric", "pass@3", "--json"]) == 0
     (report,) = json.loads(capsys.readouterr().out)["reports"]
-    assert report["metrics"].keys() == {"greedy", "avg@3", "pass@2", "maj@3", "pass@3"}
+    assert report["metrics"].keys() == {"greedy", "avg@3", "sound@3", "pass@2", "maj@3", "pass@3"}
     assert report["problems_by"]["level"] == dict.fromkeys(report["by_level"]["greedy"], 1)
     assert report["by_subject"].keys() == report["by_level"].keys() == report["metrics"].keys()
     counts = report["counts"]["sampled"]
@@ -268,9 +269,16 @@ def test_committed_records_can_be_compared_with(arith: Benchmark) -> None:
     protocol = EvalProtocol(samples=8)
     evaluation = run.record.evaluations[0]
     other = OtherRun("r", arith.card.digest, arith.data_digest, evaluation.protocol, run.samples(evaluation))
-    report = build_report(arith, protocol, {"strict": other.samples}, wall_s=0.0)
+    problems = {problem.id: problem for problem in arith.problems}
+    checked = {
+        part: tuple(replace(row, steps_right=steps_right(problems[row.problem_id], row.text)) for row in rows)
+        for part, rows in other.samples.items()
+    }
+    report = build_report(arith, protocol, {"strict": checked}, wall_s=0.0)
+    assert 0 < report.metrics["sound@8"].value < report.metrics["avg@8"].value
     found = differences(report, other)
-    assert found.keys() == evaluation.metrics.keys()
+    assert found.keys() - evaluation.metrics.keys() == {"sound@8"}
+    assert found["sound@8"] is None  # their steps were not checked
     for name, recorded in evaluation.metrics.items():
         cell = found[name]
         assert cell is not None

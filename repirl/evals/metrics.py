@@ -112,10 +112,8 @@ def _correct(row: SampleRow) -> float:
 
 
 def _sound(row: SampleRow) -> float:
-    """NaN where the sample is ungraded, or right with steps that nobody can check."""
-    if row.outcome == "correct":
-        return float("nan") if row.steps_right is None else float(row.steps_right)
-    return _CORRECT[row.outcome]
+    """NaN where the sample is ungraded, or its steps were not checked."""
+    return _CORRECT[row.outcome] * (float("nan") if row.steps_right is None else row.steps_right)
 
 
 def _pass_at_k(verdicts: Sequence[float], k: int) -> float:

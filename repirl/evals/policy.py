@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ from repirl.rng import seed_for
 from repirl.rollouts.collect import Collector, Decoding, Grader, OnProgress
 from repirl.rollouts.pool import CHUNK_ROWS, SamplePool
 from repirl.tasks.benchmarks import Benchmark
-from repirl.types import Problem, Report, Verdict
+from repirl.tasks.training_sets import steps_right
+from repirl.types import Problem, Report, SampleRow, Verdict
 
 if TYPE_CHECKING:
     from repirl.engines.loading import LoadedPolicy
@@ -78,13 +80,20 @@ def evaluate_policy(
                 on_progress=shown,
             )
             before += count * len(problems)
-    strict = {part: tuple(row for p in problems for row in pool.rows(part, p.id)[:n]) for part, n in parts.items()}
+    strict = {
+        part: tuple(_with_steps(p, row) for p in problems for row in pool.rows(part, p.id)[:n]) for part, n in parts.items()
+    }
     by_extraction = {"strict": strict}
     if has_answers(benchmark):
         by_extraction["flexible"] = flexibly_graded(problems, strict)
     for samples in by_extraction.values():
         check_ungraded([Verdict(row.outcome, row.reason) for rows in samples.values() for row in rows], ungraded_limit)
     return build_report(benchmark, protocol, by_extraction, wall_s=pool.wall_s, metrics=metrics)
+
+
+def _with_steps(problem: Problem, row: SampleRow) -> SampleRow:
+    """Samples that were kept before steps were checked are checked now."""
+    return row if row.steps_right is not None else replace(row, steps_right=steps_right(problem, row.text))
 
 
 def sampled_with(policy: LoadedPolicy, benchmark: Benchmark, protocol: EvalProtocol) -> dict[str, Any]:
