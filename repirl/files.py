@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import tomllib
 import zlib
@@ -72,6 +73,16 @@ def check_pairs(value: Any, where: str) -> None:
     for name, inner in fields:
         if _HALF_PAIR.search(json.dumps([name, inner], ensure_ascii=False)):
             raise UserError(f"{where} holds half a surrogate pair, which is no text", name, "take it out of the field")
+
+
+def is_file(path: Path | str) -> bool:
+    """Whether there is such a file; False too for what cannot be the name of one (too long, with a NUL)."""
+    return os.path.isfile(path)
+
+
+def is_folder(path: Path | str) -> bool:
+    """The same of folders."""
+    return os.path.isdir(path)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

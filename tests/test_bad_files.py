@@ -127,6 +127,12 @@ CARDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "include is null": ("include: null\ntask: t\n", ("`include` of x.yaml names no file",)),
     "include is a number": ("include: [5]\n", ("`include` of x.yaml names no file: 5",)),
     "include is a folder": ("include: .\n", ("`include` of x.yaml names no file",)),
+    "include is longer than a name": ("include: " + "a" * 5000 + "\n", ("`include` of x.yaml names no file",)),
+    "a function of a file longer than a name": (
+        "task: t\nx: !function " + "a" * 5000 + ".f\nmetadata: {repirl: {title: t, source: s, licence: l, grader: math, "
+        "num_problems: 1, data: {family: nothing}}}\ninclude: nowhere.yaml\n",
+        ("`include` of x.yaml names no file",),
+    ),
     "a key that is a list": ("? [a, b]\n: 1\n", ("cannot read the task file", "x.yaml", "constructing a mapping")),
     "a key that is a number": ("5: 1\n", ("a task file must be a YAML mapping of names",)),
     "a group of mappings": ("group: g\ntask: [{a: 1}]\n", ("the suite g names no benchmark", "x.yaml")),

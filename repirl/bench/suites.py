@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from repirl.config import Config, parse_config
 from repirl.errors import UserError
-from repirl.files import read_toml
+from repirl.files import is_file, is_folder, read_toml
 from repirl.grading.math.grader import Extraction
 from repirl.methods.base import Runtime
 from repirl.paths import content_dir
@@ -161,14 +161,14 @@ def _folders(include: Sequence[str | Path]) -> list[Path]:
 
 def suite_names(include: Sequence[str | Path] = ()) -> list[str]:
     """Names of all suites, sorted."""
-    return sorted({path.stem for folder in _folders(include) if folder.is_dir() for path in folder.glob("*.toml")})
+    return sorted({path.stem for folder in _folders(include) if is_folder(folder) for path in folder.glob("*.toml")})
 
 
 def load_suite(name: str, include: Sequence[str | Path] = ()) -> Suite:
     """A suite by name; UserError for an unknown name, a bad file, or a contrast of what the suite does not have."""
     for folder in _folders(include):
         path = folder / f"{name}.toml"
-        if path.is_file():
+        if is_file(path):
             suite = parse_config(Suite, read_toml(path))
             _check_contrasts(name, suite)
             return suite

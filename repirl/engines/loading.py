@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repirl.errors import UserError
+from repirl.files import is_file, is_folder
 from repirl.paths import ASSETS_DIR
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def load_policy(
     if device is not None:
         check_device(device)
     path = policy_dir(name_or_path, revision)
-    if not (path / "config.json").is_file():
+    if not is_file(path / "config.json"):
         raise UserError("no config.json in the policy's folder", str(path), "give a folder written by save_pretrained")
     from transformers import AutoTokenizer
 
@@ -97,11 +98,11 @@ def policy_dir(name_or_path: str | Path, revision: str | None = None) -> Path:
     path = Path(name).expanduser()
     if name in EMBEDDED:
         path = ASSETS_DIR / name
-    if path.is_dir():
+    if is_folder(path):
         if revision is not None:
             raise UserError("a revision is for models of the hub, and this is a folder", str(path), "leave it out")
         return path
-    in_existing_folder = "/" in name and path.parent.is_dir()
+    in_existing_folder = "/" in name and is_folder(path.parent)
     if name in EMBEDDED or isinstance(name_or_path, Path) or in_existing_folder or not _HUB_ID.fullmatch(name):
         raise UserError("policy folder not found", str(path), "give `tiny`, a folder, or a hub id")
     from huggingface_hub import snapshot_download

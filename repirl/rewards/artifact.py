@@ -53,7 +53,7 @@ def read_contract(folder: Path) -> RewardContract:
     if not path.is_file():
         raise UserError("no reward contract in the folder", str(folder), f"expected {CONTRACT_FILE}")
     try:
-        return RewardContract.model_validate(_current(parse("".join(read_lines(path)), path.name)))
+        return RewardContract.model_validate(_current(parse("".join(read_lines(path)), str(path))))
     except ValidationError as error:
         first = error.errors()[0]
         said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

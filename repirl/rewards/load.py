@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 from repirl.engines.loading import folder_digest, load_policy
 from repirl.errors import UserError
+from repirl.files import is_file, is_folder
 from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract
 from repirl.rewards.base import StepReward
 from repirl.rewards.energy import EnergyReward, load_energy_model
@@ -78,9 +79,9 @@ def load_reward(name: str, options: LoadOptions) -> LoadedReward:
     if name in NAMED:
         return _named(name, options)
     folder = Path(name).expanduser()
-    if not (folder / CONTRACT_FILE).is_file() and (folder / "reward" / CONTRACT_FILE).is_file():
+    if not is_file(folder / CONTRACT_FILE) and is_file(folder / "reward" / CONTRACT_FILE):
         folder = folder / "reward"
-    if not folder.is_dir():
+    if not is_folder(folder):
         todo = f"give a folder that `repirl train` wrote, or one of {', '.join(NAMED)}"
         raise UserError("no such process reward", name, todo)
     return _saved(name, folder, options)

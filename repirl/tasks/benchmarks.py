@@ -16,6 +16,7 @@ from typing import Any
 
 from repirl.config import digest_of
 from repirl.errors import UserError
+from repirl.files import is_folder
 from repirl.tasks.cards import PARAMETERS, CardMetadata, EmbeddedData, FileData, Selection, parse_metadata
 from repirl.tasks.documents import check_number, encode_tests, local_files, problem_of
 from repirl.tasks.task_files import find_task_files, task_file_digest
@@ -128,7 +129,7 @@ def load_benchmark(name: str, data_dir: str | Path | None = None, include: Seque
     path, config = files.tasks[bare]
     metadata = _metadata(path, config)
     parameters = _parameters(given, metadata, bare)
-    if data_dir is not None and not Path(data_dir).expanduser().is_dir():
+    if data_dir is not None and not is_folder(Path(data_dir).expanduser()):
         raise UserError("no such data folder", str(data_dir))
     settings = parameters | ({} if data_dir is None else {"data_dir": str(data_dir)})
     task = lm_eval_task(bare, {"include_path": [str(path.parent)], "include_defaults": False, "metadata": settings})

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from repirl.errors import UserError
+from repirl.files import is_file
 from repirl.tasks.cards import CardMetadata, EmbeddedData, FileData, Grader, Selection, parse_metadata
 from repirl.tasks.files import DATA_DIR_VARIABLE, hub_file, read_rows
 from repirl.tasks.formats import FORMATS
@@ -74,7 +75,7 @@ def local_files(data: FileData, selection: Selection, data_dir: str | Path | Non
     paths = []
     for name in data.file_names(selection):
         plain = Path(root).expanduser() / data.folder / name
-        found = next((path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()), None)
+        found = next((path for path in (plain, plain.with_name(plain.name + ".gz")) if is_file(path)), None)
         if found is None:
             return None
         paths.append(found)

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from repirl.config import Config, parse_config
 from repirl.errors import UserError
-from repirl.files import read_toml
+from repirl.files import is_file, is_folder, read_toml
 from repirl.paths import content_dir
 from repirl.tasks.files import DATA_DIR_VARIABLE, hub_file
 from repirl.tasks.step_formats import Malformed, text, texts
@@ -145,12 +145,12 @@ def _check(card: PRMCard, subset: PRMSubset, name: str, found: int) -> None:
 
 
 def _file(card: PRMCard, subset: PRMSubset, data_dir: Path | None) -> Path:
-    if data_dir is not None and not data_dir.expanduser().is_dir():
+    if data_dir is not None and not is_folder(data_dir.expanduser()):
         raise UserError("no such data folder", str(data_dir))
     root = data_dir or os.environ.get(DATA_DIR_VARIABLE)
     for name in (subset.file, f"{subset.file}.gz") if root else ():
         path = Path(root or "").expanduser() / card.folder / name
-        if path.is_file():
+        if is_file(path):
             return path
     todo = f"give a folder that holds {card.folder}/{subset.file} (or .gz) with --data-dir or {DATA_DIR_VARIABLE}"
     if not root and card.hub is not None and card.revision is not None:

@@ -13,6 +13,7 @@ import yaml
 
 from repirl.config import digest_of
 from repirl.errors import UserError
+from repirl.files import is_file, is_folder
 from repirl.paths import content_dir
 
 _MAX_DEPTH = 50
@@ -38,7 +39,7 @@ def find_task_files(include: Sequence[str | Path]) -> TaskFiles:
     tasks: dict[str, tuple[Path, dict[str, Any]]] = {}
     groups: dict[str, tuple[Path, dict[str, Any]]] = {}
     for folder in (content_dir("benchmarks"), *(Path(part).expanduser() for part in include)):
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise UserError("no such folder of benchmarks", str(folder))
         for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
             config = read_task_file(path)
@@ -81,7 +82,7 @@ def read_task_file(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     included = functions.pop("include", [])
     merged: dict[str, Any] = {}
     for part in included if isinstance(included, list) else [included]:
-        if not isinstance(part, str) or not (path.parent / part).is_file():
+        if not isinstance(part, str) or not is_file(path.parent / part):
             raise UserError(f"`include` of {path.name} names no file", part, f"it must lie in {path.parent}")
         merged |= read_task_file(path.parent / part, (*_seen, path))
     return merged | functions
@@ -147,7 +148,7 @@ def _source_digest(function: _Function) -> str | None:
     """SHA-256 of the function's source with the top-level names that it uses; None if it lies in no file beside it."""
     module, _, name = function.name.rpartition(".")
     file = function.folder / f"{module.replace('.', '/')}.py"
-    if not file.is_file():
+    if not is_file(file):
         return None
     text = file.read_text(encoding="utf-8")
     try:

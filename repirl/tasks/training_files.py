@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from repirl.errors import UserError
-from repirl.files import read_objects
+from repirl.files import is_file, is_folder, read_objects
 from repirl.rng import stream
 from repirl.tasks.files import DATA_DIR_VARIABLE, hub_file, read_rows
 from repirl.tasks.formats import last_boxed
@@ -47,8 +47,8 @@ class PublishedSet:
         """The files, from a local folder or the hub; UserError where neither gives them."""
         root = os.environ.get(DATA_DIR_VARIABLE)
         local = Path(folder).expanduser() if folder else Path(root).expanduser() / self.folder if root else None
-        if local is not None and (folder or local.is_dir()):
-            missing = [name for name in names if not (local / name).is_file()]
+        if local is not None and (folder or is_folder(local)):
+            missing = [name for name in names if not is_file(local / name)]
             if missing:
                 raise UserError("no such training file in the folder", str(local / missing[0]), f"it should be {self.hub}")
             return [local / name for name in names]
