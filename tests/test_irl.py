@@ -16,6 +16,8 @@ from repirl.learn.irl import (
     eq5_objective,
     irl_loss,
     log_weights,
+    logistic_loss,
+    logistic_weights,
     normalized_weights,
     signed_weights,
 )
@@ -214,3 +216,54 @@ def test_unknown_choices_are_refused():
         parse_config(IRLConfig, {"weights": "sequences"})
     with pytest.raises(UserError, match="wieghts"):
         parse_config(IRLConfig, {"wieghts": "none"})
+
+
+# ------------------------------------------------------------------------------------------ the logistic form
+
+
+def test_logistic_loss_is_minus_log_d_and_minus_log_of_its_complement():
+    rewards = torch.tensor([-3.0, -7.0, -5.0], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([-4.0, -6.5, -5.0], dtype=torch.float64)
+    positive = torch.tensor([True, False, True])
+    weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    d = torch.sigmoid(rewards.detach() - reference)
+    loss = logistic_loss(rewards, reference, positive, weights)
+    assert float(loss) == pytest.approx(-0.5 * math.log(d[0]) - 0.3 * math.log(1 - d[1]) - 0.2 * math.log(d[2]))
+    loss.backward()
+    assert rewards.grad is not None
+    # Positives up (their loss falls with the reward), negatives down.
+    assert rewards.grad.tolist() == pytest.approx([-0.5 * float(1 - d[0]), 0.3 * float(d[1]), -0.2 * float(1 - d[2])])
+
+
+def test_proposition_3_the_logistic_gradient_is_that_of_eq_5_with_samples_of_the_mixture():
+    """On an enumerated space, with p~ = exp(r): E_e log D + E_pi log(1 - D) has the gradient of Eq 5 whose negatives are
+    drawn from the half-and-half mixture of expert and policy, with the weights p~ / ((p~ + pi) / 2)."""
+    generator = torch.Generator().manual_seed(3)
+    expert, policy = (torch.softmax(torch.randn(6, generator=generator, dtype=torch.float64), 0) for _ in range(2))
+    rewards = torch.log_softmax(torch.randn(6, generator=generator, dtype=torch.float64), 0).requires_grad_(True)
+    reference = policy.log()
+    positive = torch.arange(12) < 6
+    loss = logistic_loss(rewards.repeat(2), reference.repeat(2), positive, torch.cat([expert, policy]))
+    (logistic,) = torch.autograd.grad(loss, rewards)
+    model = rewards.detach().exp()
+    eq5 = expert - (expert + policy) / 2 * model / ((model + policy) / 2)
+    assert torch.allclose(-logistic, eq5, atol=1e-12)
+
+
+def test_who_takes_part_in_the_logistic_form():
+    config = IRLConfig(form="logistic", base_measure=1.0, expert_weight=0.5)
+    outcome = torch.tensor([1.0, 0.0, float("nan"), 0.0], dtype=torch.float64)
+    positive, weights = logistic_weights(config, outcome, 2)
+    assert positive.tolist() == [True, False, False, False, True, True]
+    assert weights.tolist() == pytest.approx([1 / 4, 1 / 4, 0, 1 / 4, 1 / 8, 1 / 8])
+    alone = config.model_copy(update={"pseudo_experts": False})
+    assert logistic_weights(alone, outcome, 0)[1].tolist() == [0, 0.5, 0, 0.5]
+    blind = config.model_copy(update={"use_outcome": False})
+    positive, weights = logistic_weights(blind, outcome, 1)
+    assert positive.tolist() == [False] * 4 + [True]
+    assert weights.tolist() == pytest.approx([1 / 4.5] * 4 + [0.5 / 4.5])
+
+
+def test_the_logistic_form_needs_a_base_measure():
+    with pytest.raises(ValueError, match="needs base_measure=1"):
+        IRLConfig(form="logistic")

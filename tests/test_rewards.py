@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import chain
 from typing import Any
 
@@ -156,9 +157,7 @@ def test_a_base_measure_starts_far_below_and_only_the_change_is_promised(make_po
     policy = make_policy()
     optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-2)
     for _ in range(20):
-        gradient_step(
-            policy, optimizer, own, negative_log_likelihood(policy, own), pad_id=0, max_tokens=8192, max_norm=1.0
-        )
+        gradient_step(policy, optimizer, own, negative_log_likelihood(policy, own), pad_id=0, max_tokens=8192, max_norm=1.0)
     reward = InverseRL(energy_from_policy(policy, base_measure=1.0), tokenizer, config, CONTRACT)
     start = margins(reward, groups)["expert"]
     assert start < -0.3
@@ -167,6 +166,28 @@ def test_a_base_measure_starts_far_below_and_only_the_change_is_promised(make_po
     assert metrics["expert_margin_start"] == pytest.approx(start, abs=0.05)
     assert start < margins(reward, groups)["expert"] < 0
     assert metrics["expert_margin"] > metrics["expert_margin_start"]
+
+
+def test_the_logistic_form_starts_at_zero_for_every_style_and_learns_the_outcome(make_policy, tokenizer, make_groups):
+    groups = make_groups(0, 8)
+    config = IRLConfig(form="logistic", base_measure=1.0, lr=1e-3, head_lr=1e-2, max_grad_norm=1.0, demos_per_prompt=2)
+    reward = InverseRL(energy_from_policy(make_policy(), base_measure=1.0), tokenizer, config, CONTRACT)
+    scored = reward.budget.scored_tokens
+    first = reward.learn(groups, 0).metrics
+    for name in ("logit_expert", "logit_correct", "logit_failed"):
+        assert first[name] == pytest.approx(0, abs=1e-4), "what the policy thinks of a text cancels, also of another style"
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert reward.budget.scored_tokens > scored, "the pass of the reference counts"
+    for step in range(1, 25):
+        last = reward.learn(groups, step).metrics
+    assert last["loss"] < 0.5
+    assert last["logit_correct"] > 0.5
+    assert last["logit_expert"] > 0.5
+    assert last["logit_failed"] < -0.5
+    # The reference has not moved.
+    again = InverseRL(energy_from_policy(make_policy(), base_measure=1.0), tokenizer, config, CONTRACT)
+    again.load_state(reward.state())
+    assert again.learn(groups, 25).metrics == pytest.approx(reward.learn(groups, 25).metrics)
 
 
 def test_ungraded_rollouts_do_not_teach(make_policy, tokenizer, make_groups):

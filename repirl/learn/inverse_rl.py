@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from repirl.learn.gradient import global_counts
-from repirl.learn.irl import IRLConfig, SignedWeights, irl_loss, signed_weights
+from repirl.learn.irl import IRLConfig, SignedWeights, irl_loss, logistic_loss, logistic_weights, signed_weights
 from repirl.learn.updater import OptimConfig, Updater
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.base import Learned
@@ -21,6 +22,7 @@ from repirl.rollouts.batching import (
     TokenBatch,
     TokenRow,
     distinct_rows,
+    map_rows,
     padding_id,
     rollout_rows,
 )
@@ -48,6 +50,8 @@ class InverseRL:
         groups = [{"params": backbone, "lr": config.lr}, {"params": head, "lr": head_lr}]
         # A constant rate: the number of updates does not matter.
         self.updater = Updater(model, padding_id(tokenizer), optim, 1, groups=groups)
+        self.start = copy.deepcopy(model).requires_grad_(False).eval() if config.form == "logistic" else None
+        """A residual energy that learned nothing: its scores are the starting policy's log-probabilities."""
         self.used_demonstrations = 0
         self.first_margin: float | None = None
 
@@ -58,9 +62,7 @@ class InverseRL:
     @property
     def budget(self) -> Budget:
         """Tokens scored and trained on; a demonstration counts once per batch that it is used in."""
-        return self.reward.budget + Budget(
-            trained_tokens=self.updater.trained_tokens, demonstrations=self.used_demonstrations
-        )
+        return self.reward.budget + Budget(trained_tokens=self.updater.trained_tokens, demonstrations=self.used_demonstrations)
 
     def score(self, groups: Sequence[RolloutGroup]) -> Scored:
         return self.reward.score(groups)
@@ -71,21 +73,25 @@ class InverseRL:
         rows = rollout_rows(taught)
         demos = self._demonstrations(taught)
         self.used_demonstrations += len(demos)
-        needs_scores = self.config.weights != "none"
+        logistic = self.config.form == "logistic"
+        needs_scores = self.config.weights != "none" and not logistic
         raw = before = self._token_scores(groups) if needs_scores or self.config.score == "before" else []
         metrics: Metrics = {}
         for epoch in range(self.config.epochs):
             if epoch > 0 and needs_scores:
                 raw = self._token_scores(groups)
+            if logistic:
+                metrics = self._classify(taught, rows, [demo for _, demo in demos])
+                continue
             # Equal weights depend on no reward.
             sums = raw[: len(rows)] if needs_scores else [torch.zeros(1)] * len(rows)
             weights = self._weights(taught, sums, [g for g, _ in demos])
             metrics = self._update(rows, [demo for _, demo in demos], weights)
-        metrics |= {
-            "ess": weights.effective_sample_size,
-            "ess_fraction": weights.effective_sample_size / max(1, weights.num_negatives),
-            "negatives": float(weights.num_negatives),
-        }
+            metrics |= {
+                "ess": weights.effective_sample_size,
+                "ess_fraction": weights.effective_sample_size / max(1, weights.num_negatives),
+                "negatives": float(weights.num_negatives),
+            }
         final = before if self.config.score == "before" else self._token_scores(groups)
         return Learned(self.reward.steps(groups, [scores.numpy() for scores in final]), metrics)
 
@@ -147,6 +153,54 @@ class InverseRL:
         metrics: Metrics = {"loss": stats.loss, "grad_norm": stats.grad_norm}
         means_R = means[row_of_used]
         return metrics | self._margins(means_R[used >= len(rollouts)], means_R[(used < len(rollouts)) & (signed_R[used] > 0)])
+
+    def _classify(self, groups: Sequence[RolloutGroup], rollouts: Sequence[TokenRow], demos: Sequence[TokenRow]) -> Metrics:
+        """One optimiser step of the logistic form; metrics are those before it."""
+        outcome_B = torch.tensor([v.reward for group in groups for v in group.verdicts], dtype=torch.float64)
+        positive_R, weights_R = logistic_weights(self.config, outcome_B, len(demos))
+        rows = [*rollouts, *demos]
+        reference_R = self._reference(groups, rows)
+        used = weights_R.nonzero()[:, 0].tolist()
+        logits_R = torch.zeros(len(rows), dtype=torch.float64)
+
+        def loss(batch: TokenBatch, chunk: list[int]) -> Tensor:
+            chosen = [used[i] for i in chunk]
+            device = batch.ids_BT.device
+            rewards_N = token_rewards(self.updater.model, batch)
+            row_N = torch.arange(len(chunk), device=device).repeat_interleave(
+                torch.tensor([len(rows[i].response_ids) for i in chosen], device=device)
+            )
+            sums_R = torch.zeros(len(chunk), device=device).index_add(0, row_N, rewards_N)
+            reference, positive, weights = (x[chosen].to(device) for x in (reference_R, positive_R, weights_R))
+            logits_R[chosen] = (sums_R.detach().double() - reference).cpu()
+            value = logistic_loss(sums_R, reference, positive, weights)
+            if self.config.reward_l2 > 0:
+                value = value + self.config.reward_l2 * rewards_N.square().sum() / total_tokens
+            return value
+
+        taking_part = [rows[i] for i in used]
+        total_tokens = global_counts(taking_part).tokens
+        stats = self.updater.step(taking_part, loss)
+        metrics: Metrics = {"loss": stats.loss, "grad_norm": stats.grad_norm}
+        positive_B = positive_R[: len(rollouts)]
+        sides = {
+            "logit_expert": logits_R[len(rollouts) :],
+            "logit_correct": logits_R[: len(rollouts)][positive_B],
+            "logit_failed": logits_R[: len(rollouts)][~positive_B & (weights_R[: len(rollouts)] > 0)],
+        }
+        return metrics | {name: float(values.mean()) for name, values in sides.items() if len(values)}
+
+    def _reference(self, groups: Sequence[RolloutGroup], rows: Sequence[TokenRow]) -> Tensor:
+        """Float64 log-probability [R] of each row under the reference policy."""
+        sampled = [] if self.config.reference == "start" else [r for group in groups for r in group.rollouts]
+        rest = rows[len(sampled) :]
+        self.reward.budget += Budget(scored_tokens=sum(map(len, rest)))
+        start = self.start
+        assert start is not None, "only the logistic form has a reference"
+        per_token = lambda batch: token_rewards(start, batch)
+        scores = map_rows(start, rest, per_token, pad_id=self.updater.pad_id) if rest else []
+        sums = [float(r.logprobs.sum(dtype="float64")) for r in sampled] + [float(s.double().sum()) for s in scores]
+        return torch.tensor(sums, dtype=torch.float64)
 
     def _margins(self, experts_E: Tensor, negatives_K: Tensor) -> Metrics:
         """Mean token rewards of demonstrations, and how far they are above those of the negatives: now and at the start.
