@@ -21,20 +21,33 @@ _AT_HAND = ("embedded", "local", "own loader")
 _WRONG = {"math": "\\boxed{-123456789}", "integer": "\\boxed{-123456789}", "code": "def f(*_):\n    raise ValueError"}
 
 
+TESTBED = "testbed"
+
+
 def register(app: typer.Typer) -> None:
     app.command("check")(check_command)
 
 
 def check_command(
-    benchmark: Annotated[list[str] | None, typer.Argument(help="Only these benchmarks or suites of them.")] = None,
+    benchmark: Annotated[
+        list[str] | None, typer.Argument(help="Only these benchmarks or suites of them; or `testbed`, see --policy.")
+    ] = None,
+    policy: Annotated[str, typer.Option(help="Of `testbed`: the policy that training would start from.")] = "tiny-slips",
+    level: Annotated[list[int] | None, typer.Option(help="Of `testbed`: a level of arith; default 4 to 8.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of benchmark cards.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check benchmark cards, gold answers and the environment; exit 1 if a gold answer is refused."""
+    """Check benchmark cards, gold answers and the environment; exit 1 if a gold answer is refused.
+
+    `repirl check testbed`: can rewards show themselves when this policy is trained on arith? Exit 1 if a bound is missed.
+    """
     from repirl.errors import UserError
     from repirl.tasks.benchmarks import benchmark_cards, expand_benchmarks
 
+    if benchmark == [TESTBED]:
+        _check_testbed(policy, tuple(level or (4, 5, 6, 7, 8)), as_json)
+        return
     if data_dir is not None and not data_dir.is_dir():
         raise UserError("no such data folder", str(data_dir))
     with working("checking") as on_progress:
@@ -50,6 +63,48 @@ def check_command(
     emit(as_json, found | {"ok": ok}, lambda: _tables(found))
     if not ok:
         raise typer.Exit(1)
+
+
+def _check_testbed(policy: str, levels: tuple[int, ...], as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from repirl.engines.loading import load_policy
+    from repirl.errors import UserError
+    from repirl.evals.testbed import check_testbed
+    from repirl.methods.registry import load_method
+    from repirl.methods.rl import RLConfig
+    from repirl.tasks import arith
+
+    if unknown := sorted(set(levels) - set(arith.LEVELS)):
+        raise UserError("no such level of arith", unknown[0], f"levels are {arith.LEVELS[0]} to {arith.LEVELS[-1]}")
+    easy = tuple(one for one in (1, 2, 3) if one < min(levels)) or (1,)
+    credits_of = {}
+    for name, method in (("outcome", "rloo"), ("oracle", "oracle")):
+        recipe = load_method(method).recipe("tiny")
+        assert isinstance(recipe, RLConfig)
+        credits_of[name] = recipe.loop.credit
+    with working("testbed") as on_progress:
+        found = check_testbed(load_policy(policy), levels, easy, credits_of, on_progress=on_progress)
+    ok = all(one.holds for one in found)
+    rows = [asdict(one) | {"holds": one.holds} for one in found]
+    payload = {"policy": policy, "levels": levels, "measured": rows, "ok": ok}
+    emit(as_json, payload, lambda: _testbed_table(policy, levels, rows))
+    if not ok:
+        raise typer.Exit(1)
+
+
+def _testbed_table(policy: str, levels: Sequence[int], rows: Sequence[dict[str, Any]]) -> Group:
+    from rich.console import Group
+    from rich.table import Table
+
+    table = Table("what", "value", "wanted", "holds", title=f"{policy} on arith, levels {levels[0]} to {levels[-1]}")
+    for row in rows:
+        low, high = row["low"], row["high"]
+        wanted = " to ".join(f"{end:g}" for end in (low, high) if end is not None)
+        wanted = f"at most {wanted}" if low is None and wanted else f"at least {wanted}" if high is None and wanted else wanted
+        value = "-" if row["value"] is None else f"{row['value']:.3f}"
+        table.add_row(row["name"], value, wanted, ("yes" if row["holds"] else "no") if wanted else "")
+    return Group(table, "The room itself takes training: oracle against rloo at equal rollouts.")
 
 
 def _check_card(

@@ -86,16 +86,21 @@ def train_command(
 
 def pretrain_command(
     out: Annotated[Path, typer.Option(help="Folder to write the policy into.")] = Path("runs/pretrain"),
+    policy: Annotated[str, typer.Option(help="Which of the embedded policies.")] = "tiny",
     steps: Annotated[int | None, typer.Option(min=1, help="Default: as for the shipped policy.")] = None,
     seed: Annotated[int | None, typer.Option(help="Default: as for the shipped policy.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Rebuild the embedded tiny policy from nothing."""
+    """Rebuild an embedded policy from nothing."""
     from repirl.config import parse_config
-    from repirl.methods.pretrain import PretrainConfig, pretrain_tiny
+    from repirl.errors import UserError
+    from repirl.methods.pretrain import POLICIES, PretrainConfig, pretrain_tiny
 
     check_folder(out, "--out")
-    given = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
+    if policy not in POLICIES:
+        raise UserError("no such embedded policy", policy, f"choose one of {', '.join(POLICIES)}")
+    given = POLICIES[policy].model_dump()
+    given |= {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
     with working("pretrain") as on_progress:
         made = pretrain_tiny(out, parse_config(PretrainConfig, given), lambda step, total, metrics: on_progress(step, total))
     payload = {"folder": str(out)} | made

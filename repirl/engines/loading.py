@@ -22,7 +22,7 @@ from repirl.paths import ASSETS_DIR
 if TYPE_CHECKING:
     import torch
 
-EMBEDDED = ("tiny",)
+EMBEDDED = ("tiny", "tiny-slips")
 """Policies that come with the package, by the name of their folder in `assets/`."""
 
 DTYPES = ("float32", "bfloat16", "auto")
@@ -104,7 +104,7 @@ def policy_dir(name_or_path: str | Path, revision: str | None = None) -> Path:
         return path
     in_existing_folder = "/" in name and is_folder(path.parent)
     if name in EMBEDDED or isinstance(name_or_path, Path) or in_existing_folder or not _HUB_ID.fullmatch(name):
-        raise UserError("policy folder not found", str(path), "give `tiny`, a folder, or a hub id")
+        raise UserError("policy folder not found", str(path), f"give {' or '.join(EMBEDDED)}, a folder, or a hub id")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -1,6 +1,7 @@
-"""`repirl pretrain`: makes the embedded `tiny` policy from nothing, by maximum likelihood on its own style of solution.
+"""`repirl pretrain`: makes the embedded policies from nothing, by maximum likelihood on their own style of solution.
 
-It sees every level of both families, thinly: enough to succeed often at level 1 and now and then at level 8.
+They see every level of both families. `tiny` sees them thinly: enough to succeed often at level 1 and now and then at level
+8; it errs where it is unsure. `tiny-slips` sees more, in a text full of habitual slips: it errs by habit as well, confidently.
 """
 
 from __future__ import annotations
@@ -29,20 +30,25 @@ from repirl.rng import stream
 from repirl.rollouts.batching import TokenRow, padding_id
 from repirl.rollouts.collect import Collector, Decoding
 from repirl.rollouts.prompts import encode_solution
-from repirl.tasks import arith, minicode
+from repirl.tasks import arith, minicode, slips
 from repirl.types import Metrics, Problem
 
 PROVENANCE_FILE = "provenance.json"
 
 
 class PretrainConfig(Config):
-    """How the shipped policy was made. Problems are of the training split, drawn with another seed than any recipe's."""
+    """How a shipped policy was made, by default `tiny`.
+
+    Problems are of the training split, drawn with another seed than any recipe's.
+    """
 
     steps: int = Field(default=860, ge=1)
     """Length of the learning-rate schedule; training stops before its end, while the rate is still high."""
     target_accuracy: float = Field(default=0.33, gt=0, le=1)
     """Stop once sampled accuracy on arith validation problems reaches this: room to learn, something to learn from."""
     check_every: int = Field(default=20, ge=1)
+    slips: bool = False
+    """Arith solutions have habitual slips (tasks/slips.py)."""
     arith_rows: int = Field(default=112, ge=1)
     minicode_rows: int = Field(default=16, ge=1)
     arith_levels: tuple[int, ...] = (1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8)
@@ -55,6 +61,10 @@ class PretrainConfig(Config):
     minicode_problems: int = 6000
     threads: int = Field(default=1, ge=1)
     """Number of torch threads: sums are ordered by it, so the bytes of the weights depend on it."""
+
+
+POLICIES = {"tiny": PretrainConfig(), "tiny-slips": PretrainConfig(slips=True, steps=900, target_accuracy=1.0)}
+"""The embedded policies by name."""
 
 
 def pretrain_tiny(
@@ -134,7 +144,9 @@ class _Draw:
         for i in range(self.config.arith_rows):
             level = self.arith[self.config.arith_levels[i % len(self.config.arith_levels)]]
             problem = level[int(rng.integers(len(level)))]
-            rows.append(self._encode(problem, arith.solution(problem.source, arith.OWN_STYLE)))
+            exact = not self.config.slips
+            text = arith.solution(problem.source, arith.OWN_STYLE) if exact else slips.slipped_solution(problem.source, rng)
+            rows.append(self._encode(problem, text))
         for i in range(self.config.minicode_rows):
             level = self.minicode[minicode.LEVELS[i % len(minicode.LEVELS)]]
             problem = level[int(rng.integers(len(level)))]
@@ -160,9 +172,10 @@ def _provenance(out: Path, config: PretrainConfig, steps: int) -> dict[str, Any]
     import transformers
 
     policy = load_policy(str(out))
+    name = next((name for name, one in POLICIES.items() if one == config and name != "tiny"), None)
     families = {family.FAMILY: accuracy(policy.model, policy.tokenizer, family, 30, 4) for family in (arith, minicode)}
     return {
-        "command": "repirl pretrain",
+        "command": "repirl pretrain" if name is None else f"repirl pretrain --policy {name}",
         "config": config.model_dump(mode="json"),
         "steps_taken": steps,
         "weights_sha256": folder_digest(out),

@@ -1,0 +1,69 @@
+"""The look at a testbed: its gradients' signal and noise against closed forms, and what it says of the embedded policy."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from repirl.cli import main as cli
+from repirl.engines.loading import load_policy
+from repirl.evals import testbed
+from repirl.evals.testbed import Measured, _signal_to_noise, check_testbed
+from repirl.learn.credit import OutcomeCredit, StepCredit
+
+CREDITS = {"outcome": OutcomeCredit(), "oracle": StepCredit(outcome_weight=0.5, process_weight=2.0)}
+
+
+def test_signal_to_noise_is_that_of_the_distribution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.zeros(400, dtype=torch.float64)
+    mean[0] = 3.0
+    noise = torch.randn(2000, 400, generator=generator, dtype=torch.float64)
+    # |E g| = 3, and the noise of 400 standard normals is 20.
+    assert _signal_to_noise(mean + noise) == pytest.approx(3 / 20, rel=0.05)
+    # The bias of few batches is taken out: without a signal there is none, on average.
+    found = [_signal_to_noise(noise[i * 10 : (i + 1) * 10]) for i in range(200)]
+    assert sum(one == 0 for one in found) > 60
+    assert _signal_to_noise(mean.expand(3, -1) + 0) == 0.0 or _signal_to_noise(mean.expand(3, -1)) > 1e3
+
+
+def test_bounds() -> None:
+    assert Measured("x", 0.5).holds
+    assert Measured("x", None).holds
+    assert not Measured("x", None, 0.1).holds
+    assert Measured("x", 0.1, 0.1, 0.2).holds
+    assert not Measured("x", 0.09, 0.1).holds
+    assert not Measured("x", 0.21, None, 0.2).holds
+
+
+def test_of_a_base_that_errs_by_ignorance_confidence_knows_the_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped policy: why it is no testbed (docs/design.md)."""
+    monkeypatch.setattr(testbed, "BATCHES", 4)
+    policy = load_policy("tiny")
+    before = [parameter.clone() for parameter in policy.model.parameters()]
+    found = {one.name: one for one in check_testbed(policy, (3, 4), (1, 2), CREDITS, problems=48, samples=4)}
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.model.parameters(), strict=True))
+    assert 0.2 < (found["sampled accuracy on the training levels"].value or 0) < 0.6
+    assert (found["sampled accuracy on easier levels"].value or 0) > 0.5
+    within = found["the same within a problem, at one step"]
+    assert within.value is not None
+    assert within.value > 0.75
+    assert not within.holds
+    again = {one.name: one for one in check_testbed(policy, (3, 4), (1, 2), CREDITS, problems=48, samples=4)}
+    assert again == found
+
+
+def test_the_verb_shows_it_and_ends_with_1_where_a_bound_is_missed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [Measured("a", 0.5, 0.1), Measured("b", 2.0, None, 1.0)]
+    monkeypatch.setattr(testbed, "check_testbed", lambda *given, **more: found)
+    assert cli.run(["check", "testbed", "--policy", "tiny", "--level", "3", "--json"]) == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["ok"], [row["holds"] for row in shown["measured"]]) == (False, [True, False])
+    assert cli.run(["check", "testbed", "--policy", "tiny", "--level", "3"]) == 1
+    assert "at most 1" in capsys.readouterr().out
+    assert cli.run(["check", "testbed", "--level", "9"]) == 2
+    assert "no such level of arith: 9" in capsys.readouterr().err
