@@ -4,21 +4,51 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
-from repirl.engines.loading import folder_digest, load_policy
-from repirl.methods.pretrain import PretrainConfig, accuracy, pretrain_tiny
+from repirl.engines.base import SamplingParams
+from repirl.engines.loading import EMBEDDED, folder_digest, load_policy
+from repirl.engines.torch_engine import TorchEngine
+from repirl.grading.dispatch import grade_rollouts
+from repirl.methods.pretrain import POLICIES, PretrainConfig, accuracy, pretrain_tiny
 from repirl.paths import ASSETS_DIR
-from repirl.tasks import arith, minicode
+from repirl.rollouts.collect import Collector, Decoding
+from repirl.tasks import arith, minicode, slips
+from repirl.tasks.expressions import parse
 
-TINY = ASSETS_DIR / "tiny"
+DECODING = Decoding(SamplingParams(64))
 
 
-def test_weights_are_those_of_the_provenance() -> None:
-    provenance = json.loads((TINY / "provenance.json").read_text())
-    assert folder_digest(TINY) == provenance["weights_sha256"]
-    assert provenance["config"] == PretrainConfig().model_dump(mode="json"), "the command would make another policy"
-    assert sum(file.stat().st_size for file in TINY.iterdir()) < 4_000_000
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_weights_are_those_of_the_provenance(name: str) -> None:
+    folder = ASSETS_DIR / name
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert folder_digest(folder) == provenance["weights_sha256"]
+    assert provenance["config"] == POLICIES[name].model_dump(mode="json"), "the command would make another policy"
+    assert provenance["command"] == ("repirl pretrain" if name == "tiny" else f"repirl pretrain --policy {name}")
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 4_000_000
+
+
+def test_slips_are_what_the_second_policy_errs_by() -> None:
+    policy = load_policy("tiny-slips")
+    problems = arith.problems("validation", 40, levels=(1,))
+    collector = Collector(policy.tokenizer, TorchEngine(policy.model, policy.tokenizer), grade_rollouts, DECODING)
+    usual, others, slipped = [], [], 0
+    for group in collector.groups(problems, 8, 0):
+        node = parse(group.problem.source)
+        assert node is not None
+        assert node.left is not None
+        assert node.right is not None
+        habit = slips.slip_of(node.op, node.left.value, node.right.value)
+        wrong = [rollout.text for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True) if verdict.reward == 0]
+        if habit is not None and slips.slip_rate(node.right.value) == slips.USUAL:
+            usual.append(len(wrong) / 8)
+            slipped += sum(text == rf"\boxed{{{habit}}}" for text in wrong) / max(1, len(wrong))
+        elif habit is None:
+            others.append(len(wrong) / 8)
+    assert np.mean(usual) > 0.5 > np.mean(others)
+    assert slipped / len(usual) > 0.5, "most of these mistakes are the habit's"
 
 
 @pytest.mark.parametrize(("family", "low", "high"), [(arith, 0.2, 0.5), (minicode, 0.4, 0.75)])
