@@ -137,6 +137,13 @@ def test_the_keys_of_committed_runs_are_those_of_their_suite() -> None:
     assert all(run.record.run_id.startswith(f"{run.record.key}-") for run in runs)
 
 
+def test_committed_records_are_those_of_today_s_suite(tmp_path: Path) -> None:
+    """Nothing of what the suite says has changed its meaning: `repirl bench tiny-full` has nothing to do."""
+    options = SuiteOptions(work=tmp_path, results=CHECKOUT_DIR / "results", jobs=1)
+    outcome = run_suite("tiny-full", options, lambda event: None)
+    assert (len(outcome.skipped), outcome.done, outcome.failed) == (40, (), {})
+
+
 def test_labels_stand_in_keys_and_runs_have_policies() -> None:
     suite = Suite(
         title="t",
@@ -271,6 +278,7 @@ def test_a_suite_that_was_changed_does_not_show_old_records(tmp_path: Path) -> N
         ('benchmark = "arith"', 'benchmark = "minicode"', "benchmark minicode"),
         ("limit = 8\n", "", "benchmark arith"),
         ("max_new_tokens = 16\n", "", "benchmark arith"),
+        ("limit = 8\n", 'limit = 8\nextraction = "flexible"\n', "benchmark arith"),
     ):
         file.write_text(only.replace(old, new))
         with pytest.raises(UserError, match=rf"base-arith-s0 was made with other settings \({said}\)"):

@@ -147,10 +147,12 @@ def _evaluated(wanted: PolicyEvaluation | JudgeEvaluation, item: WorkItem, suite
         return True
     limit = now.token_limits.get(wanted.benchmark)
     sampling = ({} if limit is None else {"max_new_tokens": limit}) | wanted.sampling(suite.eval_seed + item.seed)
+    # What says nothing of extraction is older than the choice, or has no answers to extract.
+    unsaid = {"extraction": "strict" if record.schema_version == 1 else wanted.extraction}
     return any(
         one.benchmark == wanted.benchmark
         and one.card_digest == now.cards.get(wanted.benchmark, one.card_digest)
-        and {name: one.protocol.get(name) for name in sampling} == sampling
+        and {name: (unsaid | one.protocol).get(name) for name in sampling} == sampling
         for one in record.evaluations
     )
 
