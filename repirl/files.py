@@ -9,6 +9,7 @@ import re
 import tomllib
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ def parse(text: str, where: str, *, half_pairs: bool = False) -> Any:
         raise UserError(f"{where} is not JSON (a number is too long)", _start(text)) from None
     except RecursionError:
         raise UserError(f"{where} is nested too deeply", _start(text)) from None
-    if text.count("[") + text.count("{") > MAX_DEPTH and _depth_beyond(value, MAX_DEPTH):
+    if text.count("[") + text.count("{") > MAX_DEPTH and any(
+        isinstance(one, dict | list) for one in next(islice(levels(value), MAX_DEPTH, None), ())
+    ):
         raise UserError(f"{where} is nested too deeply", _start(text))
     if not half_pairs and re.search(r"\\u[dD][89a-fA-F]", text):
         check_pairs(value, where)
@@ -93,13 +96,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path.name} is not TOML", str(path), str(error)) from error
 
 
-def _depth_beyond(value: Any, deepest: int) -> bool:
+def levels(value: Any) -> Iterator[list[Any]]:
+    """What is in a value of objects and arrays, depth by depth, itself first; without end where a value holds itself."""
     level = [value]
-    for _ in range(deepest):
-        level = [
-            inner for one in level if isinstance(one, dict | list) for inner in (one.values() if isinstance(one, dict) else one)
-        ]
-    return any(isinstance(one, dict | list) for one in level)
+    while level:
+        yield level
+        containers = [one for one in level if isinstance(one, dict | list)]
+        level = [inner for one in containers for inner in (one.values() if isinstance(one, dict) else one)]
 
 
 def _start(text: str) -> str:

@@ -141,7 +141,9 @@ def _signal_to_noise(gradients_KD: Tensor) -> float:
     count = len(gradients_KD)
     squares = float(products_KK.diagonal().mean())
     signal = (float(products_KK.sum()) - squares * count) / (count * (count - 1))
-    return math.sqrt(max(signal, 0.0) / (squares - signal)) if squares > signal else 0.0
+    if signal <= 0:
+        return 0.0
+    return math.sqrt(signal / (squares - signal)) if squares > signal else math.inf
 
 
 def _gradient(model: Any, pad_id: int, groups: Sequence[RolloutGroup], advantages: Sequence[Sequence[np.ndarray]]) -> Tensor:

@@ -13,7 +13,7 @@ import yaml
 
 from repirl.config import digest_of
 from repirl.errors import UserError
-from repirl.files import is_file, is_folder
+from repirl.files import is_file, is_folder, levels
 from repirl.paths import content_dir
 
 _MAX_DEPTH = 50
@@ -94,19 +94,13 @@ def _first_line(error: Exception) -> str:
 
 def _check_size(config: Any, path: Path) -> None:
     """UserError for a mapping that its own anchors blow up, or that holds itself."""
-    level, seen = [config], 0
-    for _ in range(_MAX_DEPTH):
-        level = [
-            inner
-            for one in level
-            if isinstance(one, Mapping | list)
-            for inner in (one.values() if isinstance(one, Mapping) else one)
-        ]
-        seen += len(level)
-        if not level:
-            return
-        if seen > _MAX_ENTRIES:
+    entries = 0
+    for depth, level in enumerate(levels(config)):
+        entries += len(level)
+        if depth > _MAX_DEPTH or entries > _MAX_ENTRIES:
             break
+    else:
+        return
     raise UserError(f"a task file is nested deeper than {_MAX_DEPTH} or has more than {_MAX_ENTRIES} entries", str(path))
 
 
