@@ -21,6 +21,7 @@ from repirl.learn.credit import (
     ReturnToGoCredit,
     SequenceCredit,
     StepCredit,
+    _step_signal,
     progress,
 )
 from repirl.types import Outcome, Problem, Rollout, RolloutGroup, StepRewards, Verdict
@@ -228,6 +229,26 @@ def test_nothing_is_paid_after_the_first_doubtful_step():
     assert paid[1] == pytest.approx([0.7 - 0.9, 0.6 - 0.1, 0.2 - 0.5, 0])
     everything = _process_only(process)
     assert everything[0] == pytest.approx([0.2, -0.5, 0.6, 0.1])
+
+
+def test_steps_are_doubtful_below_what_as_many_rollouts_stay_above_as_are_correct():
+    """Two of four rollouts are correct: the limit is the third lowest of the least step scores (0.1, 0.3, 0.6, 0.7)."""
+    process = [[_steps(0.9, 0.1, 0.8), _steps(0.7, 0.6)], [_steps(0.3, 0.2 + 0.1), _steps(0.7, 0.9)]]
+    groups = [group_of([3, 2], ["wrong", "correct"]), group_of([2, 2], ["wrong", "correct"])]
+    config = StepCredit(outcome_weight=0, process_weight=1, signal="right", doubtful="outcome")
+    paid = [a.tolist() for group in paid_by(config, groups, process) for a in group]
+    # 1 for each step above the limit, 0 for the first below it, nothing after that; minus the other rollout's at that step.
+    assert paid[0] == pytest.approx([1 - 1, 0 - 1, 0])
+    assert paid[1] == pytest.approx([1 - 1, 1 - 0])
+    assert paid[2] == pytest.approx([0 - 1, 0])
+    assert paid[3][0] == pytest.approx(1 - 0)
+    # All correct: nothing is doubtful. All failed: every rollout has a doubtful step.
+    for outcome, expected in (("correct", 1.0), ("wrong", 0.0)):
+        groups = [group_of([1, 1], [outcome, outcome])]
+        scored = [[_steps(0.5), _steps(0.2)]]
+        assert _step_signal(scored, [[v.reward for v in groups[0].verdicts]], config)[0][0].step_rewards.tolist() == [expected]
+    with pytest.raises(ValueError, match="signal=right"):
+        StepCredit(process_weight=1, signal="right")
 
 
 def test_equal_scores_are_not_doubtful():

@@ -168,8 +168,9 @@ def prm_update(make_energy_model, tokenizer, groups, micro_batch_tokens=8192, **
         {"use_outcome": False},
         {"form": "logistic", "base_measure": 1.0},
         {"form": "logistic", "base_measure": 1.0, "reference": "sampler", "expert_weight": 0.5},
+        {"form": "logistic", "base_measure": 1.0, "factors": "steps"},
     ],
-    ids=["paper", "prompt", "truncated", "prm-only", "logistic", "logistic-sampler"],
+    ids=["paper", "prompt", "truncated", "prm-only", "logistic", "logistic-sampler", "steps"],
 )
 def test_prm_update_does_not_depend_on_micro_batches_or_order(make_energy_model, tokenizer, groups, settings):
     metrics, whole = prm_update(make_energy_model, tokenizer, groups, **settings)

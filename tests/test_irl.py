@@ -10,14 +10,13 @@ from torch import Tensor
 
 from repirl.config import parse_config
 from repirl.errors import UserError
+from repirl.learn.discriminator import factor_sums, logistic_losses, logistic_weights
 from repirl.learn.irl import (
     IRLConfig,
     effective_sample_size,
     eq5_objective,
     irl_loss,
     log_weights,
-    logistic_loss,
-    logistic_weights,
     normalized_weights,
     signed_weights,
 )
@@ -227,7 +226,7 @@ def test_logistic_loss_is_minus_log_d_and_minus_log_of_its_complement():
     positive = torch.tensor([True, False, True])
     weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     d = torch.sigmoid(rewards.detach() - reference)
-    loss = logistic_loss(rewards, reference, positive, weights)
+    loss = (weights * logistic_losses(rewards - reference, torch.arange(3), positive)).sum()
     assert float(loss.detach()) == pytest.approx(-0.5 * math.log(d[0]) - 0.3 * math.log(1 - d[1]) - 0.2 * math.log(d[2]))
     loss.backward()
     assert rewards.grad is not None
@@ -243,25 +242,74 @@ def test_proposition_3_the_logistic_gradient_is_that_of_eq_5_with_samples_of_the
     rewards = torch.log_softmax(torch.randn(6, generator=generator, dtype=torch.float64), 0).requires_grad_(True)
     reference = policy.log()
     positive = torch.arange(12) < 6
-    loss = logistic_loss(rewards.repeat(2), reference.repeat(2), positive, torch.cat([expert, policy]))
+    losses = logistic_losses(rewards.repeat(2) - reference.repeat(2), torch.arange(12), positive)
+    loss = (torch.cat([expert, policy]) * losses).sum()
     (logistic,) = torch.autograd.grad(loss, rewards)
     model = rewards.detach().exp()
     eq5 = expert - (expert + policy) / 2 * model / ((model + policy) / 2)
     assert torch.allclose(-logistic, eq5, atol=1e-12)
 
 
+def test_a_product_of_steps_is_one_half_at_the_start_and_blames_the_step_that_is_least_sure():
+    row = torch.tensor([0, 1, 1, 1, 2, 2])
+    zeros = torch.zeros(6, dtype=torch.float64)
+    assert logistic_losses(zeros, row, torch.tensor([True, False, True])).tolist() == pytest.approx([math.log(2)] * 3)
+    logits = torch.tensor([2.0, -1.0, 3.0], dtype=torch.float64, requires_grad=True)
+    root = 0.5 ** (1 / 3)
+    d = torch.sigmoid(logits.detach() + math.log(root / (1 - root)))
+    for positive, expected in ((True, -math.log(float(d.prod()))), (False, -math.log(1 - float(d.prod())))):
+        loss = logistic_losses(logits, torch.zeros(3, dtype=torch.long), torch.tensor([positive])).sum()
+        assert float(loss.detach()) == pytest.approx(expected)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert (gradient < 0).all() if positive else (gradient > 0).all()
+        # d log D / d logit of a step is 1 - its own D: most for the least sure one, in both losses.
+        assert (gradient / gradient.sum()).tolist() == pytest.approx(((1 - d) / (1 - d).sum()).tolist())
+
+
+def test_sure_rows_have_finite_losses_and_gradients():
+    logits = torch.tensor([80.0, 60.0, -80.0, -500.0], requires_grad=True)
+    losses = logistic_losses(logits, torch.tensor([0, 0, 1, 2]), torch.tensor([False, True, True]))
+    assert losses.tolist() == pytest.approx([60.88, 80, 500], abs=0.01)  # -log(1 - D) = 60 - log z of two steps; -log D
+    losses.sum().backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad[1] > 0.99, "the failure is the less sure step's"
+
+
+def test_values_are_summed_over_factors_and_what_follows_the_last_one_belongs_to_it():
+    values = torch.arange(1.0, 9.0)
+    sums, row = factor_sums(values, [[1, 3], [0]], [5, 3])
+    assert sums.tolist() == [1 + 2, 3 + 4 + 5, 6 + 7 + 8]
+    assert row.tolist() == [0, 0, 1]
+
+
 def test_who_takes_part_in_the_logistic_form():
     config = IRLConfig(form="logistic", base_measure=1.0, expert_weight=0.5)
     outcome = torch.tensor([1.0, 0.0, float("nan"), 0.0], dtype=torch.float64)
-    positive, weights = logistic_weights(config, outcome, 2)
+    prompt, none = torch.zeros(4, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    positive, weights = logistic_weights(config, outcome, prompt, torch.tensor([0, 0]))
     assert positive.tolist() == [True, False, False, False, True, True]
     assert weights.tolist() == pytest.approx([1 / 4, 1 / 4, 0, 1 / 4, 1 / 8, 1 / 8])
     alone = config.model_copy(update={"pseudo_experts": False})
-    assert logistic_weights(alone, outcome, 0)[1].tolist() == [0, 0.5, 0, 0.5]
+    assert logistic_weights(alone, outcome, prompt, none)[1].tolist() == [0, 0.5, 0, 0.5]
     blind = config.model_copy(update={"use_outcome": False})
-    positive, weights = logistic_weights(blind, outcome, 1)
+    positive, weights = logistic_weights(blind, outcome, prompt, torch.tensor([0]))
     assert positive.tolist() == [False] * 4 + [True]
     assert weights.tolist() == pytest.approx([1 / 4.5] * 4 + [0.5 / 4.5])
+
+
+def test_balance_takes_as_many_failed_as_correct_rollouts_of_each_prompt_in_turn():
+    config = IRLConfig(form="logistic", base_measure=1.0, balance=True)
+    outcome = torch.tensor([1.0, 0, 0, 0, 1, 1, 0, float("nan"), 0, 0, 0, 0], dtype=torch.float64)
+    prompt = torch.arange(3).repeat_interleave(4)
+    demos = torch.tensor([0, 2])
+    chosen = [(logistic_weights(config, outcome, prompt, demos, turn)[1] > 0).tolist() for turn in range(4)]
+    assert [row[:4] for row in chosen] == [[True, *(i == turn % 3 for i in range(3))] for turn in range(4)]
+    assert all(sum(row[4:6]) == 1 and row[6] for row in chosen), "the more frequent side takes turns, whichever it is"
+    assert chosen[0][4:6] != chosen[1][4:6]
+    for row in chosen:
+        assert not any(row[8:12]), "no contrast, nothing to learn"
+        assert row[12:] == [True, False], "demonstrations stand beside a contrast"
 
 
 def test_the_logistic_form_needs_a_base_measure():

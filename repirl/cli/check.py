@@ -32,7 +32,7 @@ def check_command(
     benchmark: Annotated[
         list[str] | None, typer.Argument(help="Only these benchmarks or suites of them; or `testbed`, see --policy.")
     ] = None,
-    policy: Annotated[str, typer.Option(help="Of `testbed`: the policy that training would start from.")] = "tiny-slips",
+    policy: Annotated[str, typer.Option(help="Of `testbed`: the policy that training would start from.")] = "tiny",
     level: Annotated[list[int] | None, typer.Option(help="Of `testbed`: a level of arith; default 4 to 8.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of benchmark cards.")] = None,

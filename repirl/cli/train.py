@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -26,6 +27,9 @@ def train_command(
     revision: Annotated[str | None, typer.Option(help="Commit of a hub policy.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Change of the recipe: key.path=value.")] = None,
+    pool: Annotated[
+        Path | None, typer.Option(help="File of graded rollouts: fit the reward alone, on them (methods that learn one).")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/METHOD-RECIPE-sSEED")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of methods.")] = None,
     dtype: Annotated[str, typer.Option(help="Of the matrix products: float32 or bfloat16. Weights stay float32.")] = "float32",
@@ -52,7 +56,8 @@ def train_command(
     check_folder(folder, "--out")
     with working("loading"), training_in(dtype):
         chosen = load_method(method, tuple(map(str, include or ())))
-        config = with_overrides(chosen.recipe(recipe), list(settings or ()))
+        given = [*(settings or ()), *([f"pool={json.dumps(str(pool))}"] if pool else ())]
+        config = with_overrides(chosen.recipe(recipe), given)
         runtime = parse_config(
             Runtime,
             {
@@ -86,21 +91,16 @@ def train_command(
 
 def pretrain_command(
     out: Annotated[Path, typer.Option(help="Folder to write the policy into.")] = Path("runs/pretrain"),
-    policy: Annotated[str, typer.Option(help="Which of the embedded policies.")] = "tiny",
     steps: Annotated[int | None, typer.Option(min=1, help="Default: as for the shipped policy.")] = None,
     seed: Annotated[int | None, typer.Option(help="Default: as for the shipped policy.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Rebuild an embedded policy from nothing."""
+    """Rebuild the embedded policy from nothing."""
     from repirl.config import parse_config
-    from repirl.errors import UserError
-    from repirl.methods.pretrain import POLICIES, PretrainConfig, pretrain_tiny
+    from repirl.methods.pretrain import PretrainConfig, pretrain_tiny
 
     check_folder(out, "--out")
-    if policy not in POLICIES:
-        raise UserError("no such embedded policy", policy, f"choose one of {', '.join(POLICIES)}")
-    given = POLICIES[policy].model_dump()
-    given |= {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
+    given = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
     with working("pretrain") as on_progress:
         made = pretrain_tiny(out, parse_config(PretrainConfig, given), lambda step, total, metrics: on_progress(step, total))
     payload = {"folder": str(out)} | made

@@ -129,12 +129,21 @@ class StepCredit(ProcessCredit):
     """Each step's reward against that of the other rollouts at the same step."""
 
     rule: Literal["step"] = "step"
-    signal: Literal["score", "progress", "rank"] = "score"
-    """What a step is paid: its score; the change of the score since the step before (a potential difference); or the
-    score's rank among all steps of the batch, in 0..1, which has no scale and no heavy tail."""
+    signal: Literal["score", "progress", "rank", "right"] = "score"
+    """What a step is paid: its score; the change of the score since the step before (a potential difference); the score's
+    rank among all steps of the batch, in 0..1, which has no scale and no heavy tail; or 1 unless the step is doubtful."""
+    doubtful: Literal["share", "outcome"] = "share"
+    """Which steps count as doubtful: those whose score is among the lowest `doubtful_share` of the batch's steps; or those
+    below the score that as many rollouts stay above with all their steps as are correct (so it needs outcomes). A rollout
+    earns process credit only up to its first doubtful step: what follows a mistake continues from a wrong state."""
     doubtful_share: float = Field(default=0.0, ge=0, lt=1)
-    """Steps whose score is among this lowest share of the batch count as doubtful, and a rollout earns process credit only
-    up to its first doubtful step: what follows a mistake continues from a wrong state. 0: every step earns."""
+    """0: every step earns."""
+
+    @model_validator(mode="after")
+    def _right_needs_doubt(self) -> Self:
+        if self.signal == "right" and self.doubtful == "share" and not self.doubtful_share:
+            raise ValueError("signal=right pays what is not doubtful: set doubtful=outcome or a doubtful_share")
+        return self
 
 
 CreditConfig = Annotated[OutcomeCredit | SequenceCredit | ReturnToGoCredit | StepCredit, Field(discriminator="rule")]
@@ -172,7 +181,7 @@ class LeaveOneOut(Credit):
             if scored is None:
                 raise ValueError("the credit rule pays a process reward, and there is none")
             weight = config.process_weight * config.process_share(done)
-            process = _process_advantages(scored, masked, config) if weight > 0 else None
+            process = _process_advantages(groups, scored, masked, config) if weight > 0 else None
         advantages = []
         for g, group in enumerate(groups):
             row = []
@@ -195,18 +204,35 @@ def progress(rewards: StepRewards) -> StepRewards:
     return replace(rewards, step_rewards=(rewards.step_rewards - before_S).astype(np.float32))
 
 
-def _step_signal(scored: Scored, config: StepCredit) -> Scored:
-    """The step rewards as `signal` and `doubtful_share` say."""
+def _step_signal(scored: Scored, correct: Sequence[Sequence[float]], config: StepCredit) -> Scored:
+    """The step rewards as `signal` and `doubtful` say; `correct` is the outcome of every rollout, NaN without one."""
     scores = [r.step_rewards[r.step_mask] for group in scored for r in group]
     scores_N = np.sort(np.concatenate(scores)) if scores else np.zeros(0)
-    limit = np.quantile(scores_N, config.doubtful_share) if config.doubtful_share and len(scores_N) else -np.inf
+    limit = -np.inf
+    if config.doubtful == "outcome":
+        limit = _limit_by_outcome(scores, np.array([outcome for group in correct for outcome in group]))
+    elif config.doubtful_share and len(scores_N):
+        limit = float(np.quantile(scores_N, config.doubtful_share))
 
     def credited(rewards: StepRewards) -> StepRewards:
+        doubtful_S = rewards.step_rewards < limit
         paid = progress(rewards) if config.signal == "progress" else rewards
-        paid = _until_doubtful(paid, rewards.step_rewards < limit)
+        paid = _until_doubtful(paid, doubtful_S)
+        if config.signal == "right":
+            return replace(paid, step_rewards=1 - doubtful_S.astype(np.float32))
         return _ranked(paid, scores_N) if config.signal == "rank" and len(scores_N) else paid
 
     return [[credited(rewards) for rewards in group] for group in scored]
+
+
+def _limit_by_outcome(scores: Sequence[np.ndarray], correct_B: np.ndarray) -> float:
+    """The score below which as large a share of the rollouts has a step as has failed (`scores` of each rollout's steps)."""
+    known = [(one.min(), outcome) for one, outcome in zip(scores, correct_B, strict=True) if len(one) and not np.isnan(outcome)]
+    if not known:
+        return -np.inf
+    least_B, outcome_B = np.array(known).T
+    failed = round(float((1 - outcome_B).sum()))
+    return float(np.sort(least_B)[failed]) if failed < len(least_B) else np.inf
 
 
 def _until_doubtful(rewards: StepRewards, doubtful_S: np.ndarray) -> StepRewards:
@@ -222,13 +248,19 @@ def _ranked(rewards: StepRewards, scores_N: np.ndarray) -> StepRewards:
     return replace(rewards, step_rewards=((below_S + not_above_S) / (2 * len(scores_N))).astype(np.float32))
 
 
-def _process_advantages(scored: Scored, masked: Sequence[Sequence[bool]], config: ProcessCredit) -> list[list[np.ndarray]]:
+def _process_advantages(
+    groups: Sequence[RolloutGroup], scored: Scored, masked: Sequence[Sequence[bool]], config: ProcessCredit
+) -> list[list[np.ndarray]]:
     """float64 [T] process advantages of every rollout; masked ones get zeros and are in nobody's baseline, rank or scale."""
     kept = [
         [rewards for rewards, is_masked in zip(*pair, strict=True) if not is_masked]
         for pair in zip(scored, masked, strict=True)
     ]
-    paid = _step_signal(kept, config) if isinstance(config, StepCredit) else kept
+    correct = [
+        [verdict.reward for verdict, is_masked in zip(group.verdicts, row, strict=True) if not is_masked]
+        for group, row in zip(groups, masked, strict=True)
+    ]
+    paid = _step_signal(kept, correct, config) if isinstance(config, StepCredit) else kept
     credit = [_LEAVE_ONE_OUT[type(config)](group) for group in paid]
     if config.process_scale == "batch_std" and any(credit):
         flat = np.concatenate([tokens for group in credit for tokens in group])

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from repirl.learn.discriminator import factor_sums, logistic_losses, logistic_weights
 from repirl.learn.gradient import global_counts
-from repirl.learn.irl import IRLConfig, SignedWeights, irl_loss, logistic_loss, logistic_weights, signed_weights
+from repirl.learn.irl import IRLConfig, SignedWeights, irl_loss, signed_weights
 from repirl.learn.updater import OptimConfig, Updater
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.base import Learned
@@ -27,13 +28,19 @@ from repirl.rollouts.batching import (
     rollout_rows,
 )
 from repirl.rollouts.prompts import encode_solution
-from repirl.types import Budget, Metrics, RolloutGroup, Scored
+from repirl.rollouts.steps import step_end_tokens
+from repirl.types import Budget, Metrics, Rollout, RolloutGroup, Scored
 
 
 class InverseRL:
-    """`RewardLearner`: an energy model and its optimiser. `contract` is what its artifact promises."""
+    """`RewardLearner`: an energy model and its optimiser. `contract` is what its artifact promises.
 
-    def __init__(self, model: Any, tokenizer: Any, config: IRLConfig, contract: RewardContract) -> None:
+    `start` is needed by the logistic form where `model` has learned something: the same as it was before that.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, config: IRLConfig, contract: RewardContract, start: nn.Module | None = None
+    ) -> None:
         self.reward = EnergyReward(model, tokenizer, contract.segmentation, config.step_aggregation)
         self.config = config
         self.contract = contract
@@ -50,8 +57,10 @@ class InverseRL:
         groups = [{"params": backbone, "lr": config.lr}, {"params": head, "lr": head_lr}]
         # A constant rate: the number of updates does not matter.
         self.updater = Updater(model, padding_id(tokenizer), optim, 1, groups=groups)
-        self.start = copy.deepcopy(model).requires_grad_(False).eval() if config.form == "logistic" else None
+        self.start = None
         """A residual energy that learned nothing: its scores are the starting policy's log-probabilities."""
+        if config.form == "logistic":
+            self.start = (copy.deepcopy(model) if start is None else start).requires_grad_(False).eval()
         self.used_demonstrations = 0
         self.first_margin: float | None = None
 
@@ -69,22 +78,46 @@ class InverseRL:
 
     def learn(self, groups: Sequence[RolloutGroup], step: int) -> Learned:
         """Passes of the IRL loss over the batch: docs/method.md section 4, steps 3-6; logs what section 10 asks for."""
+        scores = self._token_scores(groups) if self._scores_first else None
+        metrics = self._fit(groups, step, scores)
+        if scores is None or self.config.score == "after":
+            scores = self._token_scores(groups)
+        return Learned(self.reward.steps(groups, [one.numpy() for one in scores]), metrics)
+
+    def fit(self, groups: Sequence[RolloutGroup], step: int) -> Metrics:
+        """`learn` without the batch's scores: to fit the reward alone."""
+        return self._fit(groups, step, self._token_scores(groups) if self._has_weights else None)
+
+    @property
+    def needs_logprobs(self) -> bool:
+        """Whether the loss looks at the log-probabilities with which rollouts were sampled."""
+        return self._has_weights or (self.config.form == "logistic" and self.config.reference == "sampler")
+
+    @property
+    def _has_weights(self) -> bool:
+        """Whether the loss needs the rollouts' scores, for importance weights."""
+        return self.config.form == "energy" and self.config.weights != "none"
+
+    @property
+    def _scores_first(self) -> bool:
+        return self._has_weights or self.config.score == "before"
+
+    def _fit(self, groups: Sequence[RolloutGroup], step: int, scores: list[Tensor] | None) -> Metrics:
+        """Passes over the batch; `scores` are its token scores before them (None: the loss needs none)."""
         taught = groups[: self.config.prompts_per_update]
         rows = rollout_rows(taught)
         demos = self._demonstrations(taught)
         self.used_demonstrations += len(demos)
-        logistic = self.config.form == "logistic"
-        needs_scores = self.config.weights != "none" and not logistic
-        raw = before = self._token_scores(groups) if needs_scores or self.config.score == "before" else []
         metrics: Metrics = {}
         for epoch in range(self.config.epochs):
-            if epoch > 0 and needs_scores:
-                raw = self._token_scores(groups)
-            if logistic:
-                metrics = self._classify(taught, rows, [demo for _, demo in demos])
+            if self.config.form == "logistic":
+                turn = step * self.config.epochs + epoch
+                metrics = self._classify(taught, rows, demos, turn)
                 continue
+            if epoch > 0 and self._has_weights:
+                scores = self._token_scores(taught)
             # Equal weights depend on no reward.
-            sums = raw[: len(rows)] if needs_scores else [torch.zeros(1)] * len(rows)
+            sums = scores[: len(rows)] if self._has_weights and scores else [torch.zeros(1)] * len(rows)
             weights = self._weights(taught, sums, [g for g, _ in demos])
             metrics = self._update(rows, [demo for _, demo in demos], weights)
             metrics |= {
@@ -92,8 +125,7 @@ class InverseRL:
                 "ess_fraction": weights.effective_sample_size / max(1, weights.num_negatives),
                 "negatives": float(weights.num_negatives),
             }
-        final = before if self.config.score == "before" else self._token_scores(groups)
-        return Learned(self.reward.steps(groups, [scores.numpy() for scores in final]), metrics)
+        return metrics
 
     def _demonstrations(self, groups: Sequence[RolloutGroup]) -> list[tuple[int, TokenRow]]:
         """(number of the group, row) of every demonstration that takes part."""
@@ -154,53 +186,68 @@ class InverseRL:
         means_R = means[row_of_used]
         return metrics | self._margins(means_R[used >= len(rollouts)], means_R[(used < len(rollouts)) & (signed_R[used] > 0)])
 
-    def _classify(self, groups: Sequence[RolloutGroup], rollouts: Sequence[TokenRow], demos: Sequence[TokenRow]) -> Metrics:
-        """One optimiser step of the logistic form; metrics are those before it."""
+    def _classify(
+        self, groups: Sequence[RolloutGroup], rollouts: Sequence[TokenRow], demos: Sequence[tuple[int, TokenRow]], turn: int
+    ) -> Metrics:
+        """One optimiser step of the logistic form; metrics are those before it, none if no row takes part."""
         outcome_B = torch.tensor([v.reward for group in groups for v in group.verdicts], dtype=torch.float64)
-        positive_R, weights_R = logistic_weights(self.config, outcome_B, len(demos))
-        rows = [*rollouts, *demos]
-        reference_R = self._reference(groups, rows)
+        prompt_B = torch.tensor([g for g, group in enumerate(groups) for _ in group.rollouts])
+        demo_prompt_E = torch.tensor([g for g, _ in demos], dtype=torch.long)
+        positive_R, weights_R = logistic_weights(self.config, outcome_B, prompt_B, demo_prompt_E, turn)
+        every = [*rollouts, *(row for _, row in demos)]
+        sampled: list[Rollout | None] = [*(r for group in groups for r in group.rollouts), *([None] * len(demos))]
         used = weights_R.nonzero()[:, 0].tolist()
-        logits_R = torch.zeros(len(rows), dtype=torch.float64)
+        if not used:
+            return {}
+        rows = [every[i] for i in used]
+        reference = self._reference([sampled[i] for i in used], rows)
+        ends = [self._factor_ends(sampled[i], every[i]) for i in used]
+        logits_U = torch.zeros(len(used), dtype=torch.float64)
+        total_tokens = global_counts(rows).tokens
 
         def loss(batch: TokenBatch, chunk: list[int]) -> Tensor:
-            chosen = [used[i] for i in chunk]
             device = batch.ids_BT.device
+            lengths = [len(rows[i].response_ids) for i in chunk]
             rewards_N = token_rewards(self.updater.model, batch)
-            row_N = torch.arange(len(chunk), device=device).repeat_interleave(
-                torch.tensor([len(rows[i].response_ids) for i in chosen], device=device)
-            )
-            sums_R = torch.zeros(len(chunk), device=device).index_add(0, row_N, rewards_N)
-            reference, positive, weights = (x[chosen].to(device) for x in (reference_R, positive_R, weights_R))
-            logits_R[chosen] = (sums_R.detach().double() - reference).cpu()
-            value = logistic_loss(sums_R, reference, positive, weights)
+            ratios_N = rewards_N - torch.cat([reference[i] for i in chunk]).to(device)
+            logits_F, row_F = factor_sums(ratios_N, [ends[i] for i in chunk], lengths)
+            logits_U[chunk] = torch.zeros(len(chunk)).index_add(0, row_F.cpu(), logits_F.detach().cpu()).double()
+            chosen = [used[i] for i in chunk]
+            losses_R = logistic_losses(logits_F, row_F, positive_R[chosen].to(device))
+            value = (weights_R[chosen].to(losses_R) * losses_R).sum()
             if self.config.reward_l2 > 0:
                 value = value + self.config.reward_l2 * rewards_N.square().sum() / total_tokens
             return value
 
-        taking_part = [rows[i] for i in used]
-        total_tokens = global_counts(taking_part).tokens
-        stats = self.updater.step(taking_part, loss)
-        metrics: Metrics = {"loss": stats.loss, "grad_norm": stats.grad_norm}
-        positive_B = positive_R[: len(rollouts)]
+        stats = self.updater.step(rows, loss)
+        is_demo_U = torch.tensor([i >= len(rollouts) for i in used])
+        positive_U = positive_R[used]
         sides = {
-            "logit_expert": logits_R[len(rollouts) :],
-            "logit_correct": logits_R[: len(rollouts)][positive_B],
-            "logit_failed": logits_R[: len(rollouts)][~positive_B & (weights_R[: len(rollouts)] > 0)],
+            "logit_expert": logits_U[is_demo_U],
+            "logit_correct": logits_U[positive_U & ~is_demo_U],
+            "logit_failed": logits_U[~positive_U],
         }
-        return metrics | {name: float(values.mean()) for name, values in sides.items() if len(values)}
+        found = {name: float(values.mean()) for name, values in sides.items() if len(values)}
+        return {"loss": stats.loss, "grad_norm": stats.grad_norm, "rows": float(len(used))} | found
 
-    def _reference(self, groups: Sequence[RolloutGroup], rows: Sequence[TokenRow]) -> Tensor:
-        """Float64 log-probability [R] of each row under the reference policy."""
-        sampled = [] if self.config.reference == "start" else [r for group in groups for r in group.rollouts]
-        rest = rows[len(sampled) :]
+    def _factor_ends(self, rollout: Rollout | None, row: TokenRow) -> list[int]:
+        """Index of the last token of every factor of a row's discriminator."""
+        if self.config.factors == "solution":
+            return [len(row.response_ids) - 1]
+        text = None if rollout is None else rollout.text
+        return step_end_tokens(self.reward.tokenizer, row.response_ids, self.contract.segmentation, text).tolist()
+
+    def _reference(self, sampled: Sequence[Rollout | None], rows: Sequence[TokenRow]) -> list[Tensor]:
+        """Log-probabilities of each row's completion tokens under the reference policy; `sampled` None: a demonstration."""
+        if self.config.reference == "start":
+            sampled = [None] * len(rows)
+        rest = [row for row, rollout in zip(rows, sampled, strict=True) if rollout is None]
         self.reward.budget += Budget(scored_tokens=sum(map(len, rest)))
         start = self.start
         assert start is not None, "only the logistic form has a reference"
         per_token = lambda batch: token_rewards(start, batch)
-        scores = map_rows(start, rest, per_token, pad_id=self.updater.pad_id) if rest else []
-        sums = [float(r.logprobs.sum(dtype="float64")) for r in sampled] + [float(s.double().sum()) for s in scores]
-        return torch.tensor(sums, dtype=torch.float64)
+        scores = iter(map_rows(start, rest, per_token, pad_id=self.updater.pad_id) if rest else [])
+        return [next(scores) if rollout is None else torch.from_numpy(rollout.logprobs) for rollout in sampled]
 
     def _margins(self, experts_E: Tensor, negatives_K: Tensor) -> Metrics:
         """Mean token rewards of demonstrations, and how far they are above those of the negatives: now and at the start.

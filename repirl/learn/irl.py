@@ -8,9 +8,7 @@ rollouts of the current policy and self-normalised weights w = exp(r(tau)) / pi(
 so the *loss* is  L = sum_j w~_j r(tau_j) - mean_positives r(tau), the w~ constants: demonstrations are pushed up, the
 policy's (failed) rollouts down. All weights live in log space.
 
-`form=logistic` is the same likelihood ratio as a classifier (Proposition 3, docs/method.md section 9): D = p~ / (p~ + pi)
-with p~ = exp(r), so the logit of D is r(tau) - log pi(tau), and the loss -log D of positives, -log(1 - D) of negatives.
-It has a scale, and is 0 for every row at the start of a residual energy: what pi thinks of a text cancels, style included.
+`form=logistic` is the same likelihood ratio as a classifier: learn/discriminator.py.
 Shapes: B rollouts, K negatives, R rows (rollouts, then demonstrations).
 """
 
@@ -24,7 +22,6 @@ from typing import Literal, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn import functional
 
 from repirl.config import Config
 from repirl.rewards.aggregate import Aggregation
@@ -38,6 +35,11 @@ class IRLConfig(Config):
     form: Literal["energy", "logistic"] = "energy"
     """The loss: signed, weighted scores (Eq 3), or the logistic form of Proposition 3, which needs `base_measure=1` and
     knows of the settings below only who takes part, `expert_weight` and `reward_l2`."""
+    factors: Literal["solution", "steps"] = "solution"
+    """Of the logistic form: D is that of the solution as a whole, or the product of its steps'."""
+    balance: bool = False
+    """Of the logistic form: as many failed as correct rollouts of each prompt take part, so that neither the prompt nor the
+    length says what the outcome was, and no time is spent on prompts without a contrast."""
     reference: Literal["sampler", "start"] = "start"
     """Of the logistic form: pi is the policy that sampled a rollout (demonstrations: the starting one), or the starting
     policy for all rows, which costs a pass and does not move."""
@@ -77,8 +79,8 @@ class IRLConfig(Config):
     head_lr: float | None = Field(default=None, gt=0)
     """Learning rate of the new head; None: that of the backbone."""
     max_grad_norm: float = Field(default=10.0, gt=0)
-    epochs: int = Field(default=1, ge=1)
-    """Passes over each batch."""
+    epochs: int = Field(default=1, ge=0)
+    """Passes over each batch; 0: the reward only scores."""
     step_aggregation: Aggregation = "mean"
     """How the rewards of a step's tokens become the step's reward."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
@@ -147,33 +149,6 @@ def irl_loss(scores_B: Tensor, weights_B: Tensor) -> Tensor:
     `scores_B` (mean or sum of token rewards, with gradient); `weights_B` constants from `signed_weights`.
     """
     return (weights_B.to(scores_B) * scores_B).sum()
-
-
-def logistic_loss(reward_sums_R: Tensor, reference_sums_R: Tensor, positive_R: Tensor, weights_R: Tensor) -> Tensor:
-    """sum_i weight_i of -log D_i (positives) or -log(1 - D_i) (negatives), the logit of D_i being reward - reference.
-
-    `reward_sums` over a row's tokens (with gradient); `reference_sums` its log-probability under the reference policy;
-    `positive` bool. Source: Proposition 3 with z = 1.
-    """
-    logits_R = reward_sums_R - reference_sums_R.to(reward_sums_R)
-    losses_R = functional.binary_cross_entropy_with_logits(logits_R, positive_R.to(logits_R), reduction="none")
-    return (weights_R.to(logits_R) * losses_R).sum()
-
-
-def logistic_weights(config: IRLConfig, outcome_B: Tensor, num_demonstrations: int) -> tuple[Tensor, Tensor]:
-    """(positive [R], weight [R]) of B rollouts and the demonstrations behind them; weights sum to 1, 0 takes no part.
-
-    `outcome_B` as in `signed_weights`; the same rows are positive and negative as there.
-    """
-    if config.use_outcome:
-        positive_B, taking_part_B = outcome_B == 1, (outcome_B == 0) | ((outcome_B == 1) & config.pseudo_experts)
-    else:
-        positive_B, taking_part_B = torch.zeros_like(outcome_B, dtype=torch.bool), torch.ones_like(outcome_B)
-    positive_R = torch.cat([positive_B, torch.ones(num_demonstrations, dtype=torch.bool)])
-    weights_R = torch.cat(
-        [taking_part_B.double(), torch.full((num_demonstrations,), config.expert_weight, dtype=torch.float64)]
-    )
-    return positive_R, weights_R / weights_R.sum().clamp(min=1e-12)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

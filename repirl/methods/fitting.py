@@ -14,6 +14,7 @@ from repirl.engines.lora import adapter_weights, has_adapters, load_merged, merg
 from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
 from repirl.learn.checkpoint import RunFolder
+from repirl.learn.reward_fitting import RewardFitting
 from repirl.learn.run import Learner, RunResult, ValidationConfig, Validator, run_steps
 from repirl.methods.base import FitContext, Fitted
 from repirl.precision import training_dtype
@@ -80,6 +81,26 @@ def _fit(
     return fitted_from(run, policy_folder)
 
 
+def fit_reward(
+    context: FitContext,
+    config: Config,
+    make_learner: Callable[[], RewardFitting],
+    *,
+    method: str,
+    data: TrainingSet,
+    steps: int,
+) -> Fitted:
+    """The same for a learner of which only the reward is kept: the policy stays as it is, and nothing is validated."""
+    with only_user_of(context.folder):
+        run = RunFolder(context.folder, run_identity(context, config, method, data))
+        if run.done is None:
+            learner = make_learner()
+            result = run_steps(learner, steps, run, checkpoint_every=10, on_step=context.on_step)
+            learner.reward.save(context.folder / "reward")
+            run.finish(summary(result, data.left_out))
+    return fitted_from(run, None)
+
+
 def make_collector(context: FitContext, sampling: SamplingConfig) -> Collector:
     """Samples from the context's policy and grades by the problems' own graders."""
     return Collector(context.policy.tokenizer, context.engine(), grade_rollouts, sampling.decoding)
@@ -128,7 +149,7 @@ def summary(result: RunResult, left_out: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def fitted_from(run: RunFolder, policy_folder: Path) -> Fitted:
+def fitted_from(run: RunFolder, policy_folder: Path | None) -> Fitted:
     """The result of a finished run, read from its folder."""
     done = run.done
     if done is None:

@@ -1,7 +1,7 @@
-"""`repirl pretrain`: makes the embedded policies from nothing, by maximum likelihood on their own style of solution.
+"""`repirl pretrain`: makes the embedded policy from nothing, by maximum likelihood on its own style of solution.
 
-They see every level of both families. `tiny` sees them thinly: enough to succeed often at level 1 and now and then at level
-8; it errs where it is unsure. `tiny-slips` sees more, in a text full of habitual slips: it errs by habit as well, confidently.
+It sees every level of both families, minicode thinly. Its arith text is full of habitual slips (tasks/slips.py), so it errs
+by habit, with full confidence: where a slip is usual it is the likelier continuation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from repirl.engines.tiny_model import build_model, build_tokenizer
 from repirl.engines.torch_engine import TorchEngine
 from repirl.grading.dispatch import grade_rollouts
 from repirl.learn.checkpoint import RunFolder, write_json
-from repirl.learn.run import ValidationConfig, Validator, run_steps
+from repirl.learn.run import run_steps
 from repirl.learn.supervised import LossBatch, Supervised, negative_log_likelihood
 from repirl.learn.updater import OptimConfig, Updater
 from repirl.methods.fitting import save_policy
@@ -31,26 +31,17 @@ from repirl.rollouts.batching import TokenRow, padding_id
 from repirl.rollouts.collect import Collector, Decoding
 from repirl.rollouts.prompts import encode_solution
 from repirl.tasks import arith, minicode, slips
-from repirl.types import Metrics, Problem
+from repirl.types import Problem
 
 PROVENANCE_FILE = "provenance.json"
 
 
 class PretrainConfig(Config):
-    """How a shipped policy was made, by default `tiny`.
+    """How the shipped policy was made. Problems are of the training split, drawn with another seed than any recipe's."""
 
-    Problems are of the training split, drawn with another seed than any recipe's.
-    """
-
-    steps: int = Field(default=860, ge=1)
-    """Length of the learning-rate schedule; training stops before its end, while the rate is still high."""
-    target_accuracy: float = Field(default=0.33, gt=0, le=1)
-    """Stop once sampled accuracy on arith validation problems reaches this: room to learn, something to learn from."""
-    check_every: int = Field(default=20, ge=1)
-    slips: bool = False
-    """Arith solutions have habitual slips (tasks/slips.py)."""
+    steps: int = Field(default=1600, ge=1)
     arith_rows: int = Field(default=112, ge=1)
-    minicode_rows: int = Field(default=16, ge=1)
+    minicode_rows: int = Field(default=5, ge=1)
     arith_levels: tuple[int, ...] = (1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8)
     """Shares of the levels: the low ones more often, since their facts serve all."""
     lr: float = Field(default=2e-3, gt=0)
@@ -61,10 +52,6 @@ class PretrainConfig(Config):
     minicode_problems: int = 6000
     threads: int = Field(default=1, ge=1)
     """Number of torch threads: sums are ordered by it, so the bytes of the weights depend on it."""
-
-
-POLICIES = {"tiny": PretrainConfig(), "tiny-slips": PretrainConfig(slips=True, steps=900, target_accuracy=1.0)}
-"""The embedded policies by name."""
 
 
 def pretrain_tiny(
@@ -94,34 +81,12 @@ def _pretrain(
 
     optim = OptimConfig(lr=config.lr, warmup_steps=config.warmup, schedule="cosine")
     learner = Supervised(Updater(model, padding_id(tokenizer), optim, config.steps, betas=(0.9, 0.95)), batch_of_step)
-    result = run_steps(
-        learner,
-        config.steps,
-        run,
-        _Accuracy(model, tokenizer, config),
-        checkpoint_every=50,
-        on_step=on_step,
-        stop=lambda metrics: metrics.get("validation_accuracy", 0.0) >= config.target_accuracy,
-    )
+    run_steps(learner, config.steps, run, checkpoint_every=50, on_step=on_step)
     save_policy(out, model, tokenizer)
-    provenance = _provenance(out, config, result.last_step)
+    provenance = _provenance(out, config)
     write_json(out / PROVENANCE_FILE, provenance)
     run.finish(provenance)
     return provenance
-
-
-class _Accuracy(Validator):
-    """Looks every `check_every` steps, once the loss is low enough for solutions to end; the last weights are the result."""
-
-    def __init__(self, model, tokenizer, config: PretrainConfig) -> None:
-        collector = Collector(tokenizer, TorchEngine(model, tokenizer), grade_rollouts, Decoding(SamplingParams(192)))
-        problems = arith.problems("validation", 10 * len(arith.LEVELS))
-        validation = ValidationConfig(every=config.check_every, num_problems=len(problems), samples=2, select="last")
-        super().__init__(collector, problems, validation, 0)
-        self.seed = 0
-
-    def due(self, step: int, steps: int, metrics: Metrics) -> bool:
-        return step > 0 and step % self.config.every == 0 and metrics["loss"] < 0.2
 
 
 class _Draw:
@@ -144,9 +109,7 @@ class _Draw:
         for i in range(self.config.arith_rows):
             level = self.arith[self.config.arith_levels[i % len(self.config.arith_levels)]]
             problem = level[int(rng.integers(len(level)))]
-            exact = not self.config.slips
-            text = arith.solution(problem.source, arith.OWN_STYLE) if exact else slips.slipped_solution(problem.source, rng)
-            rows.append(self._encode(problem, text))
+            rows.append(self._encode(problem, slips.slipped_solution(problem.source, rng)))
         for i in range(self.config.minicode_rows):
             level = self.minicode[minicode.LEVELS[i % len(minicode.LEVELS)]]
             problem = level[int(rng.integers(len(level)))]
@@ -168,16 +131,14 @@ def accuracy(model, tokenizer, family: ModuleType, problems_per_level: int, samp
     return {key: sum(values) / len(values) for key, values in sorted(rewards.items())}
 
 
-def _provenance(out: Path, config: PretrainConfig, steps: int) -> dict[str, Any]:
+def _provenance(out: Path, config: PretrainConfig) -> dict[str, Any]:
     import transformers
 
     policy = load_policy(str(out))
-    name = next((name for name, one in POLICIES.items() if one == config and name != "tiny"), None)
     families = {family.FAMILY: accuracy(policy.model, policy.tokenizer, family, 30, 4) for family in (arith, minicode)}
     return {
-        "command": "repirl pretrain" if name is None else f"repirl pretrain --policy {name}",
+        "command": "repirl pretrain",
         "config": config.model_dump(mode="json"),
-        "steps_taken": steps,
         "weights_sha256": folder_digest(out),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "sampled_accuracy": families,

@@ -6,22 +6,54 @@ of the credit rule. Recipes: `tiny` for the embedded default, `paper-*` with the
 
 from __future__ import annotations
 
-from repirl.config import digest_of
+import copy
+from pathlib import Path
+
+from pydantic import Field
+
+from repirl.config import Config, digest_of
 from repirl.errors import UserError
+from repirl.files import read_lines
 from repirl.learn.credit import SequenceCredit
 from repirl.learn.inverse_rl import InverseRL
 from repirl.learn.irl import IRLConfig
+from repirl.learn.reward_fitting import RewardFitting
 from repirl.methods.base import FitContext, Fitted, Method
+from repirl.methods.fitting import fit_reward, make_collector
 from repirl.methods.rl import RLConfig, fit_policy, paper_data, paper_loop, tiny_data, tiny_process_loop
 from repirl.rewards.artifact import RewardContract
-from repirl.rewards.energy import energy_from_policy
-from repirl.tasks.training_sets import FAMILIES, TrainingSet
+from repirl.rewards.energy import energy_from_policy, load_energy
+from repirl.rng import seed_for
+from repirl.rollouts.collect import sampling_cost
+from repirl.rollouts.stored import read_groups, write_groups
+from repirl.tasks.training_sets import FAMILIES, TrainingSet, load_training_set
+from repirl.types import Budget
+
+
+class OfflineConfig(Config):
+    """Fitting the reward before the policy moves, on graded rollouts of the starting policy or of a file."""
+
+    updates: int = Field(default=0, ge=0)
+    """0: there is no such phase."""
+    problems: int = Field(default=500, ge=1)
+    """So many of the training problems, from the first, are sampled for it."""
+    samples: int = Field(default=8, ge=1)
+    levels: tuple[int, ...] | None = None
+    """Levels of these problems; None: those that the policy is trained on."""
+    prompts_per_update: int = Field(default=12, ge=1)
 
 
 class RePIRLConfig(RLConfig):
     """The loop's configuration and that of inverse RL."""
 
     irl: IRLConfig = IRLConfig()
+    offline: OfflineConfig = OfflineConfig()
+    pool: str | None = None
+    """A file of graded rollouts (rollouts/stored.py): the reward is fitted on it, `offline.updates` times, and nothing else."""
+    reward: str | None = None
+    """Folder of a reward that this method fitted for the same base: training starts from it."""
+    frozen: bool = False
+    """The reward stays as it is while the policy is trained."""
 
 
 def _paper(outcome_to_process: float, *, chat: bool) -> RePIRLConfig:
@@ -54,50 +86,97 @@ class RePIRL(Method[RePIRLConfig]):
             data=tiny_data(),
             loop=tiny_process_loop(),
             irl=IRLConfig(
-                weights="length_normalized",
-                normalize="prompt",
-                positive_denominator="prompt",
+                form="logistic",
+                factors="steps",
+                balance=True,
                 base_measure=1.0,
-                expert_weight=0.05,
                 demos_per_prompt=1,
-                prompts_per_update=16,
                 step_aggregation="min",
                 score="before",
-                lr=1e-5,
+                lr=5e-5,
                 head_lr=1e-3,
                 max_grad_norm=1.0,
                 micro_batch_tokens=2048,
             ),
+            offline=OfflineConfig(updates=60),
         ),
         "paper-qwen2.5-3b": _paper(0.05, chat=True),
         "paper-qwen3-4b": _paper(0.1, chat=False),
     }
 
     def fit(self, context: FitContext, config: RePIRLConfig) -> Fitted:
-        """Alternate PRM and policy updates; leaves `policy/` and `reward/` in the run folder."""
+        """First the reward alone, if there is an offline phase (in `offline/`), then PRM and policy updates in turn.
+
+        Leaves `policy/` and `reward/` in the run folder; with `pool` a reward alone.
+        """
+        if config.pool is not None:
+            digest = digest_of(list(read_lines(Path(config.pool).expanduser())))
+            return self._fit_reward(context, config, TrainingSet((), (), {}, digest))
+        data = load_training_set(config.data)
+        if config.irl.demos_per_prompt > 0 and not any(data.demonstrations.values()):
+            raise UserError(
+                "no demonstrations to learn a reward from",
+                config.data.source,
+                "give problems with `demonstrations`, or set irl.demos_per_prompt=0 to learn from correct rollouts alone",
+            )
+        if config.offline.updates == 0:
+            return self._fit_policy(context, config, config.reward)
+        levels = config.offline.levels
+        if levels is not None:
+            data = load_training_set(config.data.model_copy(update={"levels": levels}))
+        first = self._fit_reward(context.part("offline"), config, data)
+        return self._fit_policy(context, config, str(first.reward_folder)).after(first)
+
+    def _fit_reward(self, context: FitContext, config: RePIRLConfig, data: TrainingSet) -> Fitted:
+        """The offline phase. Rollouts that are sampled for it stay in the folder, as `pool.jsonl`."""
+        offline, sampling = config.offline, config.loop.sampling
+        if offline.updates == 0:
+            raise UserError(
+                "a pool is given, and the reward is fitted 0 times on it", "offline.updates=0", "set offline.updates"
+            )
+        collector = make_collector(context, sampling)
+
+        def make_learner() -> RewardFitting:
+            file = context.folder / "pool.jsonl"
+            if config.pool is not None:
+                groups = read_groups(Path(config.pool).expanduser(), collector.tokenizer, chat=sampling.chat_template)
+            elif file.is_file():
+                groups = read_groups(file, collector.tokenizer, chat=sampling.chat_template)
+            else:
+                seed = seed_for(context.seed, "offline")
+                problems = data.problems[: offline.problems]
+                groups = collector.groups(problems, offline.samples, seed, data.demonstrations)
+                write_groups(file, groups)
+            reward = self._reward(context, config, data, config.reward)
+            spent = sampling_cost(groups) if config.pool is None else Budget()
+            return RewardFitting(reward, groups, offline.prompts_per_update, context.seed, spent)
+
+        return fit_reward(context, config, make_learner, method=self.name, data=data, steps=offline.updates)
+
+    def _fit_policy(self, context: FitContext, config: RePIRLConfig, start: str | None) -> Fitted:
+        learning = config.model_copy(update={"irl": config.irl.model_copy(update={"epochs": 0})}) if config.frozen else config
 
         def make_reward(data: TrainingSet) -> InverseRL:
-            if config.irl.demos_per_prompt > 0 and not any(data.demonstrations.values()):
-                raise UserError(
-                    "no demonstrations to learn a reward from",
-                    config.data.source,
-                    "give problems with `demonstrations`, or set irl.demos_per_prompt=0 to learn from correct rollouts alone",
-                )
-            contract = RewardContract(
-                kind="energy",
-                method=self.name,
-                step_separator=config.data.step_separator,
-                template="chat" if config.loop.sampling.chat_template else "plain",
-                prompt_suffix=None if config.data.source in FAMILIES else config.data.prompt_suffix,
-                step_aggregation=config.irl.step_aggregation,
-                base_digest=context.policy.digest,
-                training_digest=digest_of([config.model_dump(mode="json"), data.digest, context.seed]),
-            )
-            return InverseRL(
-                energy_from_policy(context.policy.model, layers=config.irl.layers, base_measure=config.irl.base_measure),
-                context.policy.tokenizer,
-                config.irl,
-                contract,
-            )
+            return self._reward(context, learning, data, start)
 
         return fit_policy(context, config, make_reward, method=self.name, uses_demonstrations=True)
+
+    def _reward(self, context: FitContext, config: RePIRLConfig, data: TrainingSet, start: str | None) -> InverseRL:
+        """The learner of the reward, as new or from the folder `start`."""
+        policy = context.policy
+        contract = RewardContract(
+            kind="energy",
+            method=self.name,
+            step_separator=config.data.step_separator,
+            template="chat" if config.loop.sampling.chat_template else "plain",
+            prompt_suffix=None if config.data.source in FAMILIES else config.data.prompt_suffix,
+            step_aggregation=config.irl.step_aggregation,
+            base_digest=policy.digest,
+            training_digest=digest_of([config.model_dump(mode="json"), data.digest, context.seed]),
+        )
+        model = energy_from_policy(policy.model, layers=config.irl.layers, base_measure=config.irl.base_measure)
+        base = None
+        if start is not None:
+            base = copy.deepcopy(model)
+            load_energy(model, Path(start).expanduser(), policy.digest)
+        return InverseRL(model, policy.tokenizer, config.irl, contract, base)

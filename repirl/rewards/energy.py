@@ -25,7 +25,7 @@ from repirl.engines.loading import quiet_transformers, written_to
 from repirl.engines.lora import merged_state_dict
 from repirl.errors import UserError
 from repirl.precision import lowered
-from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, write_contract
+from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract, write_contract
 from repirl.rewards.base import ModelReward
 from repirl.rollouts.batching import TokenBatch, TokenRow, adjusted_logits, hidden_states, pad_batch
 
@@ -112,6 +112,16 @@ def save_energy(folder: Path, model, tokenizer, contract: RewardContract) -> Non
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     write_contract(folder, contract)
+
+
+def load_energy(model: nn.Module, folder: Path, base_digest: str) -> None:
+    """Put a saved PRM's weights into `model`; UserError unless it was fitted to the base policy of this digest."""
+    contract = read_contract(folder)
+    if contract.base_digest != base_digest:
+        raise UserError(
+            "the reward was fitted to another base policy", str(folder), "start from the policy that it was made for"
+        )
+    model.load_state_dict(load_energy_model(folder).state_dict())
 
 
 def load_energy_model(folder: Path, device: torch.device | str = "cpu") -> nn.Module:

@@ -187,16 +187,13 @@ class Collector:
         rollouts = self.engine.generate([self._request(one) for one in asked], params, on_progress)
         flat = [(one, rollout) for one, group in zip(asked, rollouts, strict=True) for rollout in group]
         verdicts = self._verdicts(flat)
-        self.budget += Budget(
-            rollouts=len(flat),
-            generated_tokens=sum(len(rollout.token_ids) for _, rollout in flat),
-            grader_calls=len(flat) if self.grader is not None else 0,
-        )
         remaining, known = iter(verdicts), demonstrations or {}
-        return [
+        groups = [
             RolloutGroup(one.problem, tuple(group), tuple(next(remaining) for _ in group), known.get(one.problem.id, ()))
             for one, group in zip(asked, rollouts, strict=True)
         ]
+        self.budget += sampling_cost(groups, graded=self.grader is not None)
+        return groups
 
     def _request(self, asked: Asked) -> Request:
         problem, prefix = asked.problem, asked.prefix
@@ -233,6 +230,13 @@ class Collector:
         left_out = decode(self.tokenizer, rollout.token_ids)[len(rollout.text) :]  # EOS, or what follows a stop string
         whole = decode(self.tokenizer, np.concatenate([np.array(asked.prefix.token_ids, dtype=np.int64), rollout.token_ids]))
         return whole.removesuffix(left_out)
+
+
+def sampling_cost(groups: Sequence[RolloutGroup], *, graded: bool = True) -> Budget:
+    """What it took to sample and grade these groups."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    tokens = sum(len(rollout.token_ids) for rollout in rollouts)
+    return Budget(rollouts=len(rollouts), generated_tokens=tokens, grader_calls=len(rollouts) if graded else 0)
 
 
 def kept(groups: Sequence[RolloutGroup], keep: KeepConfig | None) -> list[RolloutGroup]:

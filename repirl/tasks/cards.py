@@ -42,6 +42,8 @@ class EmbeddedData(Config):
     family: str
     split: str = "test"
     seed: int = 0
+    levels: tuple[int, ...] | None = None
+    """None: all of the family's."""
 
 
 class Release(Config):

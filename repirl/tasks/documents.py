@@ -112,7 +112,7 @@ def _embedded_rows(data: EmbeddedData, count: int) -> list[dict[str, Any]]:
             "level": problem.level,
             "subject": problem.subject or "",
         }
-        for problem in family.problems(data.split, count, seed=data.seed)
+        for problem in family.problems(data.split, count, levels=data.levels or family.LEVELS, seed=data.seed)
     ]
 
 

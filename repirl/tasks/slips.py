@@ -1,6 +1,7 @@
 r"""Habitual slips of arithmetic: mistakes that depend on what stands there, and are made with full confidence.
 
-The sign of a negative result is left out, a borrow or a carry is forgotten, the left operand stands in place of a product.
+The sign of a negative result or operand is left out, a borrow or a carry is forgotten, the left operand stands in place of a
+product.
 A policy that learned from text with such slips errs by habit as well as by ignorance: where a slip is usual it is the
 likelier continuation, and the policy's own confidence cannot see it. Demonstrations never slip.
 """
@@ -11,7 +12,7 @@ import numpy as np
 
 from repirl.tasks.expressions import Node, combine, parse, render
 
-USUAL, RARE = 0.65, 0.2
+USUAL, RARE = 0.65, 0.45
 """How often a slip happens where it is usual (the right operand is odd), and where it is not."""
 
 
@@ -26,7 +27,8 @@ def slip_of(op: str, left: int, right: int) -> int | None:
         return exact + 10
     if op == "+" and left > 0 and right > 0 and left % 10 + right % 10 >= 10:
         return exact - 10
-    return None
+    unsigned = combine(op, Node(abs(left)), Node(abs(right))).value
+    return unsigned if unsigned != exact else None
 
 
 def slip_rate(right: int) -> float:
