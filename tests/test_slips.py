@@ -22,12 +22,14 @@ from repirl.tasks.expressions import parse
         ("*", 7, 6, 7),
         ("*", 7, 1, None),  # 7 is right
         ("*", 0, 6, None),
-        ("-", 5, -7, None),
+        ("-", 5, -7, -2),  # the sign of the operand
+        ("+", -3, 8, 11),
+        ("+", 8, -3, 11),
         ("+", 0, 12, None),
     ],
 )
 def test_what_a_habit_makes_of_an_operation(op: str, left: int, right: int, wrong: int | None) -> None:
-    assert slips.slip_of(op, left, right) == wrong
+    assert slips.habit_of(op, left, right) == wrong
 
 
 def test_a_slip_is_never_right() -> None:
@@ -36,23 +38,28 @@ def test_a_slip_is_never_right() -> None:
             for right in range(-20, 100):
                 exact = parse(f"({left}){op}({right})")
                 assert exact is not None
-                assert slips.slip_of(op, left, right) != exact.value
+                assert slips.habit_of(op, left, right) != exact.value
+                slip = slips.slip_of(op, left, right)
+                assert slip is None or slip[0] != exact.value
 
 
 def test_slips_come_as_often_as_they_should_and_are_the_only_mistakes() -> None:
     rng = np.random.default_rng(0)
-    seen: dict[float, list[bool]] = {slips.USUAL: [], slips.RARE: []}
+    seen: dict[float, list[bool]] = {slips.USUAL: [], slips.RARE: [], slips.SELDOM: []}
     for problem in arith.problems("train", 240, levels=(1,), seed=3):
         node = parse(problem.source)
         assert node is not None
         assert node.left is not None
         assert node.right is not None
-        wrong = slips.slip_of(node.op, node.left.value, node.right.value)
+        slip = slips.slip_of(node.op, node.left.value, node.right.value)
         made = [slips.slipped_solution(problem.source, rng) for _ in range(20)]
-        if wrong is None:
+        if slip is None:
             assert set(made) == {arith.solution(problem.source, arith.OWN_STYLE)}
         else:
-            seen[slips.slip_rate(node.right.value)] += [text == rf"\boxed{{{wrong}}}" for text in made]
+            wrong, rate = slip
+            habit = slips.habit_of(node.op, node.left.value, node.right.value)
+            assert rate == (slips.SELDOM if habit is None else slips.USUAL if node.right.value % 2 else slips.RARE)
+            seen[rate] += [text == rf"\boxed{{{wrong}}}" for text in made]
             assert all(text in (rf"\boxed{{{wrong}}}", rf"\boxed{{{node.value}}}") for text in made)
     for rate, slipped in seen.items():
         assert np.mean(slipped) == pytest.approx(rate, abs=4 * np.sqrt(rate * (1 - rate) / len(slipped)))

@@ -14,7 +14,7 @@ from repirl.grading.dispatch import grade_rollouts
 from repirl.methods.pretrain import PretrainConfig, accuracy, pretrain_tiny
 from repirl.paths import ASSETS_DIR
 from repirl.rollouts.collect import Collector, Decoding
-from repirl.tasks import arith, minicode, slips
+from repirl.tasks import arith, arith_hard, minicode, slips
 from repirl.tasks.expressions import parse
 
 DECODING = Decoding(SamplingParams(64))
@@ -39,9 +39,9 @@ def test_slips_are_what_the_policy_errs_by() -> None:
         assert node is not None
         assert node.left is not None
         assert node.right is not None
-        habit = slips.slip_of(node.op, node.left.value, node.right.value)
+        habit = slips.habit_of(node.op, node.left.value, node.right.value)
         wrong = [rollout.text for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True) if verdict.reward == 0]
-        if habit is not None and slips.slip_rate(node.right.value) == slips.USUAL:
+        if habit is not None and node.right.value % 2:
             usual.append(len(wrong) / 8)
             slipped += sum(text == rf"\boxed{{{habit}}}" for text in wrong) / max(1, len(wrong))
         elif habit is None:
@@ -51,6 +51,25 @@ def test_slips_are_what_the_policy_errs_by() -> None:
 
 
 @pytest.mark.parametrize(("family", "low", "high"), [(arith, 0.2, 0.5), (minicode, 0.4, 0.75)])
+def test_hard_problems_are_those_that_it_fails() -> None:
+    """None of the listed problems is solved in the samples that chose them; other samples solve few."""
+    policy = load_policy("tiny")
+    collector = Collector(
+        policy.tokenizer, TorchEngine(policy.model, policy.tokenizer), grade_rollouts, Decoding(SamplingParams(192))
+    )
+    for split in ("train", "test"):
+        hard = arith_hard.problems(split, 20)
+        assert {problem.id for problem in hard} <= {problem.id for problem in arith_hard.candidates(split)}
+        again = collector.groups(hard, arith_hard.SAMPLES, 0)
+        assert not any(v.outcome == "correct" for group in again for v in group.verdicts)
+        others = collector.groups(hard, arith_hard.SAMPLES, 1)
+        solved = np.mean([v.reward for group in others for v in group.verdicts])
+        assert solved < 0.06
+    assert {problem.id for problem in arith_hard.problems("train", 50)}.isdisjoint(
+        p.id for p in arith_hard.problems("test", 50)
+    )
+
+
 def test_accuracy_falls_with_the_level(family, low: float, high: float) -> None:
     policy = load_policy("tiny")
     found = accuracy(policy.model, policy.tokenizer, family, 8, 4)

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from repirl.engines.base import SamplingParams
 from repirl.engines.torch_engine import TorchEngine
+from repirl.evals import step_bound
+from repirl.evals.step_bound import supervised_reward
 from repirl.grading.dispatch import grade_rollouts
 from repirl.learn.credit import CreditConfig, LeaveOneOut
 from repirl.learn.diagnostics import reward_diagnostics
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from repirl.engines.loading import LoadedPolicy
 
 MAX_NEW_TOKENS = 192
+POOL_PROBLEMS = 500
 BATCHES = 12
 BATCH_PROMPTS, BATCH_SAMPLES = 32, 4
 
@@ -72,7 +75,7 @@ def check_testbed(
     `credits_of` has the credit rules `outcome` and `oracle`. Reproducible: a function of the arguments alone.
     """
     report = on_progress or (lambda done, total: None)
-    total = 4 + BATCHES
+    total = 5 + step_bound.UPDATES + BATCHES
     sampled, greedy = (_collector(policy, temperature) for temperature in (1.0, 0.0))
     hard = arith.problems("validation", problems, levels=tuple(levels))
     groups = sampled.groups(hard, samples, seed)
@@ -84,7 +87,12 @@ def check_testbed(
     confidence = confidence_reward(policy.model, policy.tokenizer, StepSegmentation("\n"))
     known = reward_diagnostics(groups, confidence.score(groups))
     report(4, total)
-    clarity = gradient_clarity(policy, levels, credits_of, seed, lambda done: report(4 + done, total))
+    pool = sampled.groups(arith.problems("train", POOL_PROBLEMS, levels=tuple(levels), seed=seed + 2), samples, seed)
+    report(5, total)
+    bound = supervised_reward(policy, pool, seed, lambda done: report(5 + done, total))
+    taught = reward_diagnostics(groups, bound.score(groups))
+    done_before = 5 + step_bound.UPDATES
+    clarity = gradient_clarity(policy, levels, credits_of, seed, lambda done: report(done_before + done, total))
     base, sharp = _accuracy(groups), _accuracy(greedy_groups)
     outcome, oracle = clarity["outcome"], clarity["oracle"]
     return [
@@ -94,6 +102,7 @@ def check_testbed(
         Measured("share of right answers with a wrong step", _right_by_chance(groups)),
         Measured("step AUC of the policy's confidence", known.get("step_auc")),
         Measured("the same within a problem, at one step", known.get("step_auc_within"), None, 0.75),
+        Measured("the same of a classifier of exact step labels", taught.get("step_auc_within"), 0.95),
         Measured("gradient signal-to-noise, outcome", outcome),
         Measured("gradient signal-to-noise, oracle", oracle),
         Measured("the oracle's minus twice the outcome's", oracle - 2 * outcome, 0.0),

@@ -17,7 +17,7 @@ from repirl.learn.irl import IRLConfig, SignedWeights, irl_loss, signed_weights
 from repirl.learn.updater import OptimConfig, Updater
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.base import Learned
-from repirl.rewards.energy import EnergyReward, save_energy, token_rewards
+from repirl.rewards.energy import EnergyReward, parameter_groups, save_energy, token_rewards
 from repirl.rollouts.batching import (
     SCORING_TOKENS_CPU,
     TokenBatch,
@@ -44,9 +44,6 @@ class InverseRL:
         self.reward = EnergyReward(model, tokenizer, contract.segmentation, config.step_aggregation)
         self.config = config
         self.contract = contract
-        backbone = list(model.base_model.parameters())
-        inside = {id(parameter) for parameter in backbone}
-        head = [parameter for parameter in model.parameters() if id(parameter) not in inside]
         head_lr = config.lr if config.head_lr is None else config.head_lr
         on_cpu = next(model.parameters()).device.type == "cpu"
         optim = OptimConfig(
@@ -54,7 +51,7 @@ class InverseRL:
             max_grad_norm=config.max_grad_norm,
             micro_batch_tokens=min(config.micro_batch_tokens, SCORING_TOKENS_CPU if on_cpu else sys.maxsize),
         )
-        groups = [{"params": backbone, "lr": config.lr}, {"params": head, "lr": head_lr}]
+        groups = parameter_groups(model, config.lr, head_lr)
         # A constant rate: the number of updates does not matter.
         self.updater = Updater(model, padding_id(tokenizer), optim, 1, groups=groups)
         self.start = None
@@ -107,7 +104,6 @@ class InverseRL:
         taught = groups[: self.config.prompts_per_update]
         rows = rollout_rows(taught)
         demos = self._demonstrations(taught)
-        self.used_demonstrations += len(demos)
         metrics: Metrics = {}
         for epoch in range(self.config.epochs):
             if self.config.form == "logistic":
@@ -116,6 +112,7 @@ class InverseRL:
                 continue
             if epoch > 0 and self._has_weights:
                 scores = self._token_scores(taught)
+            self.used_demonstrations += len(demos)
             # Equal weights depend on no reward.
             sums = scores[: len(rows)] if self._has_weights and scores else [torch.zeros(1)] * len(rows)
             weights = self._weights(taught, sums, [g for g, _ in demos])
@@ -221,6 +218,7 @@ class InverseRL:
 
         stats = self.updater.step(rows, loss)
         is_demo_U = torch.tensor([i >= len(rollouts) for i in used])
+        self.used_demonstrations += int(is_demo_U.sum())
         positive_U = positive_R[used]
         sides = {
             "logit_expert": logits_U[is_demo_U],

@@ -30,7 +30,7 @@ from repirl.rng import stream
 from repirl.rollouts.batching import TokenRow, padding_id
 from repirl.rollouts.collect import Collector, Decoding
 from repirl.rollouts.prompts import encode_solution
-from repirl.tasks import arith, minicode, slips
+from repirl.tasks import arith, arith_hard, minicode, slips
 from repirl.types import Problem
 
 PROVENANCE_FILE = "provenance.json"
@@ -83,6 +83,7 @@ def _pretrain(
     learner = Supervised(Updater(model, padding_id(tokenizer), optim, config.steps, betas=(0.9, 0.95)), batch_of_step)
     run_steps(learner, config.steps, run, checkpoint_every=50, on_step=on_step)
     save_policy(out, model, tokenizer)
+    write_json(out / arith_hard.UNSOLVED_FILE, unsolved(model, tokenizer))
     provenance = _provenance(out, config)
     write_json(out / PROVENANCE_FILE, provenance)
     run.finish(provenance)
@@ -129,6 +130,17 @@ def accuracy(model, tokenizer, family: ModuleType, problems_per_level: int, samp
         for key in ("all", str(group.problem.level)):
             rewards.setdefault(key, []).extend(v.reward for v in group.verdicts)
     return {key: sum(values) / len(values) for key, values in sorted(rewards.items())}
+
+
+def unsolved(model, tokenizer) -> dict[str, list[str]]:
+    """Split -> expressions of `arith_hard`: what the policy fails in all samples."""
+    collector = Collector(tokenizer, TorchEngine(model, tokenizer), grade_rollouts, Decoding(SamplingParams(192)))
+    found: dict[str, list[str]] = {}
+    for split in arith_hard.CANDIDATES:
+        groups = collector.groups(arith_hard.candidates(split), arith_hard.SAMPLES, 0)
+        failed = [group for group in groups if not any(verdict.outcome == "correct" for verdict in group.verdicts)]
+        found[split] = [group.problem.source for group in failed]
+    return found
 
 
 def _provenance(out: Path, config: PretrainConfig) -> dict[str, Any]:

@@ -38,8 +38,10 @@ class OfflineConfig(Config):
     problems: int = Field(default=500, ge=1)
     """So many of the training problems, from the first, are sampled for it."""
     samples: int = Field(default=8, ge=1)
+    source: str | None = None
+    """Training set of these problems; None: the one that the policy is trained on."""
     levels: tuple[int, ...] | None = None
-    """Levels of these problems; None: those that the policy is trained on."""
+    """Its levels; None: those that the policy is trained on."""
     prompts_per_update: int = Field(default=12, ge=1)
 
 
@@ -98,7 +100,7 @@ class RePIRL(Method[RePIRLConfig]):
                 max_grad_norm=1.0,
                 micro_batch_tokens=2048,
             ),
-            offline=OfflineConfig(updates=60),
+            offline=OfflineConfig(updates=80, problems=500),
         ),
         "paper-qwen2.5-3b": _paper(0.05, chat=True),
         "paper-qwen3-4b": _paper(0.1, chat=False),
@@ -121,9 +123,9 @@ class RePIRL(Method[RePIRLConfig]):
             )
         if config.offline.updates == 0:
             return self._fit_policy(context, config, config.reward)
-        levels = config.offline.levels
-        if levels is not None:
-            data = load_training_set(config.data.model_copy(update={"levels": levels}))
+        other = {name: value for name in ("source", "levels") if (value := getattr(config.offline, name)) is not None}
+        if other:
+            data = load_training_set(config.data.model_copy(update=other))
         first = self._fit_reward(context.part("offline"), config, data)
         return self._fit_policy(context, config, str(first.reward_folder)).after(first)
 

@@ -43,7 +43,7 @@ def tiny_loop(credit: CreditConfig = OUTCOME_ALONE) -> LoopConfig:
         sampling=SamplingConfig(prompts_per_step=32, group_size=4, max_new_tokens=144),
         credit=credit,
         optim=PolicyOptimConfig(
-            lr=1e-4,
+            lr=2e-4,
             warmup_steps=4,
             schedule="linear",
             micro_batch_tokens=2048,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -103,6 +104,14 @@ def token_rewards(model, batch: TokenBatch) -> Tensor:
         logits_NV = adjusted_logits(model.config, functional.linear(before_NH, model.get_input_embeddings().weight))
     targets_N = batch.ids_BT[batch.response_mask_BT]
     return rewards_N - base_measure * functional.cross_entropy(logits_NV.float(), targets_N, reduction="none")
+
+
+def parameter_groups(model: Any, lr: float, head_lr: float) -> list[dict[str, Any]]:
+    """AdamW's groups: the backbone, and the head at a rate of its own."""
+    backbone = list(model.base_model.parameters())
+    inside = {id(parameter) for parameter in backbone}
+    head = [parameter for parameter in model.parameters() if id(parameter) not in inside]
+    return [{"params": backbone, "lr": lr}, {"params": head, "lr": head_lr}]
 
 
 def save_energy(folder: Path, model, tokenizer, contract: RewardContract) -> None:

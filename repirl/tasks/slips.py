@@ -1,7 +1,7 @@
 r"""Habitual slips of arithmetic: mistakes that depend on what stands there, and are made with full confidence.
 
 The sign of a negative result or operand is left out, a borrow or a carry is forgotten, the left operand stands in place of a
-product.
+product, and now and then of any result.
 A policy that learned from text with such slips errs by habit as well as by ignorance: where a slip is usual it is the
 likelier continuation, and the policy's own confidence cannot see it. Demonstrations never slip.
 """
@@ -12,11 +12,11 @@ import numpy as np
 
 from repirl.tasks.expressions import Node, combine, parse, render
 
-USUAL, RARE = 0.65, 0.45
-"""How often a slip happens where it is usual (the right operand is odd), and where it is not."""
+USUAL, RARE, SELDOM = 0.65, 0.45, 0.15
+"""How often a slip happens: a habit's where the right operand is odd, and where it is not; a copy where there is no habit."""
 
 
-def slip_of(op: str, left: int, right: int) -> int | None:
+def habit_of(op: str, left: int, right: int) -> int | None:
     """The wrong value that a habit gives for `left op right`; None where there is no habit."""
     exact = combine(op, Node(left), Node(right)).value
     if op == "*":
@@ -31,9 +31,13 @@ def slip_of(op: str, left: int, right: int) -> int | None:
     return unsigned if unsigned != exact else None
 
 
-def slip_rate(right: int) -> float:
-    """How likely the slip is, by the right operand."""
-    return USUAL if right % 2 else RARE
+def slip_of(op: str, left: int, right: int) -> tuple[int, float] | None:
+    """A wrong value for `left op right` and how likely it is; None where nothing is likely to go wrong."""
+    habit = habit_of(op, left, right)
+    if habit is not None:
+        return habit, USUAL if right % 2 else RARE
+    exact = combine(op, Node(left), Node(right)).value
+    return (left, SELDOM) if left != exact else None
 
 
 def slipped_solution(source: str, rng: np.random.Generator) -> str:
@@ -56,4 +60,4 @@ def _reduced(node: Node, rng: np.random.Generator) -> Node:
     if node.right.op:
         return combine(node.op, node.left, _reduced(node.right, rng))
     slip = slip_of(node.op, node.left.value, node.right.value)
-    return Node(slip if slip is not None and rng.random() < slip_rate(node.right.value) else node.value)
+    return Node(slip[0] if slip is not None and rng.random() < slip[1] else node.value)

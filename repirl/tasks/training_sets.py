@@ -11,14 +11,14 @@ from pydantic import Field
 
 from repirl.config import Config, digest_of
 from repirl.errors import UserError
-from repirl.tasks import arith, minicode
+from repirl.tasks import arith, arith_hard, minicode
 from repirl.tasks.hidden_tests import encode_tests
 from repirl.tasks.training_files import PUBLISHED_SOURCES, TrainingRow, file_rows, published_rows
 from repirl.types import Demonstration, Problem
 
 __all__ = ["FAMILIES", "TrainingSet", "TrainingSetConfig", "has_step_checker", "load_training_set", "steps_right"]
 
-FAMILIES: dict[str, ModuleType] = {arith.FAMILY: arith, minicode.FAMILY: minicode}
+FAMILIES: dict[str, ModuleType] = {arith.FAMILY: arith, arith_hard.FAMILY: arith_hard, minicode.FAMILY: minicode}
 
 
 def has_step_checker(problem: Problem) -> bool:
@@ -35,9 +35,9 @@ def steps_right(problem: Problem, text: str) -> bool | None:
 
 
 class TrainingSetConfig(Config):
-    """Which problems. `source` is an embedded family (`arith`, `minicode`), a JSONL file (`file`), or a published set:
-    `math-train`, `eurus-2-rl-data:math`, `eurus-2-rl-data:code` (see `training_files.py`), of which `file` may name a
-    local folder.
+    """Which problems. `source` is an embedded family (`arith`, `arith_hard`, `minicode`), a JSONL file (`file`), or a
+    published set: `math-train`, `eurus-2-rl-data:math`, `eurus-2-rl-data:code` (see `training_files.py`), of which `file`
+    may name a local folder.
 
     Rows of a file: {"problem", "answer" or "tests", optional "id", "demonstrations": [text, ...]}; the last
     `validation_problems` rows are held out. A published set has its own validation part, or has as many problems held
