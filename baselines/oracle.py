@@ -1,4 +1,4 @@
-"""Oracle: the exact step checker of `arith` as process reward: the room in which process rewards compete.
+"""Oracle: the exact step checker of an embedded family as process reward: the room in which process rewards compete.
 
 A right step earns 1, the first wrong step 0, later steps nothing; paid as a step advantage: minus the mean of the other
 rollouts of the group that were still right before that step. No real method can know this; it shows what a perfect

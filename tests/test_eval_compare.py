@@ -16,7 +16,6 @@ from repirl.errors import UserError
 from repirl.evals.compare import OtherRun, differences, other_from_file
 from repirl.evals.protocol import EvalProtocol
 from repirl.evals.report import build_report
-from repirl.paths import CHECKOUT_DIR
 from repirl.records import store
 from repirl.records.build import new_record
 from repirl.records.schema import BasePolicy
@@ -263,9 +262,9 @@ def test_eval_against_an_earlier_run(
     assert not (tmp_path / "third").exists()
 
 
-def test_committed_records_can_be_compared_with(arith: Benchmark) -> None:
+def test_old_records_can_be_compared_with(arith: Benchmark) -> None:
     """Their numbers come out again from their samples, and do so as the other run of a comparison."""
-    run = store.find("tiny-full", root=CHECKOUT_DIR / "results")[0]
+    run = store.find("tiny-full", root=Path(__file__).parent / "data" / "schema_1")[0]
     protocol = EvalProtocol(samples=8)
     evaluation = run.record.evaluations[0]
     other = OtherRun("r", arith.card.digest, arith.data_digest, evaluation.protocol, run.samples(evaluation))

@@ -34,6 +34,8 @@ SMALL = {
     "levels": [1, 2],
     "every": 1,
     "lr": 0.01,
+    "updates": 0,  # of a phase before the policy moves
+    "balance": False,  # a random policy has no contrast
 }
 
 
@@ -130,7 +132,7 @@ def test_settings_belong_to_the_rule_that_reads_them():
     """What acts only under another rule cannot be given, and a rule can be changed by its name."""
     recipe = load_method("repirl").recipe("tiny")
     sequence = with_overrides(recipe, ["loop.credit.rule=sequence"]).loop.credit
-    assert (sequence.rule, sequence.process_weight, sequence.process_ends) == ("sequence", 0.5, 1.0)
+    assert (sequence.rule, sequence.process_weight, sequence.process_ends) == ("sequence", 2.0, None)
     with pytest.raises(UserError, match=r"no such setting.*signal"):
         with_overrides(recipe, ["loop.credit.rule=sequence", "loop.credit.signal=rank"])
     with pytest.raises(UserError, match=r"signal \(Extra"):
@@ -323,11 +325,14 @@ def test_repirl_without_demonstrations_can_be_asked_for(policy_folder, tmp_path)
     assert fit("repirl", policy_folder, tmp_path, config).budget.demonstrations == 0
 
 
-def test_the_oracle_does_not_know_programs(policy_folder, tmp_path):
+def test_the_oracle_knows_the_embedded_families_only(policy_folder, tmp_path):
     config = small_config("oracle", **{"data.source": "minicode"})
-    # Programs of a random policy are cut off by the token limit: nothing is run.
-    with pytest.raises(UserError, match="arith"):
-        fit("oracle", policy_folder, tmp_path, config)
+    # Programs of a random policy are cut off by the token limit: nothing is run, and their heads are wrong.
+    assert fit("oracle", policy_folder, tmp_path / "programs", config).diagnostics["reward"] == 0
+    path = rows_file(tmp_path, [{"problem": f"1+{i}", "answer": str(1 + i)} for i in range(24)])
+    other = small_config("oracle", **{"data.source": "file", "data.file": str(path)})
+    with pytest.raises(UserError, match="embedded families only"):
+        fit("oracle", policy_folder, tmp_path / "file", other)
 
 
 # ------------------------------------------------------------------------------------------- training sets

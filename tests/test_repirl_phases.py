@@ -17,7 +17,7 @@ from repirl.rollouts.stored import read_groups, write_groups
 from repirl.tasks import arith
 from repirl.types import RolloutGroup, Verdict
 
-OFFLINE = {"offline.updates": 2, "offline.problems": 6, "offline.prompts_per_update": 3, "irl.balance": False}
+OFFLINE = {"offline.updates": 2, "offline.problems": 6, "offline.prompts_per_update": 3}
 
 
 def reward_weights(folder) -> dict[str, torch.Tensor]:
@@ -75,7 +75,7 @@ def test_the_offline_phase_resumes_exactly(policy_folder, tmp_path, monkeypatch)
 
 
 def test_a_pool_alone_fits_a_reward_that_tells_right_from_wrong(policy_folder, pool, tmp_path) -> None:
-    config = small_config("repirl", **{"offline.updates": 20, "pool": str(pool), "irl.lr": 1e-3})
+    config = small_config("repirl", **{"irl.balance": True, "offline.updates": 20, "pool": str(pool), "irl.lr": 1e-3})
     fitted = fit("repirl", policy_folder, tmp_path / "run", config)
     assert fitted.policy_folder is None
     assert fitted.reward_folder == tmp_path / "run/reward"
@@ -88,7 +88,7 @@ def test_a_pool_alone_fits_a_reward_that_tells_right_from_wrong(policy_folder, p
 
 def test_a_reward_is_taken_over_and_frozen(policy_folder, pool, tmp_path) -> None:
     fit("repirl", policy_folder, tmp_path / "first", small_config("repirl", **{"offline.updates": 3, "pool": str(pool)}))
-    taken = {"reward": str(tmp_path / "first/reward"), "offline.updates": 0, "irl.balance": False}
+    taken = {"reward": str(tmp_path / "first/reward"), "offline.updates": 0}
     frozen = small_config("repirl", **taken, frozen=True)
     fit("repirl", policy_folder, tmp_path / "frozen", frozen)
     assert same(reward_weights(tmp_path / "first/reward"), reward_weights(tmp_path / "frozen/reward"))
@@ -119,7 +119,7 @@ def test_a_file_of_texts_and_rewards_is_enough_unless_weights_need_more(policy_f
             )
         )
     assert same(*found)
-    weighted = small_config("repirl", **settings, **{"irl.form": "energy", "irl.balance": False})
+    weighted = small_config("repirl", **settings, **{"irl.form": "energy"})
     with pytest.raises(UserError, match="log-probabilities"):
         fit("repirl", policy_folder, tmp_path / "weighted", weighted)
 
@@ -130,6 +130,6 @@ def test_bad_requests_are_named(policy_folder, pool, make_rollout, tmp_path) -> 
     rollout = make_rollout("p", "x", problem_id="1", index=0)
     problem = arith.problems("train", 1)[0]
     write_groups(tmp_path / "failed.jsonl", [RolloutGroup(problem, (rollout,), (Verdict("wrong"),), ())])
-    config = small_config("repirl", **{"pool": str(tmp_path / "failed.jsonl"), "offline.updates": 1})
+    config = small_config("repirl", **{"irl.balance": True, "pool": str(tmp_path / "failed.jsonl"), "offline.updates": 1})
     with pytest.raises(UserError, match="no prompt has both correct and failed rollouts"):
         fit("repirl", policy_folder, tmp_path / "b", config)

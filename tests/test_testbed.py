@@ -9,9 +9,10 @@ import torch
 
 from repirl.cli import main as cli
 from repirl.engines.loading import load_policy
-from repirl.evals import testbed
+from repirl.evals import step_bound, testbed
 from repirl.evals.testbed import Measured, _signal_to_noise, check_testbed
 from repirl.learn.credit import OutcomeCredit, StepCredit
+from repirl.tasks import arith, minicode
 
 CREDITS = {"outcome": OutcomeCredit(), "oracle": StepCredit(outcome_weight=0.5, process_weight=2.0)}
 
@@ -38,21 +39,38 @@ def test_bounds() -> None:
     assert not Measured("x", 0.21, None, 0.2).holds
 
 
-def test_of_a_base_that_errs_by_ignorance_confidence_knows_the_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shipped policy: why it is no testbed (docs/design.md)."""
+def test_the_embedded_policy_errs_by_habit_and_its_confidence_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(testbed, "BATCHES", 4)
+    monkeypatch.setattr(testbed, "POOL_PROBLEMS", 64)
+    monkeypatch.setattr(step_bound, "UPDATES", 12)
     policy = load_policy("tiny")
     before = [parameter.clone() for parameter in policy.model.parameters()]
-    found = {one.name: one for one in check_testbed(policy, (3, 4), (1, 2), CREDITS, problems=48, samples=4)}
+    look = lambda: check_testbed(policy, arith, (4, 5), (1, 2), CREDITS, problems=48, samples=4)
+    found = {one.name: one for one in look()}
     assert all(torch.equal(a, b) for a, b in zip(before, policy.model.parameters(), strict=True))
-    assert 0.2 < (found["sampled accuracy on the training levels"].value or 0) < 0.6
-    assert (found["sampled accuracy on easier levels"].value or 0) > 0.5
+    values = {name: one.value or 0.0 for name, one in found.items()}
+    assert 0.04 < values["sampled accuracy on the training levels"] < 0.2
+    assert values["sampled accuracy on easier levels"] > 0.3
+    assert values["greedy minus sampled accuracy there"] < 0.12
     within = found["the same within a problem, at one step"]
     assert within.value is not None
-    assert within.value > 0.75
-    assert not within.holds
-    again = {one.name: one for one in check_testbed(policy, (3, 4), (1, 2), CREDITS, problems=48, samples=4)}
-    assert again == found
+    assert within.value < 0.75
+    assert within.holds
+    # A few updates with the labels themselves tell more than that.
+    assert values["the same of a classifier of exact step labels"] > within.value + 0.1
+    assert values["gradient signal-to-noise, oracle"] > values["gradient signal-to-noise, outcome"]
+    assert {one.name: one for one in look()} == found
+
+
+def test_programs_get_the_same_look_without_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(testbed, "BATCHES", 2)
+    monkeypatch.setattr(testbed, "POOL_PROBLEMS", 16)
+    monkeypatch.setattr(step_bound, "UPDATES", 2)
+    found = check_testbed(load_policy("tiny"), minicode, (4, 5, 6, 7), (1, 2), CREDITS, problems=16, samples=2)
+    assert all(one.holds for one in found)
+    values = {one.name: one.value for one in found}
+    assert 0.2 < (values["sampled accuracy on the training levels"] or 0) < 0.95
+    assert (values["gradient signal-to-noise, oracle"] or 0) > 0
 
 
 def test_the_verb_shows_it_and_ends_with_1_where_a_bound_is_missed(

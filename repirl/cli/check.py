@@ -33,7 +33,8 @@ def check_command(
         list[str] | None, typer.Argument(help="Only these benchmarks or suites of them; or `testbed`, see --policy.")
     ] = None,
     policy: Annotated[str, typer.Option(help="Of `testbed`: the policy that training would start from.")] = "tiny",
-    level: Annotated[list[int] | None, typer.Option(help="Of `testbed`: a level of arith; default 4 to 8.")] = None,
+    family: Annotated[str, typer.Option(help="Of `testbed`: arith, arith_hard or minicode.")] = "arith",
+    level: Annotated[list[int] | None, typer.Option(help="Of `testbed`: a level; default: 4 to 8, of minicode all.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of benchmark cards.")] = None,
     as_json: JsonFlag = False,
@@ -46,7 +47,7 @@ def check_command(
     from repirl.tasks.benchmarks import benchmark_cards, expand_benchmarks
 
     if benchmark == [TESTBED]:
-        _check_testbed(policy, tuple(level or (4, 5, 6, 7, 8)), as_json)
+        _check_testbed(policy, family, tuple(level or ()), as_json)
         return
     if data_dir is not None and not data_dir.is_dir():
         raise UserError("no such data folder", str(data_dir))
@@ -65,39 +66,43 @@ def check_command(
         raise typer.Exit(1)
 
 
-def _check_testbed(policy: str, levels: tuple[int, ...], as_json: bool) -> None:
+def _check_testbed(policy: str, name: str, given: tuple[int, ...], as_json: bool) -> None:
     from dataclasses import asdict
 
     from repirl.engines.loading import load_policy
     from repirl.errors import UserError
     from repirl.evals.testbed import check_testbed
     from repirl.methods.registry import load_method
-    from repirl.methods.rl import RLConfig
-    from repirl.tasks import arith
+    from repirl.methods.rl import TINY_LEVELS, RLConfig
+    from repirl.tasks.training_sets import FAMILIES
 
-    if unknown := sorted(set(levels) - set(arith.LEVELS)):
-        raise UserError("no such level of arith", unknown[0], f"levels are {arith.LEVELS[0]} to {arith.LEVELS[-1]}")
-    easy = tuple(one for one in (1, 2, 3) if one < min(levels)) or (1,)
+    if name not in FAMILIES:
+        raise UserError("no such embedded family", name, f"choose one of {', '.join(FAMILIES)}")
+    family = FAMILIES[name]
+    if unknown := sorted(set(given) - set(family.LEVELS)):
+        raise UserError(f"no such level of {name}", unknown[0], f"levels are {family.LEVELS[0]} to {family.LEVELS[-1]}")
+    levels = given or (TINY_LEVELS if name == "arith" else family.LEVELS)
+    easy = tuple(one for one in family.LEVELS[:3] if one < min(levels)) or family.LEVELS[:1]
     credits_of = {}
     for name, method in (("outcome", "rloo"), ("oracle", "oracle")):
         recipe = load_method(method).recipe("tiny")
         assert isinstance(recipe, RLConfig)
         credits_of[name] = recipe.loop.credit
     with working("testbed") as on_progress:
-        found = check_testbed(load_policy(policy), levels, easy, credits_of, on_progress=on_progress)
+        found = check_testbed(load_policy(policy), family, levels, easy, credits_of, on_progress=on_progress)
     ok = all(one.holds for one in found)
     rows = [asdict(one) | {"holds": one.holds} for one in found]
-    payload = {"policy": policy, "levels": levels, "measured": rows, "ok": ok}
-    emit(as_json, payload, lambda: _testbed_table(policy, levels, rows))
+    payload = {"policy": policy, "family": name, "levels": levels, "measured": rows, "ok": ok}
+    emit(as_json, payload, lambda: _testbed_table(policy, name, levels, rows))
     if not ok:
         raise typer.Exit(1)
 
 
-def _testbed_table(policy: str, levels: Sequence[int], rows: Sequence[dict[str, Any]]) -> Group:
+def _testbed_table(policy: str, family: str, levels: Sequence[int], rows: Sequence[dict[str, Any]]) -> Group:
     from rich.console import Group
     from rich.table import Table
 
-    table = Table("what", "value", "wanted", "holds", title=f"{policy} on arith, levels {levels[0]} to {levels[-1]}")
+    table = Table("what", "value", "wanted", "holds", title=f"{policy} on {family}, levels {levels[0]} to {levels[-1]}")
     for row in rows:
         low, high = row["low"], row["high"]
         wanted = " to ".join(f"{end:g}" for end in (low, high) if end is not None)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,6 +62,7 @@ class Measured:
 
 def check_testbed(
     policy: LoadedPolicy,
+    family: ModuleType,
     levels: Sequence[int],
     easy_levels: Sequence[int],
     credits_of: dict[str, CreditConfig],
@@ -70,32 +72,34 @@ def check_testbed(
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Measured]:
-    """Numbers of a base policy on validation problems of `levels` of `arith`, and the gradients of credits on training ones.
+    """Numbers of a base policy on validation problems of `levels` of a family, and the gradients of credits on training ones.
 
-    `credits_of` has the credit rules `outcome` and `oracle`. Reproducible: a function of the arguments alone.
+    The bounds are those of `arith`, on which the claims are decided. `credits_of` has the credit rules `outcome` and `oracle`.
+    Reproducible: a function of the arguments alone.
     """
     report = on_progress or (lambda done, total: None)
     total = 5 + step_bound.UPDATES + BATCHES
     sampled, greedy = (_collector(policy, temperature) for temperature in (1.0, 0.0))
-    hard = arith.problems("validation", problems, levels=tuple(levels))
+    hard = family.problems("validation", problems, levels=tuple(levels))
     groups = sampled.groups(hard, samples, seed)
     report(1, total)
     greedy_groups = greedy.groups(hard, 1, seed)
     report(2, total)
-    easy = sampled.groups(arith.problems("validation", problems // 2, levels=tuple(easy_levels)), samples, seed)
+    easy = sampled.groups(family.problems("validation", problems // 2, levels=tuple(easy_levels)), samples, seed)
     report(3, total)
     confidence = confidence_reward(policy.model, policy.tokenizer, StepSegmentation("\n"))
     known = reward_diagnostics(groups, confidence.score(groups))
     report(4, total)
-    pool = sampled.groups(arith.problems("train", POOL_PROBLEMS, levels=tuple(levels), seed=seed + 2), samples, seed)
+    pool = sampled.groups(family.problems("train", POOL_PROBLEMS, levels=tuple(levels), seed=seed + 2), samples, seed)
     report(5, total)
     bound = supervised_reward(policy, pool, seed, lambda done: report(5 + done, total))
     taught = reward_diagnostics(groups, bound.score(groups))
     done_before = 5 + step_bound.UPDATES
-    clarity = gradient_clarity(policy, levels, credits_of, seed, lambda done: report(done_before + done, total))
+    on_batch = lambda done: report(done_before + done, total)
+    clarity = gradient_clarity(policy, family, levels, credits_of, seed, on_batch)
     base, sharp = _accuracy(groups), _accuracy(greedy_groups)
     outcome, oracle = clarity["outcome"], clarity["oracle"]
-    return [
+    found = [
         Measured("sampled accuracy on the training levels", base, 0.04, 0.12),
         Measured("greedy minus sampled accuracy there", sharp - base, None, 0.12),
         Measured("sampled accuracy on easier levels", _accuracy(easy), 0.2, 0.6),
@@ -107,6 +111,7 @@ def check_testbed(
         Measured("gradient signal-to-noise, oracle", oracle),
         Measured("the oracle's minus twice the outcome's", oracle - 2 * outcome, 0.0),
     ]
+    return found if family is arith else [replace(one, low=None, high=None) for one in found]
 
 
 def _right_by_chance(groups: Sequence[RolloutGroup]) -> float | None:
@@ -118,6 +123,7 @@ def _right_by_chance(groups: Sequence[RolloutGroup]) -> float | None:
 
 def gradient_clarity(
     policy: LoadedPolicy,
+    family: ModuleType,
     levels: Sequence[int],
     credits_of: dict[str, CreditConfig],
     seed: int,
@@ -129,7 +135,7 @@ def gradient_clarity(
     is left of the mean |g_i|^2. The ratio of their roots; 0 where the signal cannot be told from 0.
     """
     collector = _collector(policy, 1.0)
-    problems = arith.problems("train", BATCHES * BATCH_PROMPTS, levels=tuple(levels), seed=seed + 1)
+    problems = family.problems("train", BATCHES * BATCH_PROMPTS, levels=tuple(levels), seed=seed + 1)
     order = np.random.default_rng(seed).permutation(len(problems))
     model = copy.deepcopy(policy.model)
     oracle = OracleReward(policy.tokenizer, StepSegmentation("\n"))

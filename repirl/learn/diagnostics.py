@@ -15,7 +15,7 @@ from repirl.engines.sampling import decode
 from repirl.rewards.base import RewardLearner
 from repirl.rewards.nulls import exact_step_labels
 from repirl.stats import auc, grouped_auc, pearson
-from repirl.tasks import arith
+from repirl.tasks.training_sets import has_step_checker
 from repirl.types import Metrics, Rollout, RolloutGroup, Scored, StepRewards, Verdict
 
 EXPLAINED = {
@@ -38,7 +38,7 @@ def reward_diagnostics(groups: Sequence[RolloutGroup], scored: Scored) -> Metric
 
     `auc`, `auc_within`: mean token reward against the true outcome, over all rollouts and within groups.
     `length_correlation`: mean token reward against length. `step_auc`, `step_auc_within`: step rewards of right steps
-    against first wrong steps (exact `arith` checker; later steps left out), over all and within a group at the same step
+    against first wrong steps (exact checker; later steps left out), over all and within a group at the same step
     index.
     """
     means = np.array([float(s.token_rewards.mean()) for group in scored for s in group])
@@ -53,7 +53,7 @@ def reward_diagnostics(groups: Sequence[RolloutGroup], scored: Scored) -> Metric
         "auc_within": grouped_auc(means[graded], rewards[graded], group_ids[graded].tolist()),
         "length_correlation": pearson(means, lengths),
     }
-    if all(group.problem.family == arith.FAMILY for group in groups):
+    if all(has_step_checker(group.problem) for group in groups):
         out |= _step_agreement(groups, scored)
     return {name: float(value) for name, value in out.items() if value is not None}
 

@@ -15,7 +15,7 @@ from repirl.rewards.base import StepReward
 from repirl.rewards.energy import EnergyReward, energy_from_policy
 from repirl.rng import stream
 from repirl.rollouts.steps import StepSegmentation, step_end_tokens
-from repirl.tasks import arith
+from repirl.tasks.training_sets import FAMILIES, has_step_checker
 from repirl.types import Problem, Rollout, RolloutGroup
 
 
@@ -66,7 +66,7 @@ def confidence_reward(policy_model: Any, tokenizer: Any, segmentation: StepSegme
 
 
 class OracleReward(StepReward):
-    """The exact step checker of `arith`: 1 for a right step, 0 for the first wrong one, nothing after it.
+    """The exact step checker of an embedded family: 1 for a right step, 0 for the first wrong one, nothing after it.
 
     A step's reward lies on its last token.
     """
@@ -77,8 +77,8 @@ class OracleReward(StepReward):
         return [self._checked(group.problem, rollout) for group in groups for rollout in group.rollouts]
 
     def _checked(self, problem: Problem, rollout: Rollout) -> np.ndarray:
-        if problem.family != arith.FAMILY:
-            raise UserError("the oracle knows only arith problems", problem.family, "use another method")
+        if not has_step_checker(problem):
+            raise UserError("the oracle knows the problems of the embedded families only", problem.family, "use another method")
         ends_S = step_end_tokens(self.tokenizer, rollout.token_ids, self.segmentation, rollout.text)
         labels = exact_step_labels(problem, rollout, len(ends_S))
         alive = labels.index(False) + 1 if False in labels else len(labels)
@@ -88,13 +88,13 @@ class OracleReward(StepReward):
 
 
 def exact_step_labels(problem: Problem, rollout: Rollout, num_steps: int) -> list[bool]:
-    """The `arith` checker's label for each of the rollout's `num_steps` steps.
+    """The exact checker's label for each of the rollout's `num_steps` steps.
 
     Blank lines are no steps. A rollout cut off by the token limit has an unfinished, hence wrong, last step unless the
     line happens to be right as it stands. A text without any step (only blank) is one wrong step.
     """
     text = "\n".join(line for line in rollout.text.split("\n") if line.strip())
-    labels = arith.check_steps(problem.source, text) or [False]
+    labels = FAMILIES[problem.family].check_steps(problem.source, text) or [False]
     if len(labels) != num_steps:
         raise AssertionError(f"{len(labels)} labels for {num_steps} steps in {rollout.text!r}")
     return labels

@@ -14,6 +14,7 @@ import numpy as np
 
 from repirl.errors import UserError
 from repirl.rng import stream
+from repirl.tasks.list_programs import check_lines
 from repirl.tasks.splits import check_request, split_of, take_evenly
 from repirl.types import Case, CodeTests, Demonstration, Problem
 
@@ -196,6 +197,18 @@ def solution(source: str, style: str) -> str:
     lines = [f"def f({var}):"]
     lines += ["    " + _line(OPS[name], n, style, var) for name, n in parse(source)]
     return "\n".join([*lines, f"    return {var}"])
+
+
+def check_steps(source: str, text: str) -> list[bool]:
+    """Whether each line of a program is right: its values, on the hidden tests' inputs, are those of some of the operations in
+    order (`list_programs.check_lines`). Blank lines are no steps.
+    """
+    tests = _tests(source)
+    assert tests is not None, "a problem has tests"
+    states: list[list[list[int]]] = [[list(case.args[0]) for case in tests.cases]]
+    for name, n in parse(source):
+        states.append([apply(name, n, one) for one in states[-1]])
+    return check_lines(text, states[0], states)
 
 
 def demonstrations(problem: Problem, count: int, seed: int = 0) -> list[Demonstration]:
