@@ -14,6 +14,7 @@ from repirl.bench.evaluating import judges
 from repirl.bench.run import SuiteOptions, _check_same, _event, _Now, run_suite
 from repirl.bench.suites import JudgeEvaluation, PolicyEvaluation, Suite, SuiteRun, load_suite, plan, suite_names
 from repirl.bench.worker import _left_policy, _parent
+from repirl.config import with_overrides
 from repirl.engines.loading import folder_digest, policy_dir
 from repirl.errors import UserError
 from repirl.methods.registry import load_method
@@ -296,7 +297,7 @@ def test_a_suite_that_was_changed_does_not_show_old_records(tmp_path: Path) -> N
 def test_a_record_of_another_configuration_or_policy_is_told_apart(tmp_path: Path) -> None:
     (item,) = [one for one in plan("tiny", load_suite("tiny")) if one.key == "rloo-arith-s0"]
     suite = load_suite("tiny")
-    config = load_method("rloo").recipe("tiny").model_dump(mode="json")
+    config = with_overrides(load_method("rloo").recipe("tiny"), list(item.run.set)).model_dump(mode="json")
     digest = folder_digest(policy_dir("tiny"))
     evaluations = [
         SimpleNamespace(benchmark=one.benchmark, card_digest="c", protocol=one.sampling(suite.eval_seed))
@@ -329,13 +330,13 @@ def test_a_record_of_another_configuration_or_policy_is_told_apart(tmp_path: Pat
         with pytest.raises(UserError, match=r"settings \(runtime\)"):
             check(config, digest, {}, runtime=plain | other)
     check(config, digest, {}, runtime=None)  # schema 1 did not say it
-    check(config, digest, {"arith": "c"})
+    check(config, digest, {"arith_long": "c"})
     del config["data"]["prompt_suffix"]  # a record from before this setting had its default
     check(config, digest, {})
     with pytest.raises(UserError, match="policy"):
         check(config, "0" * 64, {})
-    with pytest.raises(UserError, match="benchmark arith"):
-        check(config, digest, {"arith": "d"})
+    with pytest.raises(UserError, match="benchmark arith_long"):
+        check(config, digest, {"arith_long": "d"})
     judged = JudgeEvaluation(kind="judge", set="arith")
     suite = suite.model_copy(update={"evaluations": (*suite.evaluations, judged)})
     check(config, digest, {})  # rloo leaves no reward

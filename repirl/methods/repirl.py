@@ -100,7 +100,7 @@ class RePIRL(Method[RePIRLConfig]):
                 max_grad_norm=1.0,
                 micro_batch_tokens=2048,
             ),
-            offline=OfflineConfig(updates=80, problems=500),
+            offline=OfflineConfig(updates=160),
         ),
         "paper-qwen2.5-3b": _paper(0.05, chat=True),
         "paper-qwen3-4b": _paper(0.1, chat=False),
