@@ -55,7 +55,8 @@ MORE = """
 method = "repirl"
 label = "ours"
 set = ["loop.steps=1", "loop.sampling.prompts_per_step=4", "loop.sampling.group_size=2", "data.num_problems=20",
-       "loop.validation.num_problems=4", "loop.validation.samples=1"]
+       "loop.validation.num_problems=4", "loop.validation.samples=1", "offline.updates=2", "offline.problems=8",
+       "irl.balance=false"]
 
 [[runs]]
 method = "tale"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -31,9 +32,10 @@ def logprobs(model) -> torch.Tensor:
     return torch.cat(row_logprobs(model, ROWS))
 
 
-def fit(policy_folder, folder, on_step=None, method: str = "rloo"):
+def fit(policy_folder, folder, on_step=None, method: str = "rloo", more: Sequence[str] = ()):
     recipe = load_method(method).recipe("tiny")
-    config = with_overrides(recipe, [f"{path}={json.dumps(value)}" for path, value in SMALL.items()])
+    small = SMALL | ({"offline.updates": 0} if method == "repirl" else {})
+    config = with_overrides(recipe, [f"{path}={json.dumps(value)}" for path, value in small.items()] + list(more))
     policy = start_policy(policy_folder, RUNTIME, 0)
     return policy, load_method(method).fit(FitContext(policy, folder, 0, on_step, RUNTIME), config)
 
@@ -97,9 +99,7 @@ def test_training_with_adapters_leaves_an_ordinary_policy_and_resumes_exactly(po
     again, _ = fit(policy_folder, tmp_path / "whole", method=method)
     assert torch.allclose(logprobs(again.model), logprobs(saved.model), atol=1e-5)
     with pytest.raises(UserError, match="other settings"):
-        load_method(method).fit(
-            FitContext(load_policy(policy_folder), tmp_path / "whole", 0), load_method(method).recipe("tiny")
-        )
+        fit(policy_folder, tmp_path / "whole", method=method, more=["loop.steps=4"])
 
 
 def test_a_second_phase_starts_from_merged_weights_and_fresh_adapters(policy_folder, tmp_path):

@@ -92,6 +92,7 @@ def test_a_method_trains_in_bfloat16_and_its_folder_knows(method, policy_folder,
     at = "" if method == "bc" else "loop."
     small = [f"{at}steps=2", f"{at}sampling.prompts_per_step=2", f"{at}sampling.group_size=2", f"{at}validation.samples=1"]
     small += [f"{at}sampling.max_new_tokens=8", f"{at}validation.num_problems=2", "data.num_problems=8"]
+    small += ["offline.updates=1", "offline.problems=4", "irl.balance=false"] if method == "repirl" else []
     config = with_overrides(recipe, small)
     with training_in("bfloat16"):
         fitted = load_method(method).fit(FitContext(load_policy(policy_folder), tmp_path, 0), config)

@@ -133,3 +133,8 @@ def test_bad_requests_are_named(policy_folder, pool, make_rollout, tmp_path) -> 
     config = small_config("repirl", **{"irl.balance": True, "pool": str(tmp_path / "failed.jsonl"), "offline.updates": 1})
     with pytest.raises(UserError, match="no prompt has both correct and failed rollouts"):
         fit("repirl", policy_folder, tmp_path / "b", config)
+    row = {"prompt": "p", "completions": [{"text": "1" * 2048, "reward": 1}, {"text": "2", "reward": 0}]}
+    (tmp_path / "long.jsonl").write_text(json.dumps(row) + "\n")
+    config = small_config("repirl", **{"pool": str(tmp_path / "long.jsonl"), "offline.updates": 1})
+    with pytest.raises(UserError, match="too long for the policy's context of 2048 tokens: '1 solutions'"):
+        fit("repirl", policy_folder, tmp_path / "c", config)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from repirl.errors import UserError
 from repirl.rollouts.prompts import encode_prompt, encode_solution
 from repirl.tasks.training_sets import TrainingSet
-from repirl.types import Demonstration, Problem
+from repirl.types import Demonstration, Problem, RolloutGroup
 
 T = TypeVar("T")
 
@@ -56,6 +56,15 @@ def within_context(data: TrainingSet, policy: Any, too_long: str, *, chat: bool)
     if not problems or not validation:
         raise UserError(f"no prompt fits into the policy's context of {limit} tokens", said, "give shorter problems")
     return replace(data, problems=problems, validation=validation, demonstrations=demonstrations, left_out=left_out)
+
+
+def check_pool(groups: Sequence[RolloutGroup], policy: Any) -> None:
+    """UserError if a rollout of a pool, its prompt included, is longer than the context of `policy` (a LoadedPolicy)."""
+    limit = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+    lengths = [len(r.prompt_ids) + len(r.token_ids) for group in groups for r in group.rollouts]
+    if limit is not None and max(lengths) > limit:
+        many = f"{sum(length > limit for length in lengths)} solutions"
+        raise UserError(f"too long for the policy's context of {limit} tokens", many, "take them out of the pool")
 
 
 def _short(text: str, limit: int) -> bool:

@@ -19,6 +19,7 @@ from repirl.learn.inverse_rl import InverseRL
 from repirl.learn.irl import IRLConfig
 from repirl.learn.reward_fitting import RewardFitting
 from repirl.methods.base import FitContext, Fitted, Method
+from repirl.methods.context_length import check_pool, within_context
 from repirl.methods.fitting import fit_reward, make_collector
 from repirl.methods.rl import RLConfig, fit_policy, paper_data, paper_loop, tiny_data, tiny_process_loop
 from repirl.rewards.artifact import RewardContract
@@ -126,6 +127,7 @@ class RePIRL(Method[RePIRLConfig]):
         other = {name: value for name in ("source", "levels") if (value := getattr(config.offline, name)) is not None}
         if other:
             data = load_training_set(config.data.model_copy(update=other))
+        data = within_context(data, context.policy, config.data.too_long, chat=config.loop.sampling.chat_template)
         first = self._fit_reward(context.part("offline"), config, data)
         return self._fit_policy(context, config, str(first.reward_folder)).after(first)
 
@@ -150,6 +152,7 @@ class RePIRL(Method[RePIRLConfig]):
                 groups = collector.groups(problems, offline.samples, seed, data.demonstrations)
                 write_groups(file, groups)
             reward = self._reward(context, config, data, config.reward)
+            check_pool(groups, context.policy)
             spent = sampling_cost(groups) if config.pool is None else Budget()
             return RewardFitting(reward, groups, offline.prompts_per_update, context.seed, spent)
 

@@ -46,6 +46,7 @@ SMALL = [
         "data.validation_problems=16",
     )
 ]
+OFFLINE = "--set=offline.updates=12"
 SUITE = """
 title = "killed"
 [[runs]]
@@ -159,9 +160,11 @@ def scenarios(data: Path) -> list[Scenario]:
     board = ["leaderboard", "--accept", "--results", "FOLDER/results", "--json"]
     return [
         Scenario("train rloo", ["train", "rloo", *SMALL, "--out", "FOLDER"], files_of),
-        Scenario("train repirl", ["train", "repirl", *SMALL, "--out", "FOLDER"], files_of),
+        Scenario("train repirl", ["train", "repirl", *SMALL, OFFLINE, "--out", "FOLDER"], files_of),
         Scenario("train bc", ["train", "bc", *bc, "--out", "FOLDER"], files_of),
-        Scenario("train repirl --lora-rank", ["train", "repirl", "--lora-rank", "4", *SMALL, "--out", "FOLDER"], files_of),
+        Scenario(
+            "train repirl --lora-rank", ["train", "repirl", "--lora-rank", "4", *SMALL, OFFLINE, "--out", "FOLDER"], files_of
+        ),
         Scenario("pretrain", ["pretrain", "--steps", "24", "--out", "FOLDER"], files_of),
         Scenario(
             "eval", ["eval", "--benchmark", "arith", "--limit", "60", "--samples", "8", "--out", "FOLDER", "--json"], samples_of
