@@ -190,6 +190,33 @@ def test_the_logistic_form_starts_at_zero_for_every_style_and_learns_the_outcome
     assert again.learn(groups, 25).metrics == pytest.approx(reward.learn(groups, 25).metrics)
 
 
+def test_experts_correct_and_failed_rollouts_end_in_this_order_on_other_problems(make_policy, tokenizer, make_groups):
+    """By r - log pi of the whole text: its score against what it had at the start, so that style alone is worth nothing."""
+    config = IRLConfig(
+        form="logistic", factors="steps", balance=True, base_measure=1.0, lr=1e-3, head_lr=1e-2, max_grad_norm=1.0
+    )
+    reward = InverseRL(energy_from_policy(make_policy(), base_measure=1.0), tokenizer, config, CONTRACT)
+    other = make_groups(99)
+    failed = [r for g in other for r, v in zip(g.rollouts, g.verdicts, strict=True) if v.outcome == "wrong"]
+    correct = [r for g in other for r, v in zip(g.rollouts, g.verdicts, strict=True) if v.outcome == "correct"]
+    rows = {
+        "experts": [encode_solution(tokenizer, g.rollouts[0].prompt_ids, d.text) for g in other for d in g.demonstrations],
+        "correct": [TokenRow(r.prompt_ids, r.token_ids) for r in correct],
+        "failed": [TokenRow(r.prompt_ids, r.token_ids) for r in failed],
+    }
+
+    def logits() -> dict[str, float]:
+        assert reward.start is not None
+        pairs = {name: [score_rows(m, some) for m in (reward.updater.model, reward.start)] for name, some in rows.items()}
+        return {name: float(np.mean([(a - b).sum() for a, b in zip(*two, strict=True)])) for name, two in pairs.items()}
+
+    assert all(value == pytest.approx(0, abs=1e-3) for value in logits().values())
+    for step in range(30):
+        reward.learn(make_groups(step), step)
+    found = logits()
+    assert found["experts"] > found["correct"] > found["failed"] + 1
+
+
 def test_ungraded_rollouts_do_not_teach(make_policy, tokenizer, make_groups):
     """A batch with ungraded rollouts teaches what the batch without them teaches."""
     whole = make_groups(0, 4)
