@@ -15,7 +15,12 @@ from repirl.learn.checkpoint import RunFolder
 from repirl.paths import replace_file
 
 SMALL = ["loop.steps=4", "loop.sampling.prompts_per_step=4", "loop.sampling.group_size=2", "data.num_problems=16"]
-SMALL += ["loop.sampling.max_new_tokens=16", "loop.validation.num_problems=2", "loop.validation.samples=1"]
+SMALL += [
+    "loop.sampling.max_new_tokens=16",
+    "loop.validation.num_problems=2",
+    "loop.validation.samples=1",
+    "loop.validation.select=best",
+]
 SETTINGS = [part for change in SMALL for part in ("--set", change)]
 # Files end at 64 KiB, as if the disk were full.
 FULL = (

@@ -105,7 +105,7 @@ def test_equations_of_the_package_are_in_the_method() -> None:
 
 def test_labels_are_complete() -> None:
     """Sections and rules are counted without a gap, as citations expect."""
-    assert list(parts("method")) == [str(n) for n in range(1, 12)]
+    assert list(parts("method")) == [str(n) for n in range(1, 13)]
     assert [label for label in parts("design") if "rule" in label] == [f"rule {n}" for n in range(1, 11)]
     assert list(parts("recipes")) == [f"B{n}" for n in range(17)] + [f"C{n}" for n in range(1, 7)]
 
@@ -127,8 +127,8 @@ def test_the_table_of_rooms_is_the_package() -> None:
 
 def test_a_wrong_citation_would_be_seen() -> None:
     assert list(missing("(docs/method.md sections 2, 4 and 10; docs/recipes.md B0, item 2, and docs/design.md rule 3)")) == []
-    assert list(missing("docs/method.md section\n    # 12")) == ["method.md 12"]
-    assert list(missing("docs/method.md sections 9-12")) == ["method.md 12"]
+    assert list(missing("docs/method.md section\n    # 13")) == ["method.md 13"]
+    assert list(missing("docs/method.md sections 9-13")) == ["method.md 13"]
     assert list(missing("docs/method.md section 4, steps 3-8")) == ["method.md 4, item 8"]
     assert list(missing("docs/recipes.md B2 items 3-4; docs/recipes.md B10, C7")) == ["recipes.md C7"]
     assert list(missing("docs/recipes.md B2, item 11")) == ["recipes.md B2, item 11"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -524,10 +525,14 @@ def test_oracle_and_diagnostics_take_whatever_a_policy_samples(tokenizer, make_r
         assert "step_auc" not in reward_diagnostics([group], [[rewards]])
 
 
-def test_oracle_knows_only_arith(tokenizer, make_rollout):
-    (problem,) = minicode.problems("train", 1)
-    with pytest.raises(UserError, match="arith"):
-        scored_one(OracleReward(tokenizer, LINES), problem, make_rollout(problem.prompt, "def f(x):\n    return x"))
+def test_oracle_knows_the_embedded_families(tokenizer, make_rollout):
+    (problem,) = minicode.problems("train", 1, levels=(2,))
+    first, *rest = minicode.solution(problem.source, minicode.OWN_STYLE).split("\n")
+    for text, expected in (("\n".join([first, *rest]), [1.0] * 4), (f"{first}\n    return x", [1.0, 0.0])):
+        found = scored_one(OracleReward(tokenizer, LINES), problem, make_rollout(problem.prompt, text))
+        assert found.step_rewards.tolist() == expected
+    with pytest.raises(UserError, match="embedded families only"):
+        scored_one(OracleReward(tokenizer, LINES), replace(problem, family="mbpp"), make_rollout(problem.prompt, "x"))
 
 
 def test_nulls_know_nothing(tokenizer, make_rollout):

@@ -140,7 +140,7 @@ def test_published_sets_are_pinned(published) -> None:
     [
         ("math-train", {"level": 3}, "row 1 of train-00000-of-00001.parquet is not of EleutherAI/hendrycks_math"),
         ("math-train", {"solution": "no box"}, "no boxed answer"),
-        ("math-trian", {}, "unknown training set: 'math-trian'; choose one of arith, minicode, file, math-train"),
+        ("math-trian", {}, "unknown training set: 'math-trian'; choose one of arith, arith_hard, minicode, file"),
     ],
 )
 def test_bad_training_data_is_one_clear_error(math_folder: Path, source: str, change: dict[str, Any], said: str) -> None:

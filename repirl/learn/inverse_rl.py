@@ -112,7 +112,7 @@ class InverseRL:
                 continue
             if epoch > 0 and self._has_weights:
                 scores = self._token_scores(taught)
-            self.used_demonstrations += len(demos)
+            self.used_demonstrations += len(demos) if epoch == 0 else 0
             # Equal weights depend on no reward.
             sums = scores[: len(rows)] if self._has_weights and scores else [torch.zeros(1)] * len(rows)
             weights = self._weights(taught, sums, [g for g, _ in demos])
@@ -218,7 +218,7 @@ class InverseRL:
 
         stats = self.updater.step(rows, loss)
         is_demo_U = torch.tensor([i >= len(rollouts) for i in used])
-        self.used_demonstrations += int(is_demo_U.sum())
+        self.used_demonstrations += int(is_demo_U.sum()) if turn % self.config.epochs == 0 else 0
         positive_U = positive_R[used]
         sides = {
             "logit_expert": logits_U[is_demo_U],
