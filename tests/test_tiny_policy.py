@@ -81,7 +81,7 @@ def test_accuracy_falls_with_the_level(family, low: float, high: float) -> None:
 
 
 def test_pretraining_resumes_exactly(tmp_path, monkeypatch) -> None:
-    config = PretrainConfig(steps=52, arith_rows=4, minicode_rows=2, arith_problems=80, minicode_problems=60)
+    config = PretrainConfig(steps=52, arith_rows=4, minicode_rows=2, arith_problems=80, minicode_problems=60, hard=False)
     whole = pretrain_tiny(tmp_path / "whole", config)
 
     def stop(step: int, steps: int, metrics: dict) -> None:

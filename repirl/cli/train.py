@@ -93,6 +93,7 @@ def pretrain_command(
     out: Annotated[Path, typer.Option(help="Folder to write the policy into.")] = Path("runs/pretrain"),
     steps: Annotated[int | None, typer.Option(min=1, help="Default: as for the shipped policy.")] = None,
     seed: Annotated[int | None, typer.Option(help="Default: as for the shipped policy.")] = None,
+    hard: Annotated[bool, typer.Option(help="Also find the problems that it fails (arith_hard), some minutes.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Rebuild the embedded policy from nothing."""
@@ -100,7 +101,7 @@ def pretrain_command(
     from repirl.methods.pretrain import PretrainConfig, pretrain_tiny
 
     check_folder(out, "--out")
-    given = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
+    given = {name: value for name, value in (("steps", steps), ("seed", seed), ("hard", hard)) if value is not None}
     with working("pretrain") as on_progress:
         made = pretrain_tiny(out, parse_config(PretrainConfig, given), lambda step, total, metrics: on_progress(step, total))
     payload = {"folder": str(out)} | made

@@ -50,6 +50,8 @@ class PretrainConfig(Config):
     problem_seed: int = 77
     arith_problems: int = 40000
     minicode_problems: int = 6000
+    hard: bool = True
+    """Also find the problems of `arith_hard`: those that the policy fails, which takes some minutes."""
     threads: int = Field(default=1, ge=1)
     """Number of torch threads: sums are ordered by it, so the bytes of the weights depend on it."""
 
@@ -83,7 +85,8 @@ def _pretrain(
     learner = Supervised(Updater(model, padding_id(tokenizer), optim, config.steps, betas=(0.9, 0.95)), batch_of_step)
     run_steps(learner, config.steps, run, checkpoint_every=50, on_step=on_step)
     save_policy(out, model, tokenizer)
-    write_json(out / arith_hard.UNSOLVED_FILE, unsolved(model, tokenizer))
+    if config.hard:
+        write_json(out / arith_hard.UNSOLVED_FILE, unsolved(model, tokenizer))
     provenance = _provenance(out, config)
     write_json(out / PROVENANCE_FILE, provenance)
     run.finish(provenance)

@@ -165,7 +165,7 @@ def scenarios(data: Path) -> list[Scenario]:
         Scenario(
             "train repirl --lora-rank", ["train", "repirl", "--lora-rank", "4", *SMALL, OFFLINE, "--out", "FOLDER"], files_of
         ),
-        Scenario("pretrain", ["pretrain", "--steps", "24", "--out", "FOLDER"], files_of),
+        Scenario("pretrain", ["pretrain", "--steps", "24", "--no-hard", "--out", "FOLDER"], files_of),
         Scenario(
             "eval", ["eval", "--benchmark", "arith", "--limit", "60", "--samples", "8", "--out", "FOLDER", "--json"], samples_of
         ),
