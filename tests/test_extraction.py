@@ -28,6 +28,7 @@ from repirl.reporting.collect import collect
 from repirl.rollouts.pool import samples_file
 from repirl.tasks import arith
 from repirl.tasks.benchmarks import Benchmark, load_benchmark
+from repirl.tasks.training_sets import has_step_checker
 from repirl.types import Budget, Problem, Report
 
 # Marked and right, stated and right, stated and wrong, marked and wrong with the right number last.
@@ -117,6 +118,16 @@ def test_arith_says_whether_every_step_is_right() -> None:
     other = replace(hard[0], family="math500")
     with pytest.raises(UserError, match="needs an exact checker of steps"):
         metrics_of(EvalProtocol(samples=2), replace(benchmark, problems=(other,)), ["sound@2"])
+
+
+ALL, LONG = range(1, 9), range(4, 9)
+
+
+@pytest.mark.parametrize(("name", "levels"), [("arith", ALL), ("arith_long", LONG), ("arith_hard", LONG), ("minicode", ALL)])
+def test_embedded_benchmarks_have_exact_labels_of_steps(name: str, levels: range) -> None:
+    problems = load_benchmark(name).problems
+    assert all(has_step_checker(problem) for problem in problems)
+    assert {problem.level for problem in problems} == set(levels)
 
 
 def test_programs_have_no_extraction() -> None:
