@@ -196,12 +196,12 @@ def test_any_change_of_a_stored_record_is_noticed(tmp_path: Path, field: str) ->
 
 
 SCHEMA_1 = Path(__file__).parent / "data" / "schema_1"
-"""Four of the first records of all."""
+"""Five of the first records of all."""
 
 
 def test_records_of_schema_1_are_read_and_what_they_did_not_know_is_unknown() -> None:
     runs = store.find("tiny-full", root=SCHEMA_1)
-    assert len(runs) == 4
+    assert len(runs) == 5
     keys = {run.record.key: run.record for run in runs}
     first, later = keys["rloo-arith-s0"], keys["repirl-minicode-after-arith-s2"]
     for record in (first, later):
