@@ -81,6 +81,7 @@ def test_the_verb_shows_it_and_ends_with_1_where_a_bound_is_missed(
     assert cli.run(["check", "testbed", "--policy", "tiny", "--level", "3", "--json"]) == 1
     shown = json.loads(capsys.readouterr().out)
     assert (shown["ok"], [row["holds"] for row in shown["measured"]]) == (False, [True, False])
+    assert (shown["family"], shown["levels"]) == ("arith", [3])
     assert cli.run(["check", "testbed", "--policy", "tiny", "--level", "3"]) == 1
     assert "at most 1" in capsys.readouterr().out
     assert cli.run(["check", "testbed", "--level", "9"]) == 2

@@ -82,12 +82,12 @@ def _check_testbed(policy: str, name: str, given: tuple[int, ...], as_json: bool
     if unknown := sorted(set(given) - set(family.LEVELS)):
         raise UserError(f"no such level of {name}", unknown[0], f"levels are {family.LEVELS[0]} to {family.LEVELS[-1]}")
     levels = given or (TINY_LEVELS if name == "arith" else family.LEVELS)
-    easy = tuple(one for one in family.LEVELS[:3] if one < min(levels)) or family.LEVELS[:1]
+    easy = tuple(one for one in family.LEVELS[:3] if one < min(levels)) or family.LEVELS[:3]
     credits_of = {}
-    for name, method in (("outcome", "rloo"), ("oracle", "oracle")):
+    for credited, method in (("outcome", "rloo"), ("oracle", "oracle")):
         recipe = load_method(method).recipe("tiny")
         assert isinstance(recipe, RLConfig)
-        credits_of[name] = recipe.loop.credit
+        credits_of[credited] = recipe.loop.credit
     with working("testbed") as on_progress:
         found = check_testbed(load_policy(policy), family, levels, easy, credits_of, on_progress=on_progress)
     ok = all(one.holds for one in found)
