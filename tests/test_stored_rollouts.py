@@ -76,6 +76,7 @@ def test_prompts_texts_and_rewards_are_enough(groups, tokenizer, tmp_path) -> No
             {"prompt": "p", "completions": [{"text": "x", "reward": 1, "token_ids": [5, 6], "logprobs": [0.0]}]},
             "are not one number for each token",
         ),
+        ({"prompt": "p", "completions": [{"text": "x", "reward": 1, "temperature": "hot"}]}, "is not a number above 0: hot"),
         ({"prompt": "p", "demonstrations": "x", "completions": [{"text": "x", "reward": 1}]}, "is not a list of texts"),
     ],
 )

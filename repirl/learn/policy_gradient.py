@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -27,6 +27,8 @@ from repirl.rng import seed_for, stream
 from repirl.rollouts.batching import padding_id
 from repirl.rollouts.collect import Collector, SamplingConfig, kept
 from repirl.types import Budget, Demonstration, Metrics, Problem, RolloutGroup
+
+T = TypeVar("T")
 
 
 class LoopConfig(Config):
@@ -57,9 +59,10 @@ class LoopData:
     demonstrations: Mapping[str, tuple[Demonstration, ...]]
 
 
-def batch_of(problems: Sequence[Problem], step: int, size: int, seed: int) -> list[Problem]:
-    """The problems of a step: successive slices of one seeded permutation per pass, the same for every method."""
-    chosen: list[Problem] = []
+def batch_of(problems: Sequence[T], step: int, size: int, seed: int) -> list[T]:
+    """The problems (or their groups) of a step: successive slices of one seeded permutation per pass, the same for every
+    method."""
+    chosen: list[T] = []
     for position in range(step * size, (step + 1) * size):
         epoch, place = divmod(position, len(problems))
         order = stream(seed, "order", epoch).permutation(len(problems))

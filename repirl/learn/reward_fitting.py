@@ -10,7 +10,7 @@ from torch import nn
 
 from repirl.errors import UserError
 from repirl.learn.inverse_rl import InverseRL
-from repirl.rng import stream
+from repirl.learn.policy_gradient import batch_of
 from repirl.types import Budget, Metrics, RolloutGroup
 
 
@@ -46,10 +46,7 @@ class RewardFitting:
 
     def step(self, index: int) -> Metrics:
         """One update; the last batch of a pass is filled from the next."""
-        chosen = []
-        for position in range(index * self.prompts, (index + 1) * self.prompts):
-            turn, place = divmod(position, len(self.groups))
-            chosen.append(self.groups[stream(self.seed, "pool", turn).permutation(len(self.groups))[place]])
+        chosen = batch_of(self.groups, index, self.prompts, self.seed)
         found = self.reward.fit(chosen, index * self.prompts // len(self.groups))
         return {f"prm/{name}": value for name, value in found.items()}
 

@@ -53,13 +53,13 @@ def tiny_loop(credit: CreditConfig = OUTCOME_ALONE) -> LoopConfig:
     )
 
 
-def tiny_process_loop(outcome_weight: float = 0.5) -> LoopConfig:
+def tiny_process_loop() -> LoopConfig:
     """How a process reward of unknown scale is paid in the `tiny` recipes: the same for learned rewards and nulls.
 
     As the oracle is paid, with the reward's judgement in place of the exact checker's: a step is right unless its score is
     below the one that as many rollouts stay above throughout as are correct, and nothing is paid after the first that is not.
     """
-    return tiny_loop(StepCredit(process_weight=2.0, outcome_weight=outcome_weight, signal="right", doubtful="outcome"))
+    return tiny_loop(StepCredit(process_weight=2.0, outcome_weight=0.5, signal="right", doubtful="outcome"))
 
 
 def paper_loop(credit: CreditConfig = OUTCOME_ALONE, *, chat: bool) -> LoopConfig:

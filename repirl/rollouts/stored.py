@@ -108,6 +108,9 @@ def _completion(
         logprobs = [float("nan")] * len(ids)
     elif not isinstance(logprobs, list) or len(logprobs) != len(ids) or not all(type(x) in (int, float) for x in logprobs):
         raise UserError(f"`logprobs` of {where} are not one number for each token", str(logprobs)[:60])
+    temperature = one.get("temperature", 1.0)
+    if type(temperature) not in (int, float) or not 0 < temperature < float("inf"):
+        raise UserError(f"`temperature` of {where} is not a number above 0", str(temperature)[:60])
     finish = one.get("finish_reason", "stop")
     rollout = Rollout(
         key,
@@ -117,6 +120,6 @@ def _completion(
         np.array(logprobs, dtype=np.float32),
         one["text"],
         "length" if finish == "length" else "stop",
-        float(one.get("temperature") or 1.0),
+        float(temperature),
     )
     return rollout, Verdict(_OUTCOMES[reward])  # pyright: ignore[reportArgumentType]
