@@ -10,7 +10,7 @@ from pathlib import Path
 from repirl.bench.suites import JudgeEvaluation, PolicyEvaluation, Suite, WorkItem
 from repirl.engines.loading import LoadedPolicy, load_policy
 from repirl.errors import UserError
-from repirl.evals.judged_sets import JudgedSet, SetOptions, load_set, natural_separator
+from repirl.evals.judged_sets import ARITH_SETS, JudgedSet, SetOptions, load_set, natural_separator
 from repirl.evals.judging import default_rule, judge
 from repirl.evals.policy import evaluate_policy
 from repirl.evals.protocol import EvalProtocol
@@ -19,7 +19,6 @@ from repirl.methods.base import Fitted, make_engine
 from repirl.records.provenance import portable
 from repirl.records.store import Judgement
 from repirl.rewards.load import NAMED, LoadOptions, load_reward
-from repirl.tasks import arith
 from repirl.tasks.benchmarks import load_benchmark
 from repirl.tasks.step_labels import FORMATS, StepFormat
 from repirl.types import Report
@@ -74,7 +73,7 @@ def _named(suite: Suite) -> Iterator[tuple[str, PolicyEvaluation]]:
 
 def judges(method: str, leaves_reward: bool, evaluation: JudgeEvaluation) -> bool:
     """Whether a run is judged: it leaves a reward, or pays one without an artifact, which knows the set's problems."""
-    return leaves_reward or (method in NAMED and (method != "oracle" or evaluation.set == arith.FAMILY))
+    return leaves_reward or (method in NAMED and (method != "oracle" or evaluation.set in ARITH_SETS))
 
 
 def judge_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources, on_part: OnPart) -> list[Judgement]:

@@ -84,7 +84,7 @@ class JudgeEvaluation(Config):
     prompt_suffix: str | None = None
     """Text after each problem; None: as in the reward's training."""
     solver: str = "tiny"
-    """The policy whose sampled solutions make up `arith`."""
+    """The policy whose sampled solutions make up `arith` and `arith_long`."""
     device: str | None = None
     """None: that of training."""
 

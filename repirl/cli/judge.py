@@ -26,7 +26,9 @@ def register(app: typer.Typer) -> None:
 
 def judge_command(
     reward: Annotated[str, typer.Argument(help="Saved reward (run folder), or random, constant, length, confidence, oracle.")],
-    sets: Annotated[list[str], typer.Argument(metavar="SET...", help="processbench[/SUBSET], prmbench, arith, or a file.")],
+    sets: Annotated[
+        list[str], typer.Argument(metavar="SET...", help="processbench[/SUBSET], prmbench, arith, arith_long, or a file.")
+    ],
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="That many solutions of each subset, drawn with the seed.")] = None,
     threshold: Annotated[
@@ -39,11 +41,11 @@ def judge_command(
     ] = None,
     nulls: Annotated[bool, typer.Option(help="Also random, constant and length, for comparison.")] = True,
     policy: Annotated[str, typer.Option(help="Tokenizer (and model of `confidence`) for rewards given by name.")] = "tiny",
-    solver: Annotated[str, typer.Option(help="Policy whose sampled solutions make up `arith`.")] = "tiny",
+    solver: Annotated[str, typer.Option(help="Policy whose sampled solutions make up `arith` and `arith_long`.")] = "tiny",
     prompt_suffix: Annotated[
         str | None, typer.Option(help="Text after each problem. Default: as in the reward's training.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the samples of `arith`, the random reward, and what --limit takes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the samples of `arith*`, the random reward, and what --limit takes.")] = 0,
     verdicts: Annotated[
         Path | None, typer.Option(help="Write scores and judgement of each solution to this JSONL file.")
     ] = None,
@@ -54,7 +56,7 @@ def judge_command(
     """Judge REWARD by how well its step scores find the first wrong step (ProcessBench F1) or all of them (PRMBench)."""
     from repirl.cli.evaluate import default_device
     from repirl.errors import UserError
-    from repirl.evals.judged_sets import SetOptions, load_set, natural_separator
+    from repirl.evals.judged_sets import ARITH_SETS, SetOptions, load_set, natural_separator
     from repirl.evals.judging import default_rule, judge
     from repirl.evals.thresholds import parse_rule
     from repirl.rewards.load import LoadOptions, load_reward
@@ -65,8 +67,8 @@ def judge_command(
     if step_format is not None and known is None:
         raise UserError("unknown format of labelled steps", step_format, f"use one of {', '.join(FORMATS)}")
     check_output(verdicts, "--verdicts", sets)
-    if reward == "oracle" and (other := next((name for name in sets if name != "arith"), None)):
-        raise UserError("the oracle knows only arith problems, not", other, "judge it on arith")
+    if reward == "oracle" and (other := next((name for name in sets if name not in ARITH_SETS), None)):
+        raise UserError("the oracle knows only arith problems, not", other, f"judge it on {' or '.join(ARITH_SETS)}")
     place = device or default_device()
     reports, loaded = [], None
     for name in sets:
@@ -134,6 +136,7 @@ def _numbers(result: RewardOnSet) -> dict[str, Any]:
         "subsets": subsets,
         "similarity": result.similarity,
         "shortcuts": asdict(result.shortcuts),
+        "selection": None if result.selection is None else asdict(result.selection),
         "unscored": result.num_unscored,
         "unscored_reasons": result.unscored,
         "scored_tokens": result.scored_tokens,
@@ -182,8 +185,22 @@ def _lines(report: dict[str, Any]) -> list[str]:
         tuned = f" on {used['tuned_on']}" if used["tuned_on"] else ""
         follows = ", ".join(f"{name.replace('_', ' ')} {'-' if v is None else f'{v:.2f}'}" for name, v in also.items())
         lines.append(f"{result['reward']}: threshold {values} ({used['rule']}{tuned}; {used['ties']}); {follows}")
+        if chosen := result["selection"]:
+            lines.append(f"{result['reward']}: {_chosen(chosen)}")
         for reason, count in result["unscored_reasons"].items():
             lines.append(f"{result['reward']}: {count} solutions are unscored and count as wrong: {reason}")
     if similarity := report["judged"]["similarity"].get("total"):
         lines.append(f"{report['judged']['reward']}: similarity to the controls, mean absolute difference {similarity:.3f}")
     return lines + [f"{name.replace('_', ' ')}: {count}" for name, count in report["notes"].items()]
+
+
+def _chosen(found: dict[str, Any]) -> str:
+    """Best-of-N by the reward beside majority, chance and ceiling, in percent."""
+    percent = {name: 100 * one["value"] for name, one in found.items() if isinstance(one, dict)}
+    gain = found["over_majority"]
+    return (
+        f"best of {found['samples']} samples, {found['problems']} problems: lowest step {percent['lowest_step']:.1f}, "
+        f"mean step {percent['mean_step']:.1f}; majority {percent['majority']:.1f}, "
+        f"any sample {percent['sampled']:.1f}, one is right {percent['any_right']:.1f}; "
+        f"lowest step - majority {percent['over_majority']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+    )

@@ -12,6 +12,7 @@ from repirl.engines.base import SamplingParams
 from repirl.engines.loading import load_policy
 from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
+from repirl.evals.selection import Draw
 from repirl.grading.dispatch import check_ungraded, grade_rollouts
 from repirl.rng import seed_for, stream
 from repirl.rollouts.collect import Collector, Decoding
@@ -22,7 +23,8 @@ from repirl.tasks.step_labels import LabelledSolution, StepFormat, read_labelled
 from repirl.types import Outcome, Problem, SampleRow, Verdict
 
 ARITH_PROBLEMS = 240
-ARITH_SAMPLES = 2
+ARITH_SETS = {"arith": (arith.LEVELS, 2), "arith_long": ((4, 5, 6, 7, 8), 8)}
+"""Levels, and samples of each problem, of the sets with exact labels: the problems of the benchmarks of the same names."""
 _ARITH_MAX_NEW_TOKENS = 192
 
 
@@ -32,7 +34,8 @@ class JudgedSet:
 
     `kind` says how: `first_error` as ProcessBench (F1 of each subset, unweighted mean), `steps` as PRMBench (PRMScore over all
     steps; solutions of the class `correct` are controls). `tuning` are the solutions for choosing a threshold, from
-    `tuned_on`; without them it is chosen in folds of the set itself. `notes` are counts of what was left out, and why.
+    `tuned_on`; without them it is chosen in folds of the set itself. `notes` are counts of what was left out, and why. `draws`
+    are all samples of the problems, where the solutions are such: for choosing among them.
     """
 
     name: str
@@ -42,6 +45,7 @@ class JudgedSet:
     tuning: tuple[LabelledSolution, ...] = ()
     tuned_on: str = ""
     notes: tuple[tuple[str, int], ...] = ()
+    draws: tuple[Draw, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -53,7 +57,7 @@ class JudgedSet:
 class SetOptions:
     """`limit`: that many solutions of each subset, drawn with `seed`, as files may be sorted by label.
 
-    `solver` is the policy that wrote the solutions of `arith`; they are kept in `pool_folder` (None: in memory only).
+    `solver` is the policy that wrote the solutions of `ARITH_SETS`; they are kept in `pool_folder` (None: in memory only).
     """
 
     data_dir: Path | None = None
@@ -67,16 +71,16 @@ class SetOptions:
 
 def natural_separator(name: str) -> str:
     """What lies between the steps of the set's texts, for rewards that have no separator of their own."""
-    return "\n" if name == arith.FAMILY else "\n\n"
+    return "\n" if name in ARITH_SETS else "\n\n"
 
 
 def load_set(name: str, options: SetOptions) -> JudgedSet:
-    """A set by name (`processbench`, `processbench/gsm8k`, `prmbench`, `arith`) or a file of labelled steps.
+    """A set by name (`processbench`, `processbench/gsm8k`, `prmbench`, `arith`, `arith_long`) or a file of labelled steps.
 
     UserError for an unknown name (listing the known ones), missing data, and malformed rows.
     """
-    if name == arith.FAMILY:
-        return _arith(options)
+    if name in ARITH_SETS:
+        return _arith(name, options)
     cards = prm_cards()
     benchmark, _, subset = name.partition("/")
     if benchmark in cards and not Path(name).is_file():
@@ -128,30 +132,32 @@ def _in_subset(solution: LabelledSolution, subset: str) -> LabelledSolution:
     return replace(solution, subset=subset)
 
 
-def _arith(options: SetOptions) -> JudgedSet:
-    """Solutions sampled from the solver for the problems of the benchmark `arith`; validation problems for tuning."""
-    solutions, dropped = _sampled("test", options)
-    tuning, _ = _sampled("validation", options) if options.with_tuning else ([], 0)
+def _arith(name: str, options: SetOptions) -> JudgedSet:
+    """Solutions sampled from the solver for the problems of the benchmark of that name; validation problems for tuning."""
+    solutions, dropped, draws = _sampled(name, "test", options)
+    tuning = _sampled(name, "validation", options)[0] if options.with_tuning else ()
     return JudgedSet(
-        arith.FAMILY,
+        name,
         "first_error",
-        tuple(solutions),
-        natural_separator(arith.FAMILY),
-        tuple(tuning),
-        "arith validation problems" if tuning else "",
+        solutions,
+        natural_separator(name),
+        tuning,
+        f"{name} validation problems" if tuning else "",
         (("unfinished_or_repeated_samples_left_out", dropped),),
+        draws,
     )
 
 
-def _sampled(split: str, options: SetOptions) -> tuple[list[LabelledSolution], int]:
-    """Labelled samples and the number of samples left out: their last step is cut off, or they say nothing new."""
+def _sampled(name: str, split: str, options: SetOptions) -> tuple[tuple[LabelledSolution, ...], int, tuple[Draw, ...]]:
+    """Labelled samples, the number of samples left out (their last step is cut off, or they say nothing new), and all draws."""
     count = ARITH_PROBLEMS if options.limit is None else min(ARITH_PROBLEMS, options.limit)
-    problems = arith.problems(split, count)
+    levels, samples = ARITH_SETS[name]
+    problems = arith.problems(split, count, levels=levels)
     policy = load_policy(options.solver)
     decoding = Decoding(SamplingParams(_ARITH_MAX_NEW_TOKENS))
     collector = Collector(policy.tokenizer, TorchEngine(policy.model, policy.tokenizer), grade_rollouts, decoding)
-    pool = SamplePool(options.pool_folder, f"judge-{split}", {"policy": policy.digest, "seed": options.seed})
-    pool.fill(split, collector, problems, ARITH_SAMPLES, seed_for(options.seed, "judge", split))
+    pool = SamplePool(options.pool_folder, f"judge-{name}-{split}", {"policy": policy.digest, "seed": options.seed})
+    pool.fill(split, collector, problems, samples, seed_for(options.seed, "judge", split))
     rows = [(problem, row) for problem in problems for row in pool.rows(split, problem.id)]
     check_ungraded([Verdict(row.outcome, row.reason) for _, row in rows])
     finished = [(problem, row) for problem, row in rows if row.outcome != "truncated" and row.text.strip()]
@@ -160,7 +166,12 @@ def _sampled(split: str, options: SetOptions) -> tuple[list[LabelledSolution], i
         first.setdefault((problem.id, row.text), (problem, row))
     distinct = list(first.values())
     solutions = label_arith([p for p, _ in distinct], [row.text for _, row in distinct], [row.outcome for _, row in distinct])
-    return solutions[: options.limit], len(rows) - len(distinct)
+    place = {pair: i for i, pair in enumerate(first)}
+    draws = [Draw(p.id, place.get((p.id, row.text)), row.extracted, row.outcome == "correct") for p, row in rows]
+    kept = solutions[: options.limit]
+    # With a limit only problems whose solutions are all among them.
+    cut = {draw.problem for draw in draws if draw.solution is not None and draw.solution >= len(kept)}
+    return tuple(kept), len(rows) - len(distinct), tuple(draw for draw in draws if draw.problem not in cut)
 
 
 def label_arith(problems: Sequence[Problem], texts: Sequence[str], outcomes: Sequence[Outcome]) -> list[LabelledSolution]:

@@ -11,10 +11,11 @@ import numpy as np
 from repirl.errors import UserError
 from repirl.evals import prm_quality as quality
 from repirl.evals.judged_sets import JudgedSet
+from repirl.evals.selection import Selection, selection
 from repirl.evals.step_scoring import ScoredSteps, score_solutions
 from repirl.evals.thresholds import Pairs, ThresholdRule, UsedThreshold, right_steps, thresholds_for
 from repirl.rewards.load import LoadedReward, model_free_nulls
-from repirl.stats import auc, pearson
+from repirl.stats import auc, grouped_auc, pearson
 from repirl.tasks.prm_benchmarks import CONTROL
 from repirl.tasks.step_labels import RIGHT_FROM, LabelledSolution
 from repirl.types import Interval, JudgedRow
@@ -30,12 +31,14 @@ class Shortcuts:
     """What else the scores follow (docs/design.md rule 5); None where a class is empty or a side is constant.
 
     Pearson correlation of the mean step score with the solution's number of tokens, and of step scores with steps' tokens;
-    AUC of step scores, right steps against first wrong ones, and of the lowest step score against the final answer.
+    AUC of step scores, right steps against first wrong ones (over all, and the mean of that within the solutions of a problem
+    at one step), and of the lowest step score against the final answer.
     """
 
     length_correlation: float | None
     step_length_correlation: float | None
     step_auc: float | None
+    step_auc_within: float | None
     outcome_auc: float | None
 
 
@@ -55,6 +58,7 @@ class RewardOnSet:
     intervals: dict[str, Interval]
     similarity: dict[str, float]
     shortcuts: Shortcuts
+    selection: Selection | None
     unscored: dict[str, int]
     scored_tokens: int
     rows: tuple[JudgedRow, ...] = field(repr=False)
@@ -162,6 +166,7 @@ def _measure(name: str, judged: JudgedSet, rule: ThresholdRule, pairs: Pairs, tu
         intervals=intervals,
         similarity=similarity,
         shortcuts=_shortcuts([pair for pair in pairs if pair[0].subset != CONTROL]),
+        selection=selection(judged.draws, [scored.scores for _, scored in pairs]),
         unscored=dict(Counter(scored.reason or NO_SCORES for _, scored in pairs if not quality.usable(scored.scores))),
         scored_tokens=scored_tokens,
         rows=tuple(_row(judged.kind, one, scored, t) for (one, scored), t in zip(pairs, thresholds, strict=True)),
@@ -224,19 +229,24 @@ def _shortcuts(pairs: Pairs) -> Shortcuts:
         if s.scores is not None and s.step_tokens is not None and quality.usable(s.scores)
     ]
     if not scored:
-        return Shortcuts(None, None, None, None)
-    known = []
+        return Shortcuts(None, None, None, None, None)
+    known: list[tuple[float, bool, tuple[str, int]]] = []
     for one, scores, _ in scored:
         alive = len(scores) if one.first_error_index < 0 else one.first_error_index + 1
         labels = one.labels[:alive]
-        known += [(score, label >= RIGHT_FROM) for score, label in zip(scores, labels, strict=False) if label is not None]
+        known += [
+            (float(score), label >= RIGHT_FROM, (one.cluster, s))
+            for s, (score, label) in enumerate(zip(scores, labels, strict=False))
+            if label is not None
+        ]
     answered = [
         (float(scores.min()), one.final_answer_correct) for one, scores, _ in scored if one.final_answer_correct is not None
     ]
     return Shortcuts(
         length_correlation=pearson([s.mean() for _, s, _ in scored], [t.sum() for _, _, t in scored]),
         step_length_correlation=pearson(np.concatenate([s for _, s, _ in scored]), np.concatenate([t for _, _, t in scored])),
-        step_auc=auc([score for score, _ in known], [label for _, label in known]),
+        step_auc=auc([score for score, _, _ in known], [label for _, label, _ in known]),
+        step_auc_within=grouped_auc(*map(list, zip(*known, strict=True))) if known else None,
         outcome_auc=auc([score for score, _ in answered], [label for _, label in answered]),
     )
 

@@ -101,7 +101,8 @@ class RePIRL(Method[RePIRLConfig]):
                 max_grad_norm=1.0,
                 micro_batch_tokens=2048,
             ),
-            offline=OfflineConfig(updates=160),
+            # Chains of 2 to 6 operations have both outcomes for more prompts than the levels of training, and are shorter.
+            offline=OfflineConfig(updates=80, levels=(2, 3, 4, 5, 6)),
         ),
         "paper-qwen2.5-3b": _paper(0.05, chat=True),
         "paper-qwen3-4b": _paper(0.1, chat=False),
@@ -126,7 +127,11 @@ class RePIRL(Method[RePIRLConfig]):
             return self._fit_policy(context, config, config.reward)
         other = {name: value for name in ("source", "levels") if (value := getattr(config.offline, name)) is not None}
         if other:
-            data = load_training_set(config.data.model_copy(update=other))
+            try:
+                data = load_training_set(config.data.model_copy(update=other))
+            except UserError as error:
+                todo = "set offline.source and offline.levels"
+                raise UserError("no problems for the offline phase", str(error), todo) from None
         data = within_context(data, context.policy, config.data.too_long, chat=config.loop.sampling.chat_template)
         first = self._fit_reward(context.part("offline"), config, data)
         return self._fit_policy(context, config, str(first.reward_folder)).after(first)
