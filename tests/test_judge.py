@@ -411,3 +411,24 @@ def test_sampled_solutions_are_kept_and_not_sampled_again(policy_folder, tmp_pat
     assert (again.digest, again.notes) == (first.digest, first.notes)
     with pytest.raises(UserError, match="another seed"):
         load_set("arith", replace(options, seed=2))
+
+
+def test_long_chains_have_draws_to_choose_from(policy_folder):
+    """All 8 samples of a problem, told which solution each is; the exact checker chooses a right one where there is one."""
+    from repirl.evals.judged_sets import SetOptions, load_set
+    from repirl.evals.judging import default_rule, judge
+    from repirl.rewards.load import LoadOptions, load_reward
+
+    judged = load_set("arith_long", SetOptions(seed=1, solver="tiny", limit=40, with_tuning=False))
+    assert len(judged.solutions) == 40
+    counts = {one: [d.problem for d in judged.draws].count(one) for one in {d.problem for d in judged.draws}}
+    assert set(counts.values()) == {8}
+    for draw in judged.draws:
+        if draw.solution is not None:
+            one = judged.solutions[draw.solution]
+            assert (one.cluster, one.final_answer_correct) == (draw.problem, draw.correct)
+    loaded = load_reward("oracle", LoadOptions(policy=str(policy_folder)))
+    found = judge(loaded, judged, default_rule(loaded), nulls=False).judged
+    assert found.selection is not None
+    assert found.selection.sampled.value < found.selection.lowest_step.value <= found.selection.any_right.value
+    assert found.shortcuts.step_auc_within == 1

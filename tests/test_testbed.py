@@ -12,8 +12,11 @@ from repirl.engines.loading import load_policy
 from repirl.evals import step_bound, testbed
 from repirl.evals.testbed import Measured, _signal_to_noise, check_testbed
 from repirl.learn.credit import OutcomeCredit, StepCredit
+from repirl.rewards.nulls import OracleReward, confidence_reward
+from repirl.rollouts.steps import StepSegmentation
 from repirl.tasks import arith, minicode
 
+SEGMENTATION = StepSegmentation("\n")
 CREDITS = {"outcome": OutcomeCredit(), "oracle": StepCredit(outcome_weight=0.5, process_weight=2.0)}
 
 
@@ -45,8 +48,11 @@ def test_the_embedded_policy_errs_by_habit_and_its_confidence_does_not_know(monk
     monkeypatch.setattr(step_bound, "UPDATES", 12)
     policy = load_policy("tiny")
     before = [parameter.clone() for parameter in policy.model.parameters()]
-    look = lambda: check_testbed(policy, arith, (4, 5), (1, 2), CREDITS, problems=48, samples=4)
-    found = {one.name: one for one in look()}
+    judged = {"the checker": OracleReward(policy.tokenizer, SEGMENTATION)}
+    judged |= {"confidence": confidence_reward(policy.model, policy.tokenizer, SEGMENTATION)}
+    look = lambda: check_testbed(policy, arith, (4, 5), (1, 2), CREDITS, problems=48, samples=4, rewards=judged)
+    measured = look()
+    found = {one.name: one for one in measured}
     assert all(torch.equal(a, b) for a, b in zip(before, policy.model.parameters(), strict=True))
     values = {name: one.value or 0.0 for name, one in found.items()}
     assert 0.04 < values["sampled accuracy on the training levels"] < 0.2
@@ -59,7 +65,15 @@ def test_the_embedded_policy_errs_by_habit_and_its_confidence_does_not_know(monk
     # A few updates with the labels themselves tell more than that.
     assert values["the same of a classifier of exact step labels"] > within.value + 0.1
     assert values["gradient signal-to-noise, oracle"] > values["gradient signal-to-noise, outcome"]
-    assert {one.name: one for one in look()} == found
+    # Given rewards are placed between the two: the checker knows all, confidence is where it was.
+    assert values["the same of the checker"] == 1
+    assert values["the same of confidence"] == within.value
+    parts = [one.value for one in measured if one.name.startswith("its part of the way")]
+    assert parts[0] == pytest.approx(
+        (1 - within.value) / (values["the same of a classifier of exact step labels"] - within.value)
+    )
+    assert parts[1] == 0
+    assert look() == measured
 
 
 def test_programs_get_the_same_look_without_bounds(monkeypatch: pytest.MonkeyPatch) -> None:

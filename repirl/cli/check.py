@@ -35,6 +35,9 @@ def check_command(
     policy: Annotated[str, typer.Option(help="Of `testbed`: the policy that training would start from.")] = "tiny",
     family: Annotated[str, typer.Option(help="Of `testbed`: arith, arith_hard or minicode.")] = "arith",
     level: Annotated[list[int] | None, typer.Option(help="Of `testbed`: a level; default: 4 to 8, of minicode all.")] = None,
+    reward: Annotated[
+        list[str] | None, typer.Option(help="Of `testbed`: a saved reward, to be held against what can be known.")
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of benchmark cards.")] = None,
     as_json: JsonFlag = False,
@@ -47,7 +50,7 @@ def check_command(
     from repirl.tasks.benchmarks import benchmark_cards, expand_benchmarks
 
     if benchmark == [TESTBED]:
-        _check_testbed(policy, family, tuple(level or ()), as_json)
+        _check_testbed(policy, family, tuple(level or ()), reward or (), as_json)
         return
     if data_dir is not None and not data_dir.is_dir():
         raise UserError("no such data folder", str(data_dir))
@@ -66,7 +69,7 @@ def check_command(
         raise typer.Exit(1)
 
 
-def _check_testbed(policy: str, name: str, given: tuple[int, ...], as_json: bool) -> None:
+def _check_testbed(policy: str, name: str, given: tuple[int, ...], rewards: Sequence[str], as_json: bool) -> None:
     from dataclasses import asdict
 
     from repirl.engines.loading import load_policy
@@ -74,6 +77,7 @@ def _check_testbed(policy: str, name: str, given: tuple[int, ...], as_json: bool
     from repirl.evals.testbed import check_testbed
     from repirl.methods.registry import load_method
     from repirl.methods.rl import TINY_LEVELS, RLConfig
+    from repirl.rewards.load import LoadOptions, load_reward
     from repirl.tasks.training_sets import FAMILIES
 
     if name not in FAMILIES:
@@ -88,8 +92,9 @@ def _check_testbed(policy: str, name: str, given: tuple[int, ...], as_json: bool
         recipe = load_method(method).recipe("tiny")
         assert isinstance(recipe, RLConfig)
         credits_of[credited] = recipe.loop.credit
+    judged = {one: load_reward(one, LoadOptions(policy)).reward for one in rewards}
     with working("testbed") as on_progress:
-        found = check_testbed(load_policy(policy), family, levels, easy, credits_of, on_progress=on_progress)
+        found = check_testbed(load_policy(policy), family, levels, easy, credits_of, rewards=judged, on_progress=on_progress)
     ok = all(one.holds for one in found)
     rows = [asdict(one) | {"holds": one.holds} for one in found]
     payload = {"policy": policy, "family": name, "levels": levels, "measured": rows, "ok": ok}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from repirl.learn.credit import CreditConfig, LeaveOneOut
 from repirl.learn.diagnostics import reward_diagnostics
 from repirl.learn.gradient import global_counts, gradient_step
 from repirl.learn.policy_losses import PolicyLossConfig, policy_loss
+from repirl.rewards.base import StepReward
 from repirl.rewards.nulls import OracleReward, confidence_reward
 from repirl.rollouts.batching import TokenBatch, padding_id, rollout_rows, token_logprobs
 from repirl.rollouts.collect import Collector, Decoding
@@ -70,11 +71,13 @@ def check_testbed(
     problems: int = 240,
     samples: int = 8,
     seed: int = 0,
+    rewards: Mapping[str, StepReward] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Measured]:
     """Numbers of a base policy on validation problems of `levels` of a family, and the gradients of credits on training ones.
 
     The bounds are those of `arith`, on which the claims are decided. `credits_of` has the credit rules `outcome` and `oracle`.
+    `rewards`, by name, are held against the two ends of what can be known: confidence, and the classifier of exact labels.
     Reproducible: a function of the arguments alone.
     """
     report = on_progress or (lambda done, total: None)
@@ -107,11 +110,24 @@ def check_testbed(
         Measured("step AUC of the policy's confidence", known.get("step_auc")),
         Measured("the same within a problem, at one step", known.get("step_auc_within"), None, 0.75),
         Measured("the same of a classifier of exact step labels", taught.get("step_auc_within"), 0.95),
+        *_between(groups, rewards or {}, known.get("step_auc_within"), taught.get("step_auc_within")),
         Measured("gradient signal-to-noise, outcome", outcome),
         Measured("gradient signal-to-noise, oracle", oracle),
         Measured("the oracle's minus twice the outcome's", oracle - 2 * outcome, 0.0),
     ]
     return found if family is arith else [replace(one, low=None, high=None) for one in found]
+
+
+def _between(
+    groups: Sequence[RolloutGroup], rewards: Mapping[str, StepReward], confidence: float | None, bound: float | None
+) -> list[Measured]:
+    """Of every reward its step AUC within problems, and which part of the way from confidence to the bound that is."""
+    found = []
+    for name, reward in rewards.items():
+        own = reward_diagnostics(groups, reward.score(groups)).get("step_auc_within")
+        part = None if own is None or confidence is None or bound is None else (own - confidence) / (bound - confidence)
+        found += [Measured(f"the same of {name}", own), Measured("its part of the way from confidence to there", part)]
+    return found
 
 
 def _right_by_chance(groups: Sequence[RolloutGroup]) -> float | None:

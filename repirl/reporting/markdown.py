@@ -10,6 +10,8 @@ from repirl import paths
 from repirl.records.store import StoredRun
 from repirl.reporting.board import Board, Cell, Checkpoints, Column, Row
 from repirl.reporting.collect import budget_fields
+from repirl.reporting.comparing import baseline_of
+from repirl.reporting.curves import curve_lines
 from repirl.reporting.published import markdown_table
 from repirl.reporting.text import (
     KEPT_THE_START,
@@ -63,7 +65,8 @@ def _stage_lines(board: Board, stage: str, labels: dict[Column, str]) -> list[st
     for name in dict.fromkeys(table_name(column) for column in columns):
         own = [column for column in columns if table_name(column) == name]
         lines += ["", f"### {name}, trained on {stage}", "", *_number_lines(board, rows, own, labels)]
-    lines += [*_checkpoint_lines(rows), *_reward_lines(rows)]
+    partners = {i: baseline_of(row, rows, board.baseline) for i, row in enumerate(rows)}
+    lines += [*_checkpoint_lines(rows), *curve_lines(rows, partners), *_reward_lines(rows)]
     lines += ["", "What it cost, mean of the row's runs:", "", *_cost_lines(rows)]
     return [*lines, "", *_ungraded_lines(rows, labels)]
 
