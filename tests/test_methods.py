@@ -23,6 +23,9 @@ from repirl.tasks.training_sets import TrainingSetConfig, load_training_set
 from repirl.types import Budget, Verdict
 
 NAMES = list(methods())
+OUTCOME_ALONE = ("grpo", "rloo", "sft_rloo")
+TRAINING_PHASES = {"sft_rloo": 2}
+"""Phases that train the policy, where there is more than one."""
 SMALL = {
     "steps": 2,
     "prompts_per_step": 4,
@@ -72,7 +75,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def test_the_first_opponents_are_there():
-    assert {"base", "bc", "constant", "length", "oracle", "random", "repirl", "rloo"} <= set(NAMES)
+    assert {"base", "bc", "constant", "grpo", "length", "oracle", "random", "repirl", "rloo", "sft_rloo"} <= set(NAMES)
     assert sorted(NAMES) == NAMES
 
 
@@ -198,12 +201,13 @@ def test_fit_leaves_a_policy_and_is_deterministic_under_a_seed(name, policy_fold
         assert same(first, second)
         assert read_contract(folders[0]) == read_contract(folders[1])
     if fitted.budget.policy_updates:
-        assert fitted.budget.policy_updates == 2
+        phases = TRAINING_PHASES.get(name, 1)
+        assert fitted.budget.policy_updates == 2 * phases
         metrics = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in metrics] == [0, 1, 2]
         assert fitted.curve == tmp_path / "a" / "metrics.jsonl"
         assert fitted.budget.trained_tokens > 0
-        assert fitted.validation_budget.rollouts == 3 * 4
+        assert fitted.validation_budget.rollouts == 3 * 4 * phases
         # Fitting again in the finished folder only reads the result, into the model in memory too.
         policy = load_policy(policy_folder)
         assert load_method(name).fit(FitContext(policy, tmp_path / "a", 0), small_config(name)) == fitted
@@ -232,7 +236,7 @@ def test_a_run_folder_belongs_to_its_method_and_its_data(policy_folder, tmp_path
 def test_every_reward_is_looked_at_by_the_loop(name, policy_folder, tmp_path, learnable):
     """Null or learned: correlation with length, agreement with the outcome, and scores of outputs that say nothing."""
     found = fit(name, policy_folder, tmp_path).diagnostics
-    has_reward = name != "rloo"
+    has_reward = name not in OUTCOME_ALONE
     for metric in ("score_correct", "score_failed", "score_empty", "score_one_token", "score_repeated", "score_truncated"):
         assert (f"prm/{metric}" in found) == has_reward, metric
     assert ("prm/length_correlation" in found) == (has_reward and name not in ("constant", "oracle")) or name == "oracle"
