@@ -189,7 +189,20 @@ class TokenLogprobs:
 
 
 def token_logprobs(model, batch: TokenBatch, temperature: float = 1.0, *, with_entropy: bool = False) -> TokenLogprobs:
-    """Float32 log-probabilities of the completion tokens at a temperature; entropy is empty unless asked for.
+    """Float32 log-probabilities of the completion tokens at a temperature; entropy is empty unless asked for."""
+    logits_NV = completion_logits(model, batch)
+    if temperature != 1.0:
+        logits_NV = logits_NV / temperature
+    targets_N = batch.ids_BT[batch.response_mask_BT]
+    if not with_entropy:
+        return TokenLogprobs(-F.cross_entropy(logits_NV, targets_N, reduction="none"), logits_NV.new_empty(0))
+    log_p_NV = F.log_softmax(logits_NV, dim=-1)
+    entropy_N = -(log_p_NV.exp() * log_p_NV).sum(-1)
+    return TokenLogprobs(log_p_NV.gather(1, targets_N[:, None])[:, 0], entropy_N)
+
+
+def completion_logits(model, batch: TokenBatch) -> Tensor:
+    """Float32 logits [N, V] from which the batch's completion tokens were drawn.
 
     The output layer runs on completion positions only (on all, where it is none that we know). The token at position t is
     predicted at t - 1.
@@ -202,12 +215,4 @@ def token_logprobs(model, batch: TokenBatch, temperature: float = 1.0, *, with_e
         else:
             logits = model(input_ids=batch.ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False).logits
             logits_NV = logits[:, :-1][before_BT]
-    logits_NV = logits_NV.float()
-    if temperature != 1.0:
-        logits_NV = logits_NV / temperature
-    targets_N = batch.ids_BT[:, 1:][before_BT]
-    if not with_entropy:
-        return TokenLogprobs(-F.cross_entropy(logits_NV, targets_N, reduction="none"), logits_NV.new_empty(0))
-    log_p_NV = F.log_softmax(logits_NV, dim=-1)
-    entropy_N = -(log_p_NV.exp() * log_p_NV).sum(-1)
-    return TokenLogprobs(log_p_NV.gather(1, targets_N[:, None])[:, 0], entropy_N)
+    return logits_NV.float()
