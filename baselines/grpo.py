@@ -5,7 +5,7 @@ stack (docs/recipes.md B10): here as TRL has it, with the token mean over the wh
 KL (its default, and the paper's, docs/method.md section 5); the rest are options of `loop.credit` and `loop.optim.loss`.
 """
 
-from repirl.learn.credit import OutcomeCredit
+from repirl.learn.credit_config import OutcomeCredit
 from repirl.methods.base import FitContext, Fitted, Method
 from repirl.methods.rl import RLConfig, fit_policy, paper_data, paper_loop, tiny_data, tiny_loop
 

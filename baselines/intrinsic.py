@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from repirl.learn.credit import SequenceCredit
+from repirl.learn.credit_config import SequenceCredit
 from repirl.methods.base import FitContext, Fitted, Method
 from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_loop
 from repirl.rewards.base import ModelReward

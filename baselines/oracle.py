@@ -5,7 +5,7 @@ rollouts of the group that were still right before that step. No real method can
 process reward is worth on the testbed (docs/design.md section 6).
 """
 
-from repirl.learn.credit import StepCredit
+from repirl.learn.credit_config import StepCredit
 from repirl.methods.base import FitContext, Fitted, Method
 from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_loop
 from repirl.rewards.nulls import OracleReward

@@ -14,16 +14,8 @@ from repirl.learn.advantages import (
     leave_one_out_steps,
     outcome_advantages,
 )
-from repirl.learn.credit import (
-    LeaveOneOut,
-    OutcomeCredit,
-    ProcessCredit,
-    ReturnToGoCredit,
-    SequenceCredit,
-    StepCredit,
-    _step_signal,
-    progress,
-)
+from repirl.learn.credit import LeaveOneOut, _step_signal, progress
+from repirl.learn.credit_config import OutcomeCredit, ProcessCredit, ReturnToGoCredit, SequenceCredit, StepCredit
 from repirl.types import Outcome, Problem, Rollout, RolloutGroup, StepRewards, Verdict
 
 NAN = float("nan")

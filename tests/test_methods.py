@@ -23,7 +23,7 @@ from repirl.tasks.training_sets import TrainingSetConfig, load_training_set
 from repirl.types import Budget, Verdict
 
 NAMES = list(methods())
-OUTCOME_ALONE = ("grpo", "rloo", "sft_rloo")
+OUTCOME_ALONE = ("grpo", "ppo", "rloo", "sft_rloo")
 TRAINING_PHASES = {"sft_rloo": 2}
 """Phases that train the policy, where there is more than one."""
 SMALL = {

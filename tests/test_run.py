@@ -17,7 +17,8 @@ from repirl.engines.loading import load_policy
 from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import GradingFault, NumericalFault, UserError
 from repirl.learn.checkpoint import RunFolder
-from repirl.learn.credit import LeaveOneOut, OutcomeCredit, StepCredit
+from repirl.learn.credit import LeaveOneOut
+from repirl.learn.credit_config import OutcomeCredit, StepCredit
 from repirl.learn.inverse_rl import InverseRL
 from repirl.learn.irl import IRLConfig
 from repirl.learn.policy_gradient import LoopConfig, LoopData, PolicyGradient, batch_of

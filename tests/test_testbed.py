@@ -11,7 +11,7 @@ from repirl.cli import main as cli
 from repirl.engines.loading import load_policy
 from repirl.evals import step_bound, testbed
 from repirl.evals.testbed import Measured, _signal_to_noise, check_testbed
-from repirl.learn.credit import OutcomeCredit, StepCredit
+from repirl.learn.credit_config import OutcomeCredit, StepCredit
 from repirl.rewards.nulls import OracleReward, confidence_reward
 from repirl.rollouts.steps import StepSegmentation
 from repirl.tasks import arith, minicode

@@ -23,7 +23,8 @@ from repirl.engines.torch_engine import TorchEngine
 from repirl.evals import step_bound
 from repirl.evals.step_bound import supervised_reward
 from repirl.grading.dispatch import grade_rollouts
-from repirl.learn.credit import CreditConfig, LeaveOneOut
+from repirl.learn.credit import LeaveOneOut
+from repirl.learn.credit_config import OutcomeCredit, ProcessCredit
 from repirl.learn.diagnostics import reward_diagnostics
 from repirl.learn.gradient import global_counts, gradient_step
 from repirl.learn.policy_losses import PolicyLossConfig, policy_loss
@@ -66,7 +67,7 @@ def check_testbed(
     family: ModuleType,
     levels: Sequence[int],
     easy_levels: Sequence[int],
-    credits_of: dict[str, CreditConfig],
+    credits_of: Mapping[str, OutcomeCredit | ProcessCredit],
     *,
     problems: int = 240,
     samples: int = 8,
@@ -141,7 +142,7 @@ def gradient_clarity(
     policy: LoadedPolicy,
     family: ModuleType,
     levels: Sequence[int],
-    credits_of: dict[str, CreditConfig],
+    credits_of: Mapping[str, OutcomeCredit | ProcessCredit],
     seed: int,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> dict[str, float]:

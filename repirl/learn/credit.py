@@ -2,7 +2,7 @@
 
 A rule is an object. The leave-one-out rules of this file are functions of the batch; a rule may also learn (a value
 head). Leave-one-out is taken per source, then the sources are weighted and added (docs/recipes.md B2 items 3-4).
-Settings of a rule exist only under that rule: `CreditConfig` is a union told apart by `rule`.
+What is set of a rule is in `credit_config.py`.
 """
 
 from __future__ import annotations
@@ -10,21 +10,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
 import numpy as np
-from pydantic import Field, model_validator
 from torch import nn
 
-from repirl.config import Config
 from repirl.grading.dispatch import outcome_rewards
 from repirl.learn.advantages import (
-    OutcomeAdvantage,
     leave_one_out_return_to_go,
     leave_one_out_sequence,
     leave_one_out_steps,
     outcome_advantages,
 )
+from repirl.learn.credit_config import CreditBase, OutcomeCredit, ProcessCredit, ReturnToGoCredit, SequenceCredit, StepCredit
 from repirl.types import Budget, Metrics, RolloutGroup, Scored, StepRewards
 
 Advantages = list[list[np.ndarray]]
@@ -65,92 +63,6 @@ class Credit(ABC):
         """Inverse of `state`."""
 
 
-class _Paid(Config):
-    """What all leave-one-out rules share: how the outcome is paid."""
-
-    outcome: OutcomeAdvantage = "rloo"
-    fraction_of_tests: bool = False
-    """A wrong program earns the fraction of its tests that passed as its outcome reward, not 0."""
-    outcome_weight: float = Field(default=1.0, ge=0)
-    whiten: bool = False
-    """Shift and scale the summed advantages to mean 0 and unbiased variance 1 over the batch's tokens (PRIME); tokens of
-    ungraded rollouts neither count nor move."""
-
-
-class OutcomeCredit(_Paid):
-    """The outcome alone, on every token of the completion."""
-
-    rule: Literal["outcome"] = "outcome"
-
-
-OUTCOME_ALONE = OutcomeCredit()
-
-
-class ProcessCredit(_Paid):
-    """Outcome and process reward; the rules below differ in how token and step rewards become advantages."""
-
-    process_weight: float = Field(gt=0)
-    process_scale: Literal["none", "batch_std"] = "none"
-    """`batch_std` divides the process advantages by their root mean square over all tokens of the batch."""
-    process_starts: float = Field(default=0.0, ge=0, lt=1)
-    """Share of training during which the process part is left out (the process reward learns already)."""
-    process_ends: float | None = Field(default=None, gt=0)
-    """From its start the process weight falls linearly, to 0 at this share of training (above 1: it does not get there);
-    None: it stays as it is."""
-
-    @model_validator(mode="after")
-    def _starts_before_it_ends(self) -> Self:
-        if self.process_ends is not None and self.process_ends <= self.process_starts:
-            raise ValueError("process_ends must lie behind process_starts")
-        return self
-
-    def process_share(self, done: float) -> float:
-        """The part of `process_weight` that is paid when the share `done` of training lies behind."""
-        if done < self.process_starts:
-            return 0.0
-        if self.process_ends is None:
-            return 1.0
-        return max(0.0, 1 - (done - self.process_starts) / (self.process_ends - self.process_starts))
-
-
-class SequenceCredit(ProcessCredit):
-    """The mean process reward of the rollout's tokens against that of the others, on every token."""
-
-    rule: Literal["sequence"] = "sequence"
-
-
-class ReturnToGoCredit(ProcessCredit):
-    """The centred return-to-go of the process rewards at every token."""
-
-    rule: Literal["return_to_go"] = "return_to_go"
-
-
-class StepCredit(ProcessCredit):
-    """Each step's reward against that of the other rollouts at the same step."""
-
-    rule: Literal["step"] = "step"
-    signal: Literal["score", "progress", "rank", "right"] = "score"
-    """What a step is paid: its score; the change of the score since the step before (a potential difference); the score's
-    rank among all steps of the batch, in 0..1, which has no scale and no heavy tail; or 1 unless the step is doubtful."""
-    doubtful: Literal["share", "outcome"] = "share"
-    """Which steps count as doubtful: those whose score is among the lowest `doubtful_share` of the batch's steps; or those
-    below the score that as many rollouts stay above with all their steps as are correct (so it needs outcomes). A rollout
-    earns process credit only up to its first doubtful step: what follows a mistake continues from a wrong state."""
-    doubtful_share: float = Field(default=0.0, ge=0, lt=1)
-    """0: every step earns."""
-
-    @model_validator(mode="after")
-    def _right_needs_doubt(self) -> Self:
-        if self.signal == "right" and self.doubtful == "share" and not self.doubtful_share:
-            raise ValueError("signal=right pays what is not doubtful: set doubtful=outcome or a doubtful_share")
-        return self
-
-
-CreditConfig = Annotated[OutcomeCredit | SequenceCredit | ReturnToGoCredit | StepCredit, Field(discriminator="rule")]
-
-PER_TOKEN_RULES = ("return_to_go", "step")
-"""Rules under which the tokens of one completion have different advantages."""
-
 _LEAVE_ONE_OUT: dict[type[ProcessCredit], Callable[[Sequence[StepRewards]], list[np.ndarray]]] = {
     SequenceCredit: leave_one_out_sequence,
     ReturnToGoCredit: leave_one_out_return_to_go,
@@ -171,7 +83,7 @@ class LeaveOneOut(Credit):
     def advantages(self, groups: Sequence[RolloutGroup], scored: Scored | None, done: float) -> Advantages:
         """float32 [T] of every rollout. ValueError if the rule pays a process reward and there is none."""
         config = self.config
-        masked = [[config.outcome_weight > 0 and verdict.outcome == "ungraded" for verdict in g.verdicts] for g in groups]
+        masked = without_outcome(groups, config)
         outcome = [
             outcome_advantages(np.array(outcome_rewards(group.verdicts, config.fraction_of_tests)), config.outcome)
             for group in groups
@@ -191,7 +103,12 @@ class LeaveOneOut(Credit):
                     tokens_T = tokens_T + weight * process[g][i]
                 row.append(tokens_T.astype(np.float32))
             advantages.append(row)
-        return _whitened(advantages, masked) if config.whiten else advantages
+        return whitened(advantages, masked) if config.whiten else advantages
+
+
+def without_outcome(groups: Sequence[RolloutGroup], config: CreditBase) -> list[list[bool]]:
+    """Which rollouts earn nothing, as the rule pays outcomes and they have none."""
+    return [[config.outcome_weight > 0 and verdict.outcome == "ungraded" for verdict in g.verdicts] for g in groups]
 
 
 def progress(rewards: StepRewards) -> StepRewards:
@@ -276,7 +193,8 @@ def _process_advantages(
     ]
 
 
-def _whitened(advantages: Advantages, masked: list[list[bool]]) -> Advantages:
+def whitened(advantages: Advantages, masked: list[list[bool]]) -> Advantages:
+    """Advantages of mean 0 and unbiased variance 1 over the tokens of the rollouts that are not masked."""
     rows = [list(zip(*pair, strict=True)) for pair in zip(advantages, masked, strict=True)]
     counted = [tokens for row in rows for tokens, is_masked in row if not is_masked]
     if not counted:

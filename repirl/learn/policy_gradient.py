@@ -18,7 +18,8 @@ from torch import nn
 
 from repirl.config import Config
 from repirl.errors import NumericalFault, UserError
-from repirl.learn.credit import OUTCOME_ALONE, PER_TOKEN_RULES, Credit, CreditConfig
+from repirl.learn.credit import Credit
+from repirl.learn.credit_config import OUTCOME_ALONE, PER_TOKEN_RULES, CreditConfig
 from repirl.learn.diagnostics import reward_diagnostics, shortcut_scores
 from repirl.learn.policy_update import PolicyOptimConfig, PolicyUpdater
 from repirl.learn.run import ValidationConfig

@@ -14,7 +14,7 @@ from pydantic import Field
 from repirl.config import Config, digest_of
 from repirl.errors import UserError
 from repirl.files import read_lines
-from repirl.learn.credit import SequenceCredit
+from repirl.learn.credit_config import SequenceCredit
 from repirl.learn.inverse_rl import InverseRL
 from repirl.learn.irl import IRLConfig
 from repirl.learn.reward_fitting import RewardFitting

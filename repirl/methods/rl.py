@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from repirl.config import Config
-from repirl.learn.credit import OUTCOME_ALONE, Credit, CreditConfig, LeaveOneOut, StepCredit
+from repirl.learn.credit import Credit, LeaveOneOut
+from repirl.learn.credit_config import OUTCOME_ALONE, CreditConfig, GAECredit, StepCredit
+from repirl.learn.gae import GAE
 from repirl.learn.policy_gradient import LoopConfig, LoopData, PolicyGradient
 from repirl.learn.policy_losses import PolicyLossConfig
 from repirl.learn.policy_update import PolicyOptimConfig
@@ -88,6 +90,12 @@ def paper_data() -> TrainingSetConfig:
     )
 
 
+def _credit(context: FitContext, loop: LoopConfig) -> Credit:
+    if isinstance(loop.credit, GAECredit):
+        return GAE(loop.credit, context.policy.model, context.policy.tokenizer, loop.steps)
+    return LeaveOneOut(loop.credit)
+
+
 def fit_policy(
     context: FitContext,
     config: RLConfig,
@@ -99,7 +107,7 @@ def fit_policy(
 ) -> Fitted:
     """Policy gradient (or its continuation) in the context's folder, with a reward and a credit rule.
 
-    `make_credit` None: the leave-one-out rule that the configuration names. Leaves `policy/`, and `reward/` where the
+    `make_credit` None: the rule that the configuration names. Leaves `policy/`, and `reward/` where the
     reward has parameters.
     """
     loop = config.loop
@@ -113,7 +121,7 @@ def fit_policy(
             make_collector(context, loop.sampling),
             LoopData(data.problems, data.demonstrations),
             make_reward(data),
-            LeaveOneOut(loop.credit) if make_credit is None else make_credit(data),
+            _credit(context, loop) if make_credit is None else make_credit(data),
             loop,
             context.seed,
             reference=None if loop.optim.loss.kl is None else copy.deepcopy(model).requires_grad_(False).eval(),
