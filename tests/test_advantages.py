@@ -12,10 +12,20 @@ from repirl.learn.advantages import (
     leave_one_out_return_to_go,
     leave_one_out_sequence,
     leave_one_out_steps,
+    min_form,
     outcome_advantages,
+    standardised_steps,
 )
 from repirl.learn.credit import LeaveOneOut, _step_signal, progress
-from repirl.learn.credit_config import OutcomeCredit, ProcessCredit, ReturnToGoCredit, SequenceCredit, StepCredit
+from repirl.learn.credit_config import (
+    AlphaCredit,
+    MinFormCredit,
+    OutcomeCredit,
+    ProcessCredit,
+    ReturnToGoCredit,
+    SequenceCredit,
+    StepCredit,
+)
 from repirl.types import Outcome, Problem, Rollout, RolloutGroup, StepRewards, Verdict
 
 NAN = float("nan")
@@ -337,3 +347,76 @@ def test_with_process_rewards_alone_the_outcome_is_not_looked_at():
     ungraded = paid_by(config, [group_of([2, 1], ["ungraded", "wrong"])], process)[0]
     graded = paid_by(config, [group_of([2, 1], ["correct", "correct"])], process)[0]
     assert [a.tolist() for a in ungraded] == [a.tolist() for a in graded]
+
+
+# ------------------------------------------------------------------------------------ min form, alpha mix
+
+
+def test_min_form_by_hand():
+    """Temperature 1, rewards 0 and ln 2: weights 2/3 and 1/3, so ln 2 / 3 at the second step; the other earns -1 at its end."""
+    group = [rewards_of([0] * 4, ends=[1, 3], steps=[0, math.log(2)]), rewards_of([0] * 2, ends=[1], steps=[-1])]
+    first, second = min_form(group, 1.0)
+    own = math.log(2) / 3
+    assert first == pytest.approx([own + 1, own + 3 / 4, own + 2 / 4, own + 1 / 4])
+    assert second == pytest.approx([-1 - own, -1 - own / 2])
+
+
+def test_a_cold_min_form_is_the_lowest_step():
+    """At the first token: the lowest reward minus the mean of the others' lowest; unrewarded steps do not count."""
+    group = [
+        rewards_of([0] * 3, ends=[0, 1, 2], steps=[0.9, 0.2, 0.7]),
+        rewards_of([0] * 3, ends=[0, 1, 2], steps=[0.8, 0.6, -9], mask=[True, True, False]),
+        rewards_of([0] * 2, ends=[1], steps=[0.5]),
+    ]
+    lowest = np.array([0.2, 0.6, 0.5])
+    found = [one[0] for one in min_form(group, 1e-3)]
+    assert found == pytest.approx(lowest - (lowest.sum() - lowest) / 2, abs=1e-6)
+    assert min_form(group[:1], 0.1)[0].tolist() == [0, 0, 0]
+    nothing = rewards_of([0] * 2, ends=[1], steps=[5], mask=[False])
+    assert min_form([nothing, nothing], 0.1)[0].tolist() == [0, 0]
+
+
+def test_min_form_as_a_rule_has_the_process_weight():
+    groups, process = (
+        [group_of([3, 2], ["correct", "wrong"])],
+        [[rewards_of([0] * 3, steps=[1]), rewards_of([0] * 2, steps=[0])]],
+    )
+    found = paid_by(MinFormCredit(process_weight=2.0, outcome_weight=0.0), groups, process)
+    assert found[0][0][0] == pytest.approx(2.0)
+    assert found[0][1][0] == pytest.approx(-2.0)
+
+
+def test_standardised_steps_by_hand():
+    """Rewards 1, 0 and -1: mean 0, unbiased std 1; returns-to-go of z at the ends of the steps."""
+    group = [rewards_of([0] * 3, ends=[1, 2], steps=[1, 0]), rewards_of([0] * 2, ends=[1], steps=[-1])]
+    first, second = standardised_steps(group, eps=0)
+    assert first.tolist() == [1, 1, 0]
+    assert second.tolist() == [-1, -1]
+    same = [rewards_of([0] * 2, ends=[1], steps=[0.3])] * 2
+    assert [one.tolist() for one in standardised_steps(same)] == [[0, 0]] * 2
+
+
+def test_alpha_mix_goes_from_process_to_outcome():
+    """(1 - alpha) of the outcome's z-score and alpha of the steps'; alpha falls from 0.5 to 0.005 exponentially."""
+    groups = [group_of([3, 2], ["correct", "wrong"])]
+    process = [[rewards_of([0] * 3, ends=[1, 2], steps=[-1, 0]), rewards_of([0] * 2, ends=[1], steps=[1])]]
+    config = AlphaCredit(alpha=0.5, alpha_end=0.005)
+    outcome = outcome_advantages(np.array([1.0, 0.0]), "grpo")
+    for done, alpha in ((0.0, 0.5), (0.5, 0.05), (1.0, 0.005)):
+        assert config.alpha_at(done) == pytest.approx(alpha)
+        first, second = paid_by(config, groups, process, done)[0]
+        assert first == pytest.approx((1 - alpha) * outcome[0] + alpha * np.array([-1, -1, 0]), abs=1e-5)
+        assert second == pytest.approx((1 - alpha) * outcome[1] + alpha * np.array([1, 1]), abs=1e-5)
+    with pytest.raises(ValueError, match="there is none"):
+        paid_by(config, groups, None)
+
+
+def test_an_ungraded_rollout_is_in_nobodys_standard_or_minimum():
+    groups = [group_of([2, 2, 2], ["correct", "wrong", "ungraded"])]
+    alone = [group_of([2, 2], ["correct", "wrong"])]
+    process = [[rewards_of([0] * 2, steps=[r]) for r in (1, 0, 50)]]
+    for config in (AlphaCredit(), MinFormCredit(process_weight=1.0)):
+        found = paid_by(config, groups, process)[0]
+        assert found[2].tolist() == [0, 0]
+        for one, other in zip(found[:2], paid_by(config, alone, [process[0][:2]])[0], strict=True):
+            assert one == pytest.approx(other)

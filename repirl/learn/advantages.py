@@ -83,3 +83,45 @@ def leave_one_out_steps(group: Sequence[StepRewards]) -> list[np.ndarray]:
         lengths_S = np.diff(np.concatenate([[-1], rewards.step_ends]))
         out.append(np.repeat(steps_S, lengths_S))
     return out
+
+
+def min_form(group: Sequence[StepRewards], temperature: float) -> list[np.ndarray]:
+    """Per rollout float64 [T]: return-to-go in which the worst step counts (PURE, docs/recipes.md B7).
+
+    Step s earns w_s r_s at its last token, w = softmax(-r / temperature) over the rollout's rewarded steps, so that the return
+    is close to the lowest reward. With R_i the return of rollout i of T_i tokens, the mean of the other R_j is taken off,
+    spread over its tokens: at t = 0 the advantage is R_i minus that mean.
+    """
+    tokens = []
+    for rewards in group:
+        r_S = np.where(rewards.step_mask, rewards.step_rewards.astype(np.float64), np.inf)
+        paid_S = np.zeros(len(r_S))
+        if rewards.step_mask.any():
+            weight_S = np.exp((r_S.min() - r_S) / temperature)
+            paid_S[rewards.step_mask] = (weight_S[rewards.step_mask] / weight_S.sum()) * r_S[rewards.step_mask]
+        paid_T = np.zeros(len(rewards.token_rewards))
+        paid_T[rewards.step_ends] = paid_S
+        tokens.append(paid_T)
+    returns_G = np.array([paid_T.sum() for paid_T in tokens])
+    if len(group) < 2:
+        return [np.zeros(len(paid_T)) for paid_T in tokens]
+    others_G = (returns_G.sum() - returns_G) / (len(group) - 1)
+    centred = [paid_T - other / len(paid_T) for paid_T, other in zip(tokens, others_G, strict=True)]
+    return [np.cumsum(paid_T[::-1])[::-1] for paid_T in centred]
+
+
+def standardised_steps(group: Sequence[StepRewards], eps: float = 1e-6) -> list[np.ndarray]:
+    """Per rollout float64 [T]: return-to-go of step rewards that are standardised over all steps of the group (RL-Tango, B8).
+
+    A step's z = (r - mean) / (unbiased std + eps) is paid at its last token. Fewer than two rewarded steps, or steps without
+    variance, earn 0.
+    """
+    pooled = np.concatenate([rewards.step_rewards[rewards.step_mask] for rewards in group]).astype(np.float64)
+    mean, std = (float(pooled.mean()), float(pooled.std(ddof=1))) if len(pooled) > 1 else (0.0, 0.0)
+    out = []
+    for rewards in group:
+        z_S = (rewards.step_rewards.astype(np.float64) - mean) / (std + eps) if std > 0 else np.zeros(len(rewards.step_rewards))
+        paid_T = np.zeros(len(rewards.token_rewards))
+        paid_T[rewards.step_ends] = np.where(rewards.step_mask, z_S, 0.0)
+        out.append(np.cumsum(paid_T[::-1])[::-1])
+    return out

@@ -20,9 +20,20 @@ from repirl.learn.advantages import (
     leave_one_out_return_to_go,
     leave_one_out_sequence,
     leave_one_out_steps,
+    min_form,
     outcome_advantages,
+    standardised_steps,
 )
-from repirl.learn.credit_config import CreditBase, OutcomeCredit, ProcessCredit, ReturnToGoCredit, SequenceCredit, StepCredit
+from repirl.learn.credit_config import (
+    AlphaCredit,
+    CreditBase,
+    MinFormCredit,
+    OutcomeCredit,
+    ProcessCredit,
+    ReturnToGoCredit,
+    SequenceCredit,
+    StepCredit,
+)
 from repirl.types import Budget, Metrics, RolloutGroup, Scored, StepRewards
 
 Advantages = list[list[np.ndarray]]
@@ -63,22 +74,23 @@ class Credit(ABC):
         """Inverse of `state`."""
 
 
-_LEAVE_ONE_OUT: dict[type[ProcessCredit], Callable[[Sequence[StepRewards]], list[np.ndarray]]] = {
+_IN_GROUP: dict[type[CreditBase], Callable[[Sequence[StepRewards]], list[np.ndarray]]] = {
     SequenceCredit: leave_one_out_sequence,
     ReturnToGoCredit: leave_one_out_return_to_go,
     StepCredit: leave_one_out_steps,
+    AlphaCredit: standardised_steps,
 }
 
 
 class LeaveOneOut(Credit):
     """The rules whose baseline is the other rollouts of the same problem."""
 
-    def __init__(self, config: OutcomeCredit | ProcessCredit) -> None:
+    def __init__(self, config: OutcomeCredit | ProcessCredit | AlphaCredit) -> None:
         self.config = config
 
     @property
     def needs_reward(self) -> bool:
-        return isinstance(self.config, ProcessCredit)
+        return not isinstance(self.config, OutcomeCredit)
 
     def advantages(self, groups: Sequence[RolloutGroup], scored: Scored | None, done: float) -> Advantages:
         """float32 [T] of every rollout. ValueError if the rule pays a process reward and there is none."""
@@ -88,17 +100,21 @@ class LeaveOneOut(Credit):
             outcome_advantages(np.array(outcome_rewards(group.verdicts, config.fraction_of_tests)), config.outcome)
             for group in groups
         ]
-        process, weight = None, 0.0
-        if isinstance(config, ProcessCredit):
+        process, weight, outcome_weight = None, 0.0, config.outcome_weight
+        if not isinstance(config, OutcomeCredit):
             if scored is None:
                 raise ValueError("the credit rule pays a process reward, and there is none")
-            weight = config.process_weight * config.process_share(done)
+            if isinstance(config, AlphaCredit):
+                weight = config.alpha_at(done)
+                outcome_weight *= 1 - weight
+            else:
+                weight = config.process_weight * config.process_share(done)
             process = _process_advantages(groups, scored, masked, config) if weight > 0 else None
         advantages = []
         for g, group in enumerate(groups):
             row = []
             for i, rollout in enumerate(group.rollouts):
-                tokens_T = np.full(len(rollout.token_ids), config.outcome_weight * outcome[g][i])
+                tokens_T = np.full(len(rollout.token_ids), outcome_weight * outcome[g][i])
                 if process is not None:
                     tokens_T = tokens_T + weight * process[g][i]
                 row.append(tokens_T.astype(np.float32))
@@ -166,7 +182,10 @@ def _ranked(rewards: StepRewards, scores_N: np.ndarray) -> StepRewards:
 
 
 def _process_advantages(
-    groups: Sequence[RolloutGroup], scored: Scored, masked: Sequence[Sequence[bool]], config: ProcessCredit
+    groups: Sequence[RolloutGroup],
+    scored: Scored,
+    masked: Sequence[Sequence[bool]],
+    config: ProcessCredit | AlphaCredit,
 ) -> list[list[np.ndarray]]:
     """float64 [T] process advantages of every rollout; masked ones get zeros and are in nobody's baseline, rank or scale."""
     kept = [
@@ -178,8 +197,11 @@ def _process_advantages(
         for group, row in zip(groups, masked, strict=True)
     ]
     paid = _step_signal(kept, correct, config) if isinstance(config, StepCredit) else kept
-    credit = [_LEAVE_ONE_OUT[type(config)](group) for group in paid]
-    if config.process_scale == "batch_std" and any(credit):
+    if isinstance(config, MinFormCredit):
+        credit = [min_form(group, config.temperature) for group in paid]
+    else:
+        credit = [_IN_GROUP[type(config)](group) if group else [] for group in paid]
+    if isinstance(config, ProcessCredit) and config.process_scale == "batch_std" and any(credit):
         flat = np.concatenate([tokens for group in credit for tokens in group])
         scale = float(np.sqrt(np.mean(flat**2))) + 1e-8
         credit = [[tokens / scale for tokens in group] for group in credit]

@@ -96,6 +96,28 @@ class StepCredit(ProcessCredit):
         return self
 
 
+class MinFormCredit(ProcessCredit):
+    """The worst step of a rollout against that of the others, as a return-to-go (PURE)."""
+
+    rule: Literal["min_form"] = "min_form"
+    temperature: float = Field(default=0.1, gt=0)
+    """Of the softmax over the steps; towards 0 the return is the lowest step reward."""
+
+
+class AlphaCredit(LeaveOneOutCredit):
+    """(1 - alpha) outcome + alpha process, with steps standardised in the group, and alpha falling exponentially (RL-Tango)."""
+
+    rule: Literal["alpha"] = "alpha"
+    outcome: OutcomeAdvantage = "grpo"
+    alpha: float = Field(default=0.1, gt=0, le=1)
+    alpha_end: float = Field(default=1e-3, gt=0, le=1)
+    """At the end of training."""
+
+    def alpha_at(self, done: float) -> float:
+        """When the share `done` of training lies behind."""
+        return self.alpha * (self.alpha_end / self.alpha) ** done
+
+
 class ValueConfig(Config):
     """The value function of `gae` and how it learns: a copy of the starting policy with a head of zeros."""
 
@@ -124,8 +146,9 @@ class GAECredit(CreditBase):
 
 
 CreditConfig = Annotated[
-    OutcomeCredit | SequenceCredit | ReturnToGoCredit | StepCredit | GAECredit, Field(discriminator="rule")
+    OutcomeCredit | SequenceCredit | ReturnToGoCredit | StepCredit | MinFormCredit | AlphaCredit | GAECredit,
+    Field(discriminator="rule"),
 ]
 
-PER_TOKEN_RULES = ("return_to_go", "step", "gae")
+PER_TOKEN_RULES = ("return_to_go", "step", "min_form", "alpha", "gae")
 """Rules under which the tokens of one completion have different advantages."""
