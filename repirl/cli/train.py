@@ -27,6 +27,13 @@ def train_command(
     revision: Annotated[str | None, typer.Option(help="Commit of a hub policy.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Change of the recipe: key.path=value.")] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="rloo, grpo or ppo in place of the recipe's (methods with a policy gradient).")
+    ] = None,
+    mixing: Annotated[
+        str | None,
+        typer.Option(help="How the process reward is paid: sequence, return_to_go, step, right, progress, min_form or alpha."),
+    ] = None,
     pool: Annotated[
         Path | None, typer.Option(help="File of graded rollouts: fit the reward alone, on them (methods that learn one).")
     ] = None,
@@ -47,6 +54,7 @@ def train_command(
     from repirl.cli.evaluate import default_device
     from repirl.config import parse_config, with_overrides
     from repirl.methods.base import FitContext, Runtime, start_policy
+    from repirl.methods.mixing import credit_settings, critic_of
     from repirl.methods.registry import load_method
     from repirl.precision import training_in
 
@@ -56,8 +64,10 @@ def train_command(
     check_folder(folder, "--out")
     with working("loading"), training_in(dtype):
         chosen = load_method(method, tuple(map(str, include or ())))
-        given = [*(settings or ()), *([f"pool={json.dumps(str(pool))}"] if pool else ())]
-        config = with_overrides(chosen.recipe(recipe), given)
+        config = chosen.recipe(recipe)
+        paid = credit_settings(config, optimizer, mixing, critic_of(recipe))
+        given = [*paid, *(settings or ()), *([f"pool={json.dumps(str(pool))}"] if pool else ())]
+        config = with_overrides(config, given)
         runtime = parse_config(
             Runtime,
             {
