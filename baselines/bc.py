@@ -16,6 +16,7 @@ class BehaviouralCloning(Method[BCConfig]):
     title = "behavioural cloning"
     source = "supervised fine-tuning on demonstrations; settings of arXiv 2602.07832"
     status = "paper recipe not yet run at that size"
+    needs = frozenset({"demonstrations"})
     recipes = {
         "tiny": bc_config(tiny_data(), tiny_loop(), 3e-4),
         "paper-qwen2.5-3b": bc_config(paper_data(), paper_loop(chat=True), 1e-5),

@@ -19,6 +19,8 @@ class GRPO(Method[RLConfig]):
     title = "GRPO"
     source = "arXiv 2402.03300; settings of arXiv 2602.07832"
     status = "advantages agree with the closed form; paper recipe not yet run at that size"
+    needs = frozenset({"rollouts", "outcomes"})
+    level = "outcome"
     recipes = {
         "tiny": RLConfig(data=tiny_data(), loop=tiny_loop(STANDARDISED)),
         "paper-qwen2.5-3b": RLConfig(data=paper_data(), loop=paper_loop(STANDARDISED, chat=True)),

@@ -19,6 +19,8 @@ class _Null(Method[RLConfig]):
 
     source = "null"
     status = "exact"
+    needs = frozenset({"rollouts", "outcomes"})
+    level = "token"
     kind = "null"
     recipes = {"tiny": RLConfig(data=tiny_data(), loop=tiny_process_loop())}
 

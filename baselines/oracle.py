@@ -19,6 +19,8 @@ class Oracle(Method[RLConfig]):
     title = "oracle step reward"
     source = "exact checker of the embedded task family"
     status = "exact"
+    needs = frozenset({"rollouts", "outcomes", "step labels"})
+    level = "step"
     kind = "reference"
     recipes = {
         "tiny": RLConfig(data=tiny_data(), loop=tiny_loop(StepCredit(outcome_weight=0.5, process_weight=2.0))),

@@ -21,6 +21,8 @@ class PPO(Method[RLConfig]):
     title = "PPO"
     source = "arXiv 1707.06347; settings of arXiv 2602.07832"
     status = "advantages agree with the closed form; paper recipe not yet run at that size"
+    needs = frozenset({"rollouts", "outcomes"})
+    level = "outcome"
     recipes = {
         "tiny": RLConfig(data=tiny_data(), loop=tiny_loop(TINY)),
         "paper-qwen2.5-3b": RLConfig(data=paper_data(), loop=paper_loop(PAPER, chat=True)),

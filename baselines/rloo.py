@@ -16,6 +16,8 @@ class RLOO(Method[RLConfig]):
     title = "RLOO"
     source = "arXiv 2402.14740; settings of arXiv 2602.07832"
     status = "advantages agree with the closed form; paper recipe not yet run at that size"
+    needs = frozenset({"rollouts", "outcomes"})
+    level = "outcome"
     recipes = {
         "tiny": RLConfig(data=tiny_data(), loop=tiny_loop()),
         "paper-qwen2.5-3b": RLConfig(data=paper_data(), loop=paper_loop(chat=True)),

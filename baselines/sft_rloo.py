@@ -40,6 +40,8 @@ class SFTRLOO(Method[SFTRLOOConfig]):
     title = "SFT, then RLOO"
     source = "settings of arXiv 2602.07832"
     status = "paper recipe not yet run at that size"
+    needs = frozenset({"rollouts", "outcomes", "demonstrations"})
+    level = "outcome"
     recipes = {
         "tiny": _recipe(tiny_data(), tiny_loop(), 3e-4),
         "paper-qwen2.5-3b": _recipe(paper_data(), paper_loop(chat=True), 1e-5),

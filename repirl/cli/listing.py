@@ -42,18 +42,10 @@ def list_command(
 
 
 def _methods(include: tuple[Path, ...]) -> list[Entry]:
-    from repirl.methods.registry import methods
+    from repirl.methods.registry import described, methods
 
-    return [
-        {
-            "name": name,
-            "kind": method.kind,
-            "source": method.source,
-            "status": method.status,
-            "recipes": ", ".join(method.recipes),
-        }
-        for name, method in methods(tuple(map(str, include))).items()
-    ]
+    found = [described(method) for method in methods(tuple(map(str, include))).values()]
+    return [{key: text for key, text in one.items() if key != "title"} for one in found]
 
 
 def _benchmarks(include: tuple[Path, ...]) -> list[Entry]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -18,6 +19,11 @@ from repirl.errors import UserError
 from repirl.types import Budget, Metrics
 
 C = TypeVar("C", bound=Config)
+
+Need = Literal["rollouts", "outcomes", "demonstrations", "step labels"]
+"""What a method learns from: samples of the policy, the grader's verdicts on them, solutions of experts, labels of steps."""
+Level = Literal["token", "step", "outcome", "none"]
+"""The smallest part of a solution that gets a reward of its own."""
 
 
 class Runtime(Config):
@@ -72,6 +78,12 @@ class FitContext:
     seed: int
     on_step: Callable[[int, int, Metrics], None] | None = None
     runtime: Runtime = field(default_factory=Runtime)
+    needs: frozenset[Need] | None = None
+    """What the method that is fitted has declared; it is given nothing else. None: all."""
+
+    def gives(self, need: Need) -> bool:
+        """Whether the method may learn from it."""
+        return self.needs is None or need in self.needs
 
     def engine(self, policy: LoadedPolicy | None = None) -> Engine:
         """A sampler over a policy (None: the one that is trained; others are verifiers, completers), which follows its
@@ -119,6 +131,16 @@ class Fitted:
         )
 
 
+def _only_with_declared(fit: Callable[..., Fitted]) -> Callable[..., Fitted]:
+    """`fit` in a context that gives what the method declares and nothing else."""
+
+    @wraps(fit)
+    def fitted(self: Method[Any], context: FitContext, config: Config) -> Fitted:
+        return fit(self, replace(context, needs=self.needs), config)
+
+    return fitted
+
+
 class Method(ABC, Generic[C]):
     """One way to get a process reward and (or) a policy. Subclasses set the class variables and implement `fit`.
 
@@ -132,8 +154,18 @@ class Method(ABC, Generic[C]):
     """Paper or project that the method comes from."""
     status: ClassVar[str]
     """What was reproduced, and how far."""
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """What it learns from. What is not declared is kept from it: training samples are not graded, demonstrations not loaded.
+    (Choosing a checkpoint by validation accuracy is the loop's, not the method's.)"""
+    yields: ClassVar[tuple[Literal["policy", "reward"], ...]] = ("policy",)
+    level: ClassVar[Level] = "none"
     kind: ClassVar[Literal["method", "null", "reference"]] = "method"
     recipes: ClassVar[Mapping[str, Config]]
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        if "fit" in vars(cls):
+            cls.fit = _only_with_declared(cls.fit)
 
     @abstractmethod
     def fit(self, context: FitContext, config: C) -> Fitted:

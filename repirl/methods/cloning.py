@@ -42,7 +42,8 @@ def clone(context: FitContext, config: BCConfig, *, method: str) -> Fitted:
     each. Token mean over the batch.
     """
     chat = config.sampling.chat_template
-    data = within_context(load_training_set(config.data), context.policy, config.data.too_long, chat=chat)
+    data = load_training_set(config.data, with_demonstrations=context.gives("demonstrations"))
+    data = within_context(data, context.policy, config.data.too_long, chat=chat)
     if not any(data.demonstrations.values()):
         raise UserError("no demonstrations to clone", config.data.source, "give problems with `demonstrations`")
     model, tokenizer = context.policy.model, context.policy.tokenizer

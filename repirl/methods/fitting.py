@@ -19,7 +19,7 @@ from repirl.learn.run import Learner, RunResult, ValidationConfig, Validator, ru
 from repirl.methods.base import FitContext, Fitted
 from repirl.precision import training_dtype
 from repirl.processes import only_user_of
-from repirl.rollouts.collect import Collector, SamplingConfig
+from repirl.rollouts.collect import Collector, Grader, SamplingConfig
 from repirl.tasks.training_sets import TrainingSet
 from repirl.types import Budget
 
@@ -47,7 +47,7 @@ def fit_learner(
             context,
             RunFolder(context.folder, run_identity(context, config, method, data)),
             make_learner,
-            lambda: Validator(make_collector(context, sampling), data.validation, validation, context.seed),
+            lambda: Validator(_collector(context, sampling, grade_rollouts), data.validation, validation, context.seed),
             steps,
             checkpoint_every,
             save_reward,
@@ -102,8 +102,12 @@ def fit_reward(
 
 
 def make_collector(context: FitContext, sampling: SamplingConfig) -> Collector:
-    """Samples from the context's policy and grades by the problems' own graders."""
-    return Collector(context.policy.tokenizer, context.engine(), grade_rollouts, sampling.decoding)
+    """Samples to learn from, of the context's policy; graded by the problems' own graders if the method declares outcomes."""
+    return _collector(context, sampling, grade_rollouts if context.gives("outcomes") else None)
+
+
+def _collector(context: FitContext, sampling: SamplingConfig, grader: Grader | None) -> Collector:
+    return Collector(context.policy.tokenizer, context.engine(), grader, sampling.decoding)
 
 
 def run_identity(context: FitContext, config: Config, method: str, data: TrainingSet) -> dict[str, Any]:

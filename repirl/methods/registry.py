@@ -15,10 +15,10 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 from repirl.errors import UserError
-from repirl.methods.base import Method
+from repirl.methods.base import Method, Need
 from repirl.paths import content_dir
 
 BUILT_IN = ("repirl.methods.repirl",)
@@ -79,3 +79,18 @@ def load_method(name: str, include: Sequence[str] = ()) -> Method[Any]:
     if name not in found:
         raise UserError("unknown method", name, f"choose one of {', '.join(found)}")
     return found[name]
+
+
+def described(method: Method[Any]) -> dict[str, str]:
+    """What a method says of itself, in words."""
+    return {
+        "name": method.name,
+        "title": method.title,
+        "kind": method.kind,
+        "source": method.source,
+        "needs": ", ".join(need for need in get_args(Need) if need in method.needs) or "nothing",
+        "yields": ", ".join(method.yields),
+        "level": method.level,
+        "status": method.status,
+        "recipes": ", ".join(method.recipes),
+    }

@@ -7,6 +7,7 @@ of the credit rule. Recipes: `tiny` for the embedded default, `paper-*` with the
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
@@ -84,6 +85,9 @@ class RePIRL(Method[RePIRLConfig]):
     title = "rePIRL"
     source = "arXiv 2602.07832 (ICML 2026)"
     status = "method of this project; paper recipes are the published settings, not yet run at that size"
+    needs = frozenset({"rollouts", "outcomes", "demonstrations"})
+    yields = ("policy", "reward")
+    level = "token"
     recipes = {
         "tiny": RePIRLConfig(
             data=tiny_data(),
@@ -116,7 +120,8 @@ class RePIRL(Method[RePIRLConfig]):
         if config.pool is not None:
             digest = digest_of(list(read_lines(Path(config.pool).expanduser())))
             return self._fit_reward(context, config, TrainingSet((), (), {}, digest))
-        data = load_training_set(config.data)
+        load = partial(load_training_set, with_demonstrations=context.gives("demonstrations"))
+        data = load(config.data)
         if config.irl.demos_per_prompt > 0 and not any(data.demonstrations.values()):
             raise UserError(
                 "no demonstrations to learn a reward from",
@@ -128,7 +133,7 @@ class RePIRL(Method[RePIRLConfig]):
         other = {name: value for name in ("source", "levels") if (value := getattr(config.offline, name)) is not None}
         if other:
             try:
-                data = load_training_set(config.data.model_copy(update=other))
+                data = load(config.data.model_copy(update=other))
             except UserError as error:
                 todo = "set offline.source and offline.levels"
                 raise UserError("no problems for the offline phase", str(error), todo) from None
@@ -169,7 +174,7 @@ class RePIRL(Method[RePIRLConfig]):
         def make_reward(data: TrainingSet) -> InverseRL:
             return self._reward(context, learning, data, start)
 
-        return fit_policy(context, config, make_reward, method=self.name, uses_demonstrations=True)
+        return fit_policy(context, config, make_reward, method=self.name)
 
     def _reward(self, context: FitContext, config: RePIRLConfig, data: TrainingSet, start: str | None) -> InverseRL:
         """The learner of the reward, as new or from the folder `start`."""

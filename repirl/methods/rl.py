@@ -102,7 +102,6 @@ def fit_policy(
     make_reward: Callable[[TrainingSet], RewardLearner | None],
     *,
     method: str,
-    uses_demonstrations: bool = False,
     make_credit: Callable[[TrainingSet], Credit] | None = None,
 ) -> Fitted:
     """Policy gradient (or its continuation) in the context's folder, with a reward and a credit rule.
@@ -111,7 +110,7 @@ def fit_policy(
     reward has parameters.
     """
     loop = config.loop
-    data = load_training_set(config.data, with_demonstrations=uses_demonstrations)
+    data = load_training_set(config.data, with_demonstrations=context.gives("demonstrations"))
     data = within_context(data, context.policy, config.data.too_long, chat=loop.sampling.chat_template)
 
     def make_learner() -> PolicyGradient:
