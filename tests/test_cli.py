@@ -72,7 +72,7 @@ def test_help_is_quick_and_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.stderr.strip() == "False"
-    for verb in ("list", "check", "train", "eval", "grade", "bench", "leaderboard", "pretrain"):
+    for verb in ("list", "check", "train", "eval", "grade", "bench", "leaderboard", "pretrain", "verify"):
         assert f"\n  {verb} " in done.stdout
     # Processor time, as wall time depends on what else the machine does.
     assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 0.5

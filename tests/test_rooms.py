@@ -24,6 +24,7 @@ ROOMS = (
     "records",
     "bench",
     "reporting",
+    "theory",
     "cli",
 )
 # Must not be imported when the command line only parses: anything that takes a second.
