@@ -25,6 +25,7 @@ class IntrinsicConfig(RLConfig):
     """The loop's configuration, and which of the two is paid."""
 
     signal: Signal = "self_certainty"
+    """Divergence of the token's distribution from uniform, or minus its entropy."""
 
 
 class IntrinsicReward(ModelReward):

@@ -20,6 +20,7 @@ class WarmStart(Config):
     """Updates on demonstrations."""
 
     steps: int = Field(ge=1)
+    """Updates on demonstrations."""
     optim: OptimConfig
 
 

@@ -87,3 +87,10 @@ def test_a_new_method_is_one_file(tmp_path: Path, policy_folder, capsys: pytest.
     (tmp_path / "mine.py").write_text(EXAMPLE.replace('name = "grpo"', 'name = "mine"'))
     assert cli.run(["show", "mine", "--include", str(tmp_path)]) == 0
     assert "mine, recipe tiny" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", list(methods()))
+def test_every_setting_says_what_it_means(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for recipe in load_method(name).recipes:
+        assert cli.run(["show", name, recipe, "--json"]) == 0
+        assert [one["setting"] for one in json.loads(capsys.readouterr().out)["settings"] if not one["meaning"]] == []

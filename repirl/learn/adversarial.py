@@ -37,6 +37,7 @@ class AdversarialConfig(Config):
     """How the discriminator learns."""
 
     lr: float = Field(default=1e-6, gt=0)
+    """AdamW's rate, constant."""
     head_lr: float | None = Field(default=None, gt=0)
     """None: `lr`."""
     updates: int = Field(default=2, ge=1)
@@ -44,13 +45,17 @@ class AdversarialConfig(Config):
     warmup: int = Field(default=0, ge=0)
     """Further updates on the first batch, before the policy moves (R-AIRL: 50 to 200)."""
     demos_per_prompt: int = Field(default=4, ge=1)
+    """Demonstrations of each prompt that take part."""
     perturbed: int = Field(default=0, ge=0)
     """Of so many demonstrations of each prompt a copy with one wrong number is a negative besides (R-AIRL)."""
     base_measure: float = Field(default=0.0, ge=0)
     """Of f, as of rePIRL's reward: 1 starts f as the starting policy's log-probability."""
     layers: int | None = None
+    """The first so many of the policy's layers; None: all."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """The gradient is scaled down to this norm where it is above."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
+    """Padded tokens that go through the model at a time; changes no result."""
 
 
 @dataclass(frozen=True, slots=True)

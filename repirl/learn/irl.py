@@ -66,6 +66,7 @@ class IRLConfig(Config):
     score: Literal["after", "before"] = "after"
     """Rollouts are scored with the PRM after this batch's update (Algorithm 1, step 6) or before it (one pass less)."""
     demos_per_prompt: int = Field(default=4, ge=0)
+    """Demonstrations of each prompt that take part."""
     max_demo_tokens: int | None = Field(default=None, ge=1)
     """Demonstrations that are longer (EOS included) take no part; rollouts that long are cut, and are failures."""
     prompts_per_update: int | None = Field(default=None, ge=1)
@@ -76,14 +77,17 @@ class IRLConfig(Config):
     """kappa of a residual energy: the reward starts as kappa times the base policy's log-probability (rewards/energy.py);
     0 is the paper's scalar head alone."""
     lr: float = Field(default=3e-8, gt=0)
+    """AdamW's rate for the reward's model, constant."""
     head_lr: float | None = Field(default=None, gt=0)
     """Learning rate of the new head; None: that of the backbone."""
     max_grad_norm: float = Field(default=10.0, gt=0)
+    """The gradient is scaled down to this norm where it is above."""
     epochs: int = Field(default=1, ge=0)
     """Passes over each batch; 0: the reward only scores."""
     step_aggregation: Aggregation = "mean"
     """How the rewards of a step's tokens become the step's reward."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
+    """Padded tokens that go through the model at a time; changes no result."""
 
     @model_validator(mode="after")
     def _logistic_starts_at_zero(self) -> Self:

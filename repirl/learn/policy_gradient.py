@@ -36,11 +36,13 @@ class LoopConfig(Config):
     """All that policy gradient needs beside data and a reward."""
 
     steps: int = Field(default=40, ge=1)
+    """Batches of rollouts, each with its policy update."""
     sampling: SamplingConfig = SamplingConfig()
     credit: CreditConfig = OUTCOME_ALONE
     optim: PolicyOptimConfig = PolicyOptimConfig()
     validation: ValidationConfig = ValidationConfig()
     checkpoint_every: int = Field(default=1, ge=1)
+    """Updates between two checkpoints, from which a run that was stopped goes on."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

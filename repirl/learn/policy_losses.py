@@ -34,7 +34,9 @@ class PolicyLossConfig(Config):
     ratio: Literal["token", "sequence"] = "token"
     """Importance ratio per token, or one per completion: exp of the summed log-ratios (TRL's RLOO)."""
     clip_low: float = Field(default=0.2, ge=0)
+    """The ratio counts down to 1 minus this where that makes the loss worse."""
     clip_high: float = Field(default=0.2, ge=0)
+    """The ratio counts up to 1 plus this where that makes the loss worse."""
     reduction: Reduction = "token_mean"
     """`token_mean`: over all tokens of the batch; `sequence_mean`: token mean per completion, then mean over completions;
     `sequence_sum`: token sum per completion, then mean over completions."""

@@ -27,6 +27,7 @@ class PolicyOptimConfig(OptimConfig):
     mini_batches: int = Field(default=1, ge=1)
     """Optimiser steps per batch of rollouts; later ones are off-policy and use the clipped ratio."""
     epochs: int = Field(default=1, ge=1)
+    """Passes over each batch of rollouts."""
     loss: PolicyLossConfig = PolicyLossConfig()
 
     @property

@@ -58,8 +58,11 @@ class ValidationConfig(Config):
     """Checkpoint selection: every `every` steps, `samples` completions of each validation problem."""
 
     every: int = Field(default=10, ge=1)
+    """Updates between two looks at the validation problems."""
     num_problems: int = Field(default=64, ge=1)
+    """So many of the held-out problems."""
     samples: int = Field(default=4, ge=1)
+    """Completions of each."""
     select: Literal["best", "last"] = "best"
     """Which checkpoint is the result: that of the highest validation accuracy (the earliest of equals; step 0 counts),
     or the last one."""

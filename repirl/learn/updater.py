@@ -20,12 +20,15 @@ class OptimConfig(Config):
     """AdamW without weight decay, and how a batch is cut."""
 
     lr: float = Field(default=5e-7, gt=0)
+    """AdamW's learning rate at its highest."""
     warmup_steps: int = Field(default=0, ge=0)
     """Updates over which the rate rises linearly; the first one gets 1 / `warmup_steps` of it."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """`linear` and `cosine` decay to 0 at the end of training, which averages out the noise of small batches."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """The gradient is scaled down to this norm where it is above."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
+    """Padded tokens that go through the model at a time; changes no result."""
     non_finite: Literal["stop", "skip"] = "stop"
     """An update whose loss or gradient is no number ends the run, or is left out and counted (`skipped_updates`)."""
 

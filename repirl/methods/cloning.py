@@ -27,6 +27,7 @@ class BCConfig(Config):
     sampling: SamplingConfig
     validation: ValidationConfig
     steps: int = Field(ge=1)
+    """Updates."""
     optim: OptimConfig
 
 

@@ -71,12 +71,19 @@ class SamplingConfig(Config):
     """Rollouts of a training step."""
 
     prompts_per_step: int = Field(default=48, ge=1)
+    """Problems of each update."""
     group_size: int = Field(default=8, ge=2)
+    """Rollouts of each problem."""
     temperature: float = Field(default=1.0, gt=0)
+    """Of sampling; log-probabilities and gradients are those at this temperature."""
     max_new_tokens: int = Field(default=144, ge=1)
+    """Longer completions are cut off, and have failed."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Of sampling; training needs the full distribution, 1."""
     top_k: int = Field(default=0, ge=0)
+    """Of sampling; 0: all tokens, which training needs."""
     chat_template: bool = False
+    """Prompts go through the tokenizer's chat template, as one turn of the user."""
     ungraded_limit: float = Field(default=0.02, ge=0, le=1)
     """Above this share of completions that could not be graded the run stops."""
     keep: KeepConfig | None = None

@@ -45,15 +45,23 @@ class TrainingSetConfig(Config):
     """
 
     source: str = "arith"
+    """Embedded family, `file`, or a published set."""
     file: str | None = None
+    """A JSONL file, or the local folder of a published set."""
     levels: tuple[int, ...] = tuple(range(1, 9))
+    """Of an embedded family, in equal shares."""
     num_problems: int = Field(default=2000, ge=1)
+    """Problems to train on."""
     validation_problems: int = Field(default=128, ge=1)
+    """Problems held out for choosing a checkpoint."""
     demos_per_problem: int = Field(default=4, ge=0)
+    """Demonstrations of each problem of an embedded family."""
     problem_seed: int = 0
+    """Which problems are drawn; the same for all seeds of a run."""
     prompt_suffix: str = ""
     """Appended to each problem of a file, for instance the request to put the answer in a box."""
     step_separator: str = "\n"
+    """What ends a step of a solution."""
     too_long: Literal["refuse", "drop"] = "refuse"
     """Prompts that leave no room for a completion in the policy's context, and demonstrations that do not fit into it, are
     refused, or left out and counted."""
