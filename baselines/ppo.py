@@ -11,7 +11,7 @@ from repirl.methods.base import FitContext, Fitted, Method
 from repirl.methods.rl import RLConfig, fit_policy, paper_data, paper_loop, tiny_data, tiny_loop
 
 TINY = GAECredit(whiten=True, value=ValueConfig(lr=1e-4, head_lr=1e-3, micro_batch_tokens=2048))
-PAPER = GAECredit(whiten=True, value=ValueConfig(lr=1e-5))
+PUBLISHED = GAECredit(whiten=True, value=ValueConfig(lr=1e-5))
 
 
 class PPO(Method[RLConfig]):
@@ -25,8 +25,8 @@ class PPO(Method[RLConfig]):
     level = "outcome"
     recipes = {
         "tiny": RLConfig(data=tiny_data(), loop=tiny_loop(TINY)),
-        "paper-qwen2.5-3b": RLConfig(data=paper_data(), loop=paper_loop(PAPER, chat=True)),
-        "paper-qwen3-4b": RLConfig(data=paper_data(), loop=paper_loop(PAPER, chat=False)),
+        "paper-qwen2.5-3b": RLConfig(data=paper_data(), loop=paper_loop(PUBLISHED, chat=True)),
+        "paper-qwen3-4b": RLConfig(data=paper_data(), loop=paper_loop(PUBLISHED, chat=False)),
     }
 
     def fit(self, context: FitContext, config: RLConfig) -> Fitted:
