@@ -64,7 +64,7 @@ def test_the_offline_phase_resumes_exactly(policy_folder, tmp_path, monkeypatch)
         with pytest.raises(KeyboardInterrupt):
             load_method("repirl").fit(context, config)
         # What was sampled for the first phase is not sampled again.
-        monkeypatch.setattr("repirl.methods.repirl.write_groups", lambda path, groups: pytest.fail("sampled again"))
+        monkeypatch.setattr("repirl.methods.offline.write_groups", lambda path, groups: pytest.fail("sampled again"))
     again = fit("repirl", policy_folder, tmp_path / "parts", config)
     for part in ("policy", "reward"):
         assert (tmp_path / "whole" / part / "model.safetensors").read_bytes() == (

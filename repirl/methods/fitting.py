@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from repirl.config import Config
+from repirl.config import Config, digest_of
 from repirl.engines.loading import load_policy, quiet_transformers, written_to
 from repirl.engines.lora import adapter_weights, has_adapters, load_merged, merged_state_dict
 from repirl.errors import UserError
@@ -19,8 +19,10 @@ from repirl.learn.run import Learner, RunResult, ValidationConfig, Validator, ru
 from repirl.methods.base import FitContext, Fitted
 from repirl.precision import training_dtype
 from repirl.processes import only_user_of
+from repirl.rewards.aggregate import Aggregation
+from repirl.rewards.artifact import RewardContract
 from repirl.rollouts.collect import Collector, Grader, SamplingConfig
-from repirl.tasks.training_sets import TrainingSet
+from repirl.tasks.training_sets import FAMILIES, TrainingSet, TrainingSetConfig
 from repirl.types import Budget
 
 
@@ -122,6 +124,29 @@ def run_identity(context: FitContext, config: Config, method: str, data: Trainin
         "config": config.model_dump(mode="json"),
         **({"lora": lora.model_dump(mode="json")} if lora is not None else {}),
     }
+
+
+def reward_contract(
+    context: FitContext,
+    config: Config,
+    kind: str,
+    method: str,
+    data: TrainingSetConfig,
+    sampling: SamplingConfig,
+    data_digest: str,
+    aggregation: Aggregation,
+) -> RewardContract:
+    """What the artifact of a reward that is fitted in this context promises; `data_digest` is of what it learns from."""
+    return RewardContract(
+        kind=kind,
+        method=method,
+        step_separator=data.step_separator,
+        template="chat" if sampling.chat_template else "plain",
+        prompt_suffix=None if data.source in FAMILIES else data.prompt_suffix,
+        step_aggregation=aggregation,
+        base_digest=context.policy.digest,
+        training_digest=digest_of([config.model_dump(mode="json"), data_digest, context.seed]),
+    )
 
 
 def save_policy(folder: Path, model: Any, tokenizer: Any) -> None:

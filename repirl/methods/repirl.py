@@ -7,43 +7,28 @@ of the credit rule. Recipes: `tiny` for the embedded default, `paper-*` with the
 from __future__ import annotations
 
 import copy
-from functools import partial
 from pathlib import Path
 
 from pydantic import Field
 
-from repirl.config import Config, digest_of
 from repirl.errors import UserError
-from repirl.files import read_lines
 from repirl.learn.credit_config import SequenceCredit
 from repirl.learn.inverse_rl import InverseRL
 from repirl.learn.irl import IRLConfig
 from repirl.learn.reward_fitting import RewardFitting
 from repirl.methods.base import FitContext, Fitted, Method
-from repirl.methods.context_length import check_pool, within_context
-from repirl.methods.fitting import fit_reward, make_collector
+from repirl.methods.fitting import fit_reward, reward_contract
+from repirl.methods.offline import OfflinePool, PoolConfig
 from repirl.methods.rl import RLConfig, fit_policy, paper_data, paper_loop, tiny_data, tiny_process_loop
-from repirl.rewards.artifact import RewardContract
 from repirl.rewards.energy import energy_from_policy, load_energy
-from repirl.rng import seed_for
-from repirl.rollouts.collect import sampling_cost
-from repirl.rollouts.stored import read_groups, write_groups
-from repirl.tasks.training_sets import FAMILIES, TrainingSet, load_training_set
-from repirl.types import Budget
+from repirl.tasks.training_sets import TrainingSet, load_training_set
 
 
-class OfflineConfig(Config):
+class OfflineConfig(PoolConfig):
     """Fitting the reward before the policy moves, on graded rollouts of the starting policy or of a file."""
 
     updates: int = Field(default=0, ge=0)
     """0: there is no such phase."""
-    problems: int = Field(default=500, ge=1)
-    """So many of the training problems, from the first, are sampled for it."""
-    samples: int = Field(default=8, ge=1)
-    source: str | None = None
-    """Training set of these problems; None: the one that the policy is trained on."""
-    levels: tuple[int, ...] | None = None
-    """Its levels; None: those that the policy is trained on."""
     prompts_per_update: int = Field(default=12, ge=1)
 
 
@@ -118,10 +103,8 @@ class RePIRL(Method[RePIRLConfig]):
         Leaves `policy/` and `reward/` in the run folder; with `pool` a reward alone.
         """
         if config.pool is not None:
-            digest = digest_of(list(read_lines(Path(config.pool).expanduser())))
-            return self._fit_reward(context, config, TrainingSet((), (), {}, digest))
-        load = partial(load_training_set, with_demonstrations=context.gives("demonstrations"))
-        data = load(config.data)
+            return self._fit_reward(context, config)
+        data = load_training_set(config.data, with_demonstrations=context.gives("demonstrations"))
         if config.irl.demos_per_prompt > 0 and not any(data.demonstrations.values()):
             raise UserError(
                 "no demonstrations to learn a reward from",
@@ -130,43 +113,24 @@ class RePIRL(Method[RePIRLConfig]):
             )
         if config.offline.updates == 0:
             return self._fit_policy(context, config, config.reward)
-        other = {name: value for name in ("source", "levels") if (value := getattr(config.offline, name)) is not None}
-        if other:
-            try:
-                data = load(config.data.model_copy(update=other))
-            except UserError as error:
-                todo = "set offline.source and offline.levels"
-                raise UserError("no problems for the offline phase", str(error), todo) from None
-        data = within_context(data, context.policy, config.data.too_long, chat=config.loop.sampling.chat_template)
-        first = self._fit_reward(context.part("offline"), config, data)
+        first = self._fit_reward(context.part("offline"), config)
         return self._fit_policy(context, config, str(first.reward_folder)).after(first)
 
-    def _fit_reward(self, context: FitContext, config: RePIRLConfig, data: TrainingSet) -> Fitted:
+    def _fit_reward(self, context: FitContext, config: RePIRLConfig) -> Fitted:
         """The offline phase. Rollouts that are sampled for it stay in the folder, as `pool.jsonl`."""
-        offline, sampling = config.offline, config.loop.sampling
+        offline = config.offline
         if offline.updates == 0:
             raise UserError(
                 "a pool is given, and the reward is fitted 0 times on it", "offline.updates=0", "set offline.updates"
             )
-        collector = make_collector(context, sampling)
+        pool = OfflinePool(context, config.data, offline, config.loop.sampling, config.pool)
 
         def make_learner() -> RewardFitting:
-            file = context.folder / "pool.jsonl"
-            if config.pool is not None:
-                groups = read_groups(Path(config.pool).expanduser(), collector.tokenizer, chat=sampling.chat_template)
-            elif file.is_file():
-                groups = read_groups(file, collector.tokenizer, chat=sampling.chat_template)
-            else:
-                seed = seed_for(context.seed, "offline")
-                problems = data.problems[: offline.problems]
-                groups = collector.groups(problems, offline.samples, seed, data.demonstrations)
-                write_groups(file, groups)
-            reward = self._reward(context, config, data, config.reward)
-            check_pool(groups, context.policy)
-            spent = sampling_cost(groups) if config.pool is None else Budget()
-            return RewardFitting(reward, groups, offline.prompts_per_update, context.seed, spent)
+            groups = pool.groups()
+            reward = self._reward(context, config, pool.data, config.reward)
+            return RewardFitting(reward, groups, offline.prompts_per_update, context.seed, pool.cost(groups))
 
-        return fit_reward(context, config, make_learner, method=self.name, data=data, steps=offline.updates)
+        return fit_reward(context, config, make_learner, method=self.name, data=pool.data, steps=offline.updates)
 
     def _fit_policy(self, context: FitContext, config: RePIRLConfig, start: str | None) -> Fitted:
         learning = config.model_copy(update={"irl": config.irl.model_copy(update={"epochs": 0})}) if config.frozen else config
@@ -179,15 +143,8 @@ class RePIRL(Method[RePIRLConfig]):
     def _reward(self, context: FitContext, config: RePIRLConfig, data: TrainingSet, start: str | None) -> InverseRL:
         """The learner of the reward, as new or from the folder `start`."""
         policy = context.policy
-        contract = RewardContract(
-            kind="energy",
-            method=self.name,
-            step_separator=config.data.step_separator,
-            template="chat" if config.loop.sampling.chat_template else "plain",
-            prompt_suffix=None if config.data.source in FAMILIES else config.data.prompt_suffix,
-            step_aggregation=config.irl.step_aggregation,
-            base_digest=policy.digest,
-            training_digest=digest_of([config.model_dump(mode="json"), data.digest, context.seed]),
+        contract = reward_contract(
+            context, config, "energy", self.name, config.data, config.loop.sampling, data.digest, config.irl.step_aggregation
         )
         model = energy_from_policy(policy.model, layers=config.irl.layers, base_measure=config.irl.base_measure)
         base = None
