@@ -19,7 +19,7 @@ def groups(make_rollout) -> list[RolloutGroup]:
     for problem in arith.problems("train", 3, levels=(2,), seed=5):
         texts = [arith.solution(problem.source, "plain"), "\\boxed{0}", "?"]
         rollouts = tuple(make_rollout(problem.prompt, text, problem_id=problem.id, index=i) for i, text in enumerate(texts))
-        verdicts = (Verdict("correct"), Verdict("wrong"), Verdict("ungraded", "timeout"))
+        verdicts = (Verdict("correct"), Verdict("wrong", score=0.25), Verdict("ungraded", "timeout"))
         made.append(RolloutGroup(problem, rollouts, verdicts, tuple(arith.demonstrations(problem, 2))))
     return made
 
@@ -34,6 +34,7 @@ def test_what_is_written_is_read_again(groups, tokenizer, tmp_path) -> None:
             before.problem.source,
         )
         assert [v.outcome for v in after.verdicts] == ["correct", "wrong", "ungraded"]
+        assert [v.score for v in after.verdicts] == [None, 0.25, None]
         assert [d.text for d in after.demonstrations] == [d.text for d in before.demonstrations]
         for a, b in zip(before.rollouts, after.rollouts, strict=True):
             assert (a.text, a.prompt_ids, a.finish_reason, a.temperature) == (
@@ -77,6 +78,7 @@ def test_prompts_texts_and_rewards_are_enough(groups, tokenizer, tmp_path) -> No
             "are not one number for each token",
         ),
         ({"prompt": "p", "completions": [{"text": "x", "reward": 1, "temperature": "hot"}]}, "is not a number above 0: hot"),
+        ({"prompt": "p", "completions": [{"text": "x", "reward": 0, "score": 1.5}]}, "is not a share from 0 to 1: 1.5"),
         ({"prompt": "p", "demonstrations": "x", "completions": [{"text": "x", "reward": 1}]}, "is not a list of texts"),
     ],
 )

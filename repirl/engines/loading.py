@@ -29,7 +29,18 @@ DTYPES = ("float32", "bfloat16", "auto")
 
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken")
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")
+_HUB_SNAPSHOTS = "snapshots"
+"""In the hub's cache, the folder that has a model's files by commit."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyAddress:
+    """What `load_policy` finds a policy by, from whatever folder: an embedded name, an absolute folder, or a hub id with its
+    commit."""
+
+    name: str
+    revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +57,15 @@ class LoadedPolicy:
     path: Path
     digest: str
     dtype: str = "float32"
+
+    @property
+    def address(self) -> PolicyAddress:
+        """Where it is found again; `name` may be a mere label (a phase of a method names what it starts from)."""
+        if self.name in EMBEDDED:
+            return PolicyAddress(self.name)
+        if self.path.parent.name == _HUB_SNAPSHOTS and _HUB_ID.fullmatch(self.name):
+            return PolicyAddress(self.name, self.path.name)
+        return PolicyAddress(str(self.path.resolve()))
 
 
 def load_policy(
@@ -177,6 +197,15 @@ def written_to(folder: Path) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise OSError(errno.EIO, _first_line(error), str(folder)) from error
+
+
+def save_model(folder: Path, model: Any, tokenizer: Any) -> None:
+    """An ordinary transformers folder; adapters are merged into the weights. OSError if it cannot be written."""
+    from repirl.engines.lora import has_adapters, merged_state_dict
+
+    with quiet_transformers(), written_to(folder):
+        model.save_pretrained(folder, state_dict=merged_state_dict(model) if has_adapters(model) else None)
+        tokenizer.save_pretrained(folder)
 
 
 def _names(keys: Any) -> list[str]:

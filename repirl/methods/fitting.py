@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from repirl.config import Config, digest_of
-from repirl.engines.loading import load_policy, quiet_transformers, written_to
-from repirl.engines.lora import adapter_weights, has_adapters, load_merged, merged_state_dict
+from repirl.engines.loading import load_policy, save_model
+from repirl.engines.lora import adapter_weights, load_merged
 from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
 from repirl.learn.checkpoint import RunFolder
@@ -74,7 +74,7 @@ def _fit(
     if not finished:
         learner, validator = make_learner(), make_validator()
         result = run_steps(learner, steps, run, validator, checkpoint_every=checkpoint_every, on_step=context.on_step)
-        save_policy(policy_folder, policy.model, policy.tokenizer)
+        save_model(policy_folder, policy.model, policy.tokenizer)
         if save_reward is not None:
             save_reward(learner, context.folder / "reward")
         run.finish(summary(result, left_out))
@@ -147,13 +147,6 @@ def reward_contract(
         base_digest=context.policy.digest,
         training_digest=digest_of([config.model_dump(mode="json"), data_digest, context.seed]),
     )
-
-
-def save_policy(folder: Path, model: Any, tokenizer: Any) -> None:
-    """An ordinary transformers folder; adapters are merged into the weights. OSError if it cannot be written."""
-    with quiet_transformers(), written_to(folder):
-        model.save_pretrained(folder, state_dict=merged_state_dict(model) if has_adapters(model) else None)
-        tokenizer.save_pretrained(folder)
 
 
 def summary(result: RunResult, left_out: Mapping[str, int]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from repirl.config import Config
 from repirl.engines.base import SamplingParams
-from repirl.engines.loading import folder_digest, load_policy
+from repirl.engines.loading import folder_digest, load_policy, save_model
 from repirl.engines.tiny_model import build_model, build_tokenizer
 from repirl.engines.torch_engine import TorchEngine
 from repirl.grading.dispatch import grade_rollouts
@@ -24,7 +24,6 @@ from repirl.learn.checkpoint import RunFolder, write_json
 from repirl.learn.run import run_steps
 from repirl.learn.supervised import LossBatch, Supervised, negative_log_likelihood
 from repirl.learn.updater import OptimConfig, Updater
-from repirl.methods.fitting import save_policy
 from repirl.processes import only_user_of
 from repirl.rng import stream
 from repirl.rollouts.batching import TokenRow, padding_id
@@ -84,7 +83,7 @@ def _pretrain(
     optim = OptimConfig(lr=config.lr, warmup_steps=config.warmup, schedule="cosine")
     learner = Supervised(Updater(model, padding_id(tokenizer), optim, config.steps, betas=(0.9, 0.95)), batch_of_step)
     run_steps(learner, config.steps, run, checkpoint_every=50, on_step=on_step)
-    save_policy(out, model, tokenizer)
+    save_model(out, model, tokenizer)
     if config.hard:
         write_json(out / arith_hard.UNSOLVED_FILE, unsolved(model, tokenizer))
     provenance = _provenance(out, config)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from repirl.errors import UserError
 from repirl.files import parse, read_lines
@@ -16,6 +16,19 @@ from repirl.rewards.aggregate import Aggregation
 from repirl.rollouts.steps import StepSegmentation
 
 CONTRACT_FILE = "repirl_reward.json"
+
+
+class LogRatioTerms(BaseModel):
+    """Of a reward that is beta (log pi - log pi_ref): what lies not in its folder. The digest of the reference is the
+    contract's `base_digest`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    beta: float = Field(gt=0, allow_inf_nan=False)
+    reference: str
+    """An embedded policy, an absolute folder, or a hub id."""
+    revision: str | None = None
+    """Commit of a hub id."""
 
 
 class RewardContract(BaseModel):
@@ -36,6 +49,8 @@ class RewardContract(BaseModel):
     base_digest: str
     training_digest: str
     """SHA-256 over the training configuration, data digests and seed."""
+    log_ratio: LogRatioTerms | None = None
+    """None for kinds of reward without a reference."""
 
     @property
     def segmentation(self) -> StepSegmentation:

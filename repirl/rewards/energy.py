@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForTokenClassification
 
-from repirl.engines.loading import quiet_transformers, written_to
+from repirl.engines.loading import quiet_transformers, save_model
 from repirl.engines.lora import merged_state_dict
 from repirl.errors import UserError
 from repirl.precision import lowered
@@ -117,9 +117,7 @@ def parameter_groups(model: Any, lr: float, head_lr: float) -> list[dict[str, An
 def save_energy(folder: Path, model, tokenizer, contract: RewardContract) -> None:
     """Write weights, tokenizer and contract as one transformers folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with quiet_transformers(), written_to(folder):
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    save_model(folder, model, tokenizer)
     write_contract(folder, contract)
 
 

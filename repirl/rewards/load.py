@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from repirl.engines.loading import folder_digest, load_policy
 from repirl.errors import UserError
 from repirl.files import is_file, is_folder
+from repirl.rewards import implicit
 from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract
 from repirl.rewards.base import StepReward
 from repirl.rewards.energy import EnergyReward, load_energy_model
@@ -58,6 +59,7 @@ KINDS: dict[str, Callable[[Path, Any, RewardContract, str | torch.device], StepR
     "energy": lambda folder, tokenizer, contract, device: EnergyReward(
         load_energy_model(folder, device), tokenizer, contract.segmentation, contract.step_aggregation
     ),
+    implicit.KIND: implicit.load_implicit,
 }
 """Kind of a saved reward -> what reads its folder: (folder, tokenizer, contract, device) -> reward."""
 

@@ -3,7 +3,8 @@
     {"id", "prompt", "demonstrations": [text, ...], "completions": [{"text", "reward": 1, 0 or null}, ...]}
 
 is enough. What `write_groups` writes has also the problem's `family`, `source`, `level` and `answer`, and of each completion
-`token_ids`, their `logprobs` under the policy that sampled them, `finish_reason` and `temperature`.
+`token_ids`, their `logprobs` under the policy that sampled them, `finish_reason` and `temperature`; of a program `score`, the
+share of tests passed.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def _row(group: RolloutGroup) -> dict[str, Any]:
             "temperature": rollout.temperature,
             "token_ids": rollout.token_ids.tolist(),
             "logprobs": [float(value) for value in rollout.logprobs],
+            **({} if verdict.score is None else {"score": verdict.score}),
         }
         for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)
     ]
@@ -111,6 +113,9 @@ def _completion(
     temperature = one.get("temperature", 1.0)
     if type(temperature) not in (int, float) or not 0 < temperature < float("inf"):
         raise UserError(f"`temperature` of {where} is not a number above 0", str(temperature)[:60])
+    score = one.get("score")
+    if score is not None and not (type(score) in (int, float) and 0 <= score <= 1):
+        raise UserError(f"`score` of {where} is not a share from 0 to 1", str(score)[:60])
     finish = one.get("finish_reason", "stop")
     rollout = Rollout(
         key,
@@ -122,4 +127,4 @@ def _completion(
         "length" if finish == "length" else "stop",
         float(temperature),
     )
-    return rollout, Verdict(_OUTCOMES[reward])  # pyright: ignore[reportArgumentType]
+    return rollout, Verdict(_OUTCOMES[reward], score=score)  # pyright: ignore[reportArgumentType]
