@@ -18,7 +18,7 @@ from repirl.learn.run import Validator
 from repirl.methods.base import FitContext, Fitted
 from repirl.methods.registry import load_method, load_module, methods
 from repirl.rewards.artifact import read_contract
-from repirl.rewards.energy import load_energy_model
+from repirl.rewards.load import LoadOptions, load_reward
 from repirl.tasks.training_sets import TrainingSetConfig, load_training_set
 from repirl.types import Budget, Verdict
 
@@ -40,6 +40,7 @@ SMALL = {
     "updates": 0,  # of a phase before the policy moves
     "balance": False,  # a random policy has no contrast
 }
+SMALL_POOL = {"offline.problems": 8, "offline.samples": 4}
 
 
 def paths_of(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -55,7 +56,7 @@ def small_config(name: str, **more: Any) -> Config:
     recipe = load_method(name).recipe("tiny")
     paths = paths_of(recipe.model_dump(mode="json"))
     settings = {path: SMALL[leaf] for path in paths if (leaf := path.split(".")[-1]) in SMALL}
-    settings |= {path: value for path, value in more.items() if path in paths}
+    settings |= {path: value for path, value in (SMALL_POOL | more).items() if path in paths}
     return with_overrides(recipe, [f"{path}={json.dumps(value)}" for path, value in settings.items()])
 
 
@@ -76,6 +77,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def test_the_first_opponents_are_there():
     assert {"base", "bc", "constant", "grpo", "length", "oracle", "random", "repirl", "rloo", "sft_rloo"} <= set(NAMES)
+    assert {"dpo", "implicit_prm", "kto"} <= set(NAMES)
     assert sorted(NAMES) == NAMES
 
 
@@ -197,7 +199,7 @@ def test_fit_leaves_a_policy_and_is_deterministic_under_a_seed(name, policy_fold
     assert (fitted.reward_folder is None) == (again.reward_folder is None)
     if fitted.reward_folder is not None and again.reward_folder is not None:
         folders = (fitted.reward_folder, again.reward_folder)
-        first, second = (load_energy_model(folder).state_dict() for folder in folders)
+        first, second = (load_reward(str(folder), LoadOptions()).reward.model.state_dict() for folder in folders)
         assert same(first, second)
         assert read_contract(folders[0]) == read_contract(folders[1])
     if fitted.budget.policy_updates:

@@ -25,7 +25,7 @@ class RewardFitting:
         self, reward: InverseRL, groups: Sequence[RolloutGroup], prompts_per_update: int, seed: int, spent: Budget
     ) -> None:
         self.reward = reward
-        self.groups = [group for group in groups if not reward.config.balance or _has_contrast(group)]
+        self.groups = [group for group in groups if not reward.config.balance or has_contrast(group)]
         if not self.groups:
             todo = "give more rollouts, or set irl.balance=false"
             raise UserError("no prompt has both correct and failed rollouts", f"{len(groups)} prompts", todo)
@@ -57,5 +57,6 @@ class RewardFitting:
         self.reward.load_state(state)
 
 
-def _has_contrast(group: RolloutGroup) -> bool:
+def has_contrast(group: RolloutGroup) -> bool:
+    """Whether the prompt has both correct and failed rollouts."""
     return {"correct"} < {"correct" if verdict.reward == 1 else "failed" for verdict in group.verdicts if verdict.reward >= 0}

@@ -25,13 +25,18 @@ class LossBatch:
 
 
 class Supervised:
-    """`Learner` that takes one gradient step on each batch; `batch_of_step` must be a function of the step's number alone."""
+    """`Learner` that takes one gradient step on each batch; `batch_of_step` must be a function of the step's number alone.
 
-    def __init__(self, updater: Updater, batch_of_step: Callable[[int], LossBatch], name: str = "policy") -> None:
+    `spent` is what came before the first step: data that were sampled for it.
+    """
+
+    def __init__(
+        self, updater: Updater, batch_of_step: Callable[[int], LossBatch], name: str = "policy", spent: Budget | None = None
+    ) -> None:
         self.updater = updater
         self.batch_of_step = batch_of_step
         self.name = name
-        self._spent = Budget()
+        self._spent = Budget() if spent is None else spent
 
     @property
     def modules(self) -> dict[str, nn.Module]:
