@@ -30,7 +30,7 @@ class DPO(Method[ImplicitConfig]):
     name = "dpo"
     title = "DPO"
     source = "arXiv 2305.18290"
-    status = "loss agrees with the closed form; rate of the tiny recipe not yet searched"
+    status = "loss agrees with TRL's and the closed form; rate of the tiny recipe from 20 updates on seed 10, no search"
     needs = frozenset({"rollouts", "outcomes"})
     yields = ("policy", "reward")
     level = "token"

@@ -35,11 +35,12 @@ class KTO(Method[KTOConfig]):
     name = "kto"
     title = "KTO"
     source = "arXiv 2402.01306"
-    status = "loss agrees with the closed form; rate and weights of the tiny recipe not yet searched"
+    status = "loss agrees with TRL's and the closed form; rate of the tiny recipe from 20 updates on seed 10, no search"
     needs = frozenset({"rollouts", "outcomes"})
     yields = ("policy", "reward")
     level = "token"
-    recipes = {"tiny": tiny_implicit(KTOConfig, lr=1e-4, beta=0.1)}
+    # A fifth of the pool is right (0.18): with this weight both sides count alike.
+    recipes = {"tiny": tiny_implicit(KTOConfig, lr=3e-5, beta=0.1, desirable_weight=4.5)}
 
     def fit(self, context: FitContext, config: KTOConfig) -> Fitted:
         """Sample and grade a pool, train on it; leaves `policy/` and `reward/` in the run folder."""
