@@ -27,6 +27,7 @@ class KTOConfig(ImplicitConfig):
     desirable_weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Of right rollouts. (right rollouts x their weight) : (wrong ones x theirs) is best between 1 : 1 and 4 : 3."""
     undesirable_weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Of wrong ones."""
 
 
 class KTO(Method[KTOConfig]):

@@ -41,7 +41,7 @@ def make_groups(make_rollout):
 
 
 def make(form, make_policy, tokenizer, seed: int = 0, **settings) -> TokenDiscriminator:
-    config = AdversarialConfig(**{"lr": 1e-2, "updates": 1, **settings})
+    config = AdversarialConfig(**{"lr": 1e-2, "updates_per_batch": 1, **settings})
     policy = make_policy()
     model = energy_from_policy(policy, base_measure=config.base_measure)
     return TokenDiscriminator(form, model, policy, tokenizer, config, CONTRACT, seed)
@@ -77,7 +77,7 @@ def test_demonstrations_end_above_rollouts_and_swapped_below(form, make_policy, 
     told = {}
     for swapped in (False, True):
         mine, expert = ("aaaa", "bbbb") if not swapped else ("bbbb", "aaaa")
-        one = make(form, make_policy, tokenizer, updates=20)
+        one = make(form, make_policy, tokenizer, updates_per_batch=20)
         one.learn(make_groups([mine], [expert]), 0)
         a, b = (one.score(make_groups([text], []))[0][0].token_rewards[:4].mean() for text in ("aaaa", "bbbb"))
         told[swapped] = b - a
@@ -92,7 +92,7 @@ def test_airl_finds_the_log_of_the_experts_policy(make_policy, tokenizer, make_g
     groups = make_groups(["a", "b"], demos, logprobs=[math.log(0.5), 0.0])
     uniform = torch.tensor([math.log(0.5), 0.0])
     for form, expected in (("airl", (math.log(0.25), math.log(0.75))), ("gail", (math.log(0.5), math.log(1.5)))):
-        one = make(form, make_policy, tokenizer, lr=3e-3, updates=150)
+        one = make(form, make_policy, tokenizer, lr=3e-3, updates_per_batch=150)
         rows = one._rows(groups, 0)
         # The policy that the demonstrations are read under is the one that sampled: half and half.
         for row in rows:
@@ -108,7 +108,7 @@ def test_airl_finds_the_log_of_the_experts_policy(make_policy, tokenizer, make_g
 
 def test_a_warm_up_is_on_the_first_batch_alone(make_policy, tokenizer, make_groups) -> None:
     groups = make_groups(["ab"], ["ba"])
-    one = make("airl", make_policy, tokenizer, updates=2, warmup=3)
+    one = make("airl", make_policy, tokenizer, updates_per_batch=2, warmup=3)
     one.learn(groups, 0)
     assert one.updater.updates == 5
     one.learn(groups, 1)

@@ -40,7 +40,7 @@ class AdversarialConfig(Config):
     """AdamW's rate, constant."""
     head_lr: float | None = Field(default=None, gt=0)
     """None: `lr`."""
-    updates: int = Field(default=2, ge=1)
+    updates_per_batch: int = Field(default=2, ge=1)
     """Discriminator updates on each batch of rollouts."""
     warmup: int = Field(default=0, ge=0)
     """Further updates on the first batch, before the policy moves (R-AIRL: 50 to 200)."""
@@ -109,7 +109,7 @@ class TokenDiscriminator:
         """Updates on the batch, then its scores."""
         rows = self._rows(groups, step)
         metrics: Metrics = {}
-        for _ in range(self.config.updates + (self.config.warmup if step == 0 else 0)):
+        for _ in range(self.config.updates_per_batch + (self.config.warmup if step == 0 else 0)):
             metrics = self._update(rows)
         return Learned(self.score(groups), metrics)
 

@@ -26,6 +26,7 @@ class PoolConfig(Config):
     problems: int = Field(default=500, ge=1)
     """So many of the training problems, from the first, are sampled for it."""
     samples: int = Field(default=8, ge=1)
+    """Rollouts of each of them."""
     source: str | None = None
     """Training set of these problems; None: the one that the policy is trained on."""
     levels: tuple[int, ...] | None = None

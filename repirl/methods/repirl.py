@@ -30,6 +30,7 @@ class OfflineConfig(PoolConfig):
     updates: int = Field(default=0, ge=0)
     """0: there is no such phase."""
     prompts_per_update: int = Field(default=12, ge=1)
+    """Prompts of the pool in each of its updates."""
 
 
 class RePIRLConfig(RLConfig):
