@@ -51,9 +51,9 @@ def logged(folder: Path) -> list[dict]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_right_rollouts_rise_above_wrong_ones(name, policy_folder, pool, tmp_path):
-    fitted = fit(
-        name, policy_folder, tmp_path / "run", small_config(name, pool=str(pool), steps=12, **{"validation.every": 12})
-    )
+    # The pool has as many right as wrong rollouts: both sides of KTO weigh the same.
+    settings = {"pool": str(pool), "steps": 12, "validation.every": 12, "desirable_weight": 1.0}
+    fitted = fit(name, policy_folder, tmp_path / "run", small_config(name, **settings))
     log = logged(tmp_path / "run")
     assert log[0]["ratio_correct"] == log[0]["ratio_failed"] == 0, "the policy is its own reference at the start"
     assert log[-1]["loss"] < log[0]["loss"] - 0.01

@@ -35,7 +35,7 @@ def train_command(
         typer.Option(help="How the process reward is paid: sequence, return_to_go, step, right, progress, min_form or alpha."),
     ] = None,
     pool: Annotated[
-        Path | None, typer.Option(help="File of graded rollouts: fit the reward alone, on them (methods that learn one).")
+        Path | None, typer.Option(help="File of graded rollouts to learn from instead of sampling (rePIRL: the reward alone).")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/METHOD-RECIPE-sSEED")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of methods.")] = None,
