@@ -137,7 +137,7 @@ def _early(found: Early | None) -> list[str]:
     if found is None:
         return [""] * 4
     more = "" if found.more is None else _signed(found.more.interval)
-    times = "" if found.times is None else f"{found.times:.2f}"
+    times = "" if found.more is None else "-" if found.times is None else f"{found.times:.2f}"
     at = "" if found.more is None else "-" if found.reaches_at is None else f"{found.reaches_at:.0f}"
     return [_signed(found.gain), more, times, at]
 
