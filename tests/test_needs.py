@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from test_methods import small_config
 
+from repirl import paths
 from repirl.cli import main as cli
 from repirl.engines.loading import load_policy
 from repirl.errors import UserError
 from repirl.methods.base import FitContext
 from repirl.methods.registry import load_method, methods
-from repirl.paths import content_dir
 
 
 def metrics_of(folder: Path) -> list[dict]:
@@ -80,13 +80,24 @@ def test_show_says_what_a_setting_means(capsys: pytest.CaptureFixture[str]) -> N
     assert cli.run(["show", "repirl", "none"]) == 2
 
 
-EXAMPLE = (content_dir("baselines") / "grpo.py").read_text()
-
-
-def test_a_new_method_is_one_file(tmp_path: Path, policy_folder, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "mine.py").write_text(EXAMPLE.replace('name = "grpo"', 'name = "mine"'))
-    assert cli.run(["show", "mine", "--include", str(tmp_path)]) == 0
-    assert "mine, recipe tiny" in capsys.readouterr().out
+def test_the_example_of_the_readme_trains(tmp_path: Path, policy_folder, capsys: pytest.CaptureFixture[str]) -> None:
+    """A new baseline in under 40 lines, found in a folder of its own."""
+    text = (paths.CHECKOUT_DIR / "README.md").read_text()
+    example = text.split("## Add a baseline")[1].split("```python\n")[1].split("```")[0]
+    assert len(example.splitlines()) < 40
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/digits.py").write_text(example)
+    include = ["--include", str(tmp_path / "own")]
+    assert cli.run(["show", "digits", *include]) == 0
+    assert "digits, recipe tiny" in capsys.readouterr().out
+    small = {
+        "loop.steps": 2, "loop.sampling.prompts_per_step": 2, "loop.sampling.group_size": 2, "data.num_problems": 4,
+        "data.validation_problems": 2, "loop.sampling.max_new_tokens": 8, "loop.validation.samples": 1,
+    }  # fmt: skip
+    sets = [part for key, value in small.items() for part in ("--set", f"{key}={value}")]
+    run = tmp_path / "run"
+    assert cli.run(["train", "digits", "--policy", str(policy_folder), "--out", str(run), *include, *sets]) == 0
+    assert "prm/length_correlation" in metrics_of(run)[-1] or "prm/score_empty" in metrics_of(run)[-1]
 
 
 @pytest.mark.parametrize("name", list(methods()))
