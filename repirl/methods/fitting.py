@@ -16,6 +16,7 @@ from repirl.grading.dispatch import grade_rollouts
 from repirl.learn.checkpoint import RunFolder
 from repirl.learn.reward_fitting import RewardFitting
 from repirl.learn.run import Learner, RunResult, ValidationConfig, Validator, run_steps
+from repirl.learn.step_classifier import StepFitting
 from repirl.methods.base import FitContext, Fitted
 from repirl.precision import training_dtype
 from repirl.processes import only_user_of
@@ -86,7 +87,7 @@ def _fit(
 def fit_reward(
     context: FitContext,
     config: Config,
-    make_learner: Callable[[], RewardFitting],
+    make_learner: Callable[[], RewardFitting | StepFitting],
     *,
     method: str,
     data: TrainingSet,

@@ -1,0 +1,150 @@
+"""What step classifiers share: a pool with labels of its steps, the classifier fitted to them, and RL with it, frozen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repirl.errors import UserError
+from repirl.files import read_lines
+from repirl.learn.step_classifier import LabelledSteps, StepClassifier, StepClassifierConfig, StepFitting
+from repirl.learn.updater import OptimConfig
+from repirl.methods.base import FitContext, Fitted
+from repirl.methods.fitting import fit_reward, reward_contract
+from repirl.methods.offline import OfflinePool, PoolConfig
+from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_process_loop
+from repirl.paths import replace_file
+from repirl.rewards.aggregate import Aggregation
+from repirl.rewards.energy import EnergyReward, energy_from_policy, load_energy_model
+from repirl.rewards.nulls import exact_step_labels
+from repirl.rollouts.batching import TokenRow
+from repirl.rollouts.monte_carlo import SteppedRollout, stepped
+from repirl.rollouts.steps import StepSegmentation
+from repirl.tasks.training_sets import has_step_checker
+from repirl.types import Budget
+
+Labels = Sequence[tuple[float | None, ...]]
+
+
+class StepLabelsConfig(RLConfig):
+    """The loop's configuration, what is labelled, and the classifier's."""
+
+    offline: PoolConfig = PoolConfig()
+    classifier: StepClassifierConfig = StepClassifierConfig()
+    step_aggregation: Aggregation = "last"
+    """From the scores of a step's tokens to the step's: `last` for classifiers read at the last token."""
+
+
+def tiny_step_labels(kind: type[Any], *, problems: int = 500, samples: int = 8, **own: Any) -> Any:
+    """A `tiny` recipe: rePIRL's pool, parameters of the reward and credit, with labels of steps in place of outcomes."""
+    classifier = StepClassifierConfig(
+        logit="sum",
+        base_measure=1.0,
+        balance=True,
+        head_lr=1e-3,
+        optim=OptimConfig(lr=1e-4, warmup_steps=10, schedule="linear", micro_batch_tokens=2048),
+    )
+    return kind(
+        data=tiny_data(),
+        loop=tiny_process_loop(),
+        offline=PoolConfig(levels=(2, 3, 4, 5, 6), problems=problems, samples=samples),
+        classifier=classifier,
+        step_aggregation="min",
+        **own,
+    )
+
+
+def fit_step_labels(
+    context: FitContext,
+    config: StepLabelsConfig,
+    label: Callable[[FitContext, Sequence[SteppedRollout]], tuple[Labels, Budget]],
+    *,
+    method: str,
+) -> Fitted:
+    """The classifier in `prm/`, then RL with it; leaves `policy/` and `reward/`.
+
+    `label` gives the labels of a pool's rollouts and what they cost; they are kept in `prm/labels.jsonl`, as the pool is.
+    """
+    first = _fit_classifier(context.part("prm"), config, label, method)
+    folder = first.reward_folder
+    assert folder is not None, "a fitted reward has a folder"
+    tokenizer, segmentation = context.policy.tokenizer, StepSegmentation(config.data.step_separator)
+    model = load_energy_model(folder, next(context.policy.model.parameters()).device)
+    reward = EnergyReward(model, tokenizer, segmentation, config.step_aggregation)
+    return fit_policy(context, config, lambda data: reward, method=method).after(first)
+
+
+def _fit_classifier(
+    context: FitContext,
+    config: StepLabelsConfig,
+    label: Callable[[FitContext, Sequence[SteppedRollout]], tuple[Labels, Budget]],
+    method: str,
+) -> Fitted:
+    policy, settings = context.policy, config.classifier
+    pool = OfflinePool(context, config.data, config.offline, config.loop.sampling, None)
+    segmentation = StepSegmentation(config.data.step_separator)
+
+    def make_learner() -> StepFitting:
+        groups = pool.groups()
+        rollouts = stepped(groups, policy.tokenizer, segmentation)
+        labels, cost = _kept_labels(context.folder / "labels.jsonl", rollouts, lambda: label(context, rollouts))
+        rows = [
+            LabelledSteps(TokenRow(one.rollout.prompt_ids, one.rollout.token_ids), one.rollout.logprobs, one.ends, own)
+            for one, own in zip(rollouts, labels, strict=True)
+        ]
+        contract = reward_contract(
+            context, config, "energy", method, config.data, config.loop.sampling, pool.data.digest, config.step_aggregation
+        )
+        model = energy_from_policy(policy.model, layers=settings.layers, base_measure=settings.base_measure)
+        classifier = StepClassifier(model, policy.tokenizer, settings, contract, settings.steps)
+        known = all(has_step_checker(one.group.problem) for one in rollouts)
+        told = label_quality(labels, exact_labels(rollouts)) if known else {}
+        return StepFitting(classifier, rows, context.seed, pool.cost(groups) + cost, told)
+
+    return fit_reward(context, config, make_learner, method=method, data=pool.data, steps=settings.steps)
+
+
+def _kept_labels(
+    file: Path, rollouts: Sequence[SteppedRollout], make: Callable[[], tuple[Labels, Budget]]
+) -> tuple[Labels, Budget]:
+    """Labels of the file, or made and written there: first a line of what they cost, then one for each rollout."""
+    if not file.is_file():
+        labels, cost = make()
+        lines = [{name: value for name, value in asdict(cost).items() if value}, *map(list, labels)]
+        replace_file(file, lambda out: out.write("".join(json.dumps(line) + "\n" for line in lines).encode()))
+    cost, *labels = (json.loads(line) for line in read_lines(file))
+    if [len(one) for one in labels] != [len(one.ends) for one in rollouts]:
+        raise UserError("the labels are not those of the pool beside them", str(file), "delete both to make them again")
+    return [tuple(one) for one in labels], Budget(**cost)
+
+
+def exact_labels(rollouts: Sequence[SteppedRollout]) -> Labels:
+    """1 for right steps, 0 for the first wrong one, None behind it."""
+    found = []
+    for one in rollouts:
+        right = exact_step_labels(one.group.problem, one.rollout, len(one.ends))
+        alive = right.index(False) + 1 if False in right else len(right)
+        found.append((*map(float, right[:alive]), *(None,) * (len(right) - alive)))
+    return found
+
+
+def label_quality(labels: Labels, exact: Labels) -> dict[str, float]:
+    """Share of labelled steps on whose side of 1/2 the exact label is; and so for right and for wrong steps alone.
+
+    Steps without either label are left out; what has no step is not among the numbers.
+    """
+    pairs = [
+        (own >= 0.5, true >= 0.5)
+        for row, known in zip(labels, exact, strict=True)
+        for own, true in zip(row, known, strict=True)
+        if own is not None and true is not None
+    ]
+    found = {"agree": [own == true for own, true in pairs]}
+    for name, side in (("right", True), ("wrong", False)):
+        found[f"agree_{name}"] = [own == true for own, true in pairs if true == side]
+    return {name: float(np.mean(values)) for name, values in found.items() if values}
