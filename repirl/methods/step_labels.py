@@ -65,8 +65,9 @@ def fit_step_labels(
     label: Callable[[FitContext, Sequence[SteppedRollout]], tuple[Labels, Budget]],
     *,
     method: str,
+    kind: type[EnergyReward] = EnergyReward,
 ) -> Fitted:
-    """The classifier in `prm/`, then RL with it; leaves `policy/` and `reward/`.
+    """The classifier in `prm/`, then RL with it, read as a `kind` of reward; leaves `policy/` and `reward/`.
 
     `label` gives the labels of a pool's rollouts and what they cost; they are kept in `prm/labels.jsonl`, as the pool is.
     """
@@ -75,7 +76,7 @@ def fit_step_labels(
     assert folder is not None, "a fitted reward has a folder"
     tokenizer, segmentation = context.policy.tokenizer, StepSegmentation(config.data.step_separator)
     model = load_energy_model(folder, next(context.policy.model.parameters()).device)
-    reward = EnergyReward(model, tokenizer, segmentation, config.step_aggregation)
+    reward = kind(model, tokenizer, segmentation, config.step_aggregation)
     return fit_policy(context, config, lambda data: reward, method=method).after(first)
 
 
