@@ -4,61 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
-
 from repirl.engines.loading import LoadedPolicy
-from repirl.learn.discriminator import factor_sums
-from repirl.learn.updater import OptimConfig, Updater
-from repirl.rewards.energy import EnergyReward, energy_from_policy, parameter_groups, token_rewards
-from repirl.rewards.nulls import exact_step_labels
-from repirl.rollouts.batching import TokenBatch, TokenRow, padding_id
-from repirl.rollouts.steps import StepSegmentation, step_end_tokens
-from repirl.types import RolloutGroup
+from repirl.learn.step_classifier import StepClassifier, StepFitting
+from repirl.methods.step_labels import StepLabelsConfig, exact_labels, labelled_rows, tiny_step_labels
+from repirl.rewards.artifact import RewardContract
+from repirl.rewards.energy import EnergyReward, energy_from_policy
+from repirl.rollouts.monte_carlo import stepped
+from repirl.rollouts.steps import StepSegmentation
+from repirl.types import Budget, RolloutGroup
 
-UPDATES, ROWS, LR, HEAD_LR = 150, 64, 1e-4, 1e-3
+UPDATES = 150
 
 
 def supervised_reward(
     policy: LoadedPolicy, groups: Sequence[RolloutGroup], seed: int, on_update: Callable[[int], None] = lambda done: None
 ) -> EnergyReward:
-    """A residual energy fitted to exact labels of the steps up to each rollout's first wrong one.
+    """The classifier of the method `supervised`, fitted to exact labels of the steps of these rollouts.
 
-    The logit of a step is its r - log pi, as in the logistic form of inverse RL; right and wrong steps weigh the same in all.
+    UserError unless some are right and some are wrong.
     """
-    segmentation = StepSegmentation("\n")
-    rollouts = [(group.problem, rollout) for group in groups for rollout in group.rollouts]
-    model = energy_from_policy(policy.model, base_measure=1.0)
-    updater = Updater(
-        model,
-        padding_id(policy.tokenizer),
-        OptimConfig(lr=LR, warmup_steps=10, schedule="linear", micro_batch_tokens=2048),
-        UPDATES,
-        groups=parameter_groups(model, LR, HEAD_LR),
+    config: StepLabelsConfig = tiny_step_labels(StepLabelsConfig)
+    contract = RewardContract(
+        kind="energy",
+        method="supervised",
+        step_separator=config.data.step_separator,
+        template="plain",
+        step_aggregation=config.step_aggregation,
+        base_digest=policy.digest,
+        training_digest="",
     )
-    rng = np.random.default_rng(seed)
-    order: list[int] = []
+    rollouts = stepped(groups, policy.tokenizer, StepSegmentation(config.data.step_separator))
+    settings = config.classifier
+    model = energy_from_policy(policy.model, layers=settings.layers, base_measure=settings.base_measure)
+    classifier = StepClassifier(model, policy.tokenizer, settings, contract, UPDATES)
+    fitting = StepFitting(classifier, labelled_rows(rollouts, exact_labels(rollouts)), seed, Budget())
     for update in range(UPDATES):
-        if len(order) < ROWS:
-            order = rng.permutation(len(rollouts)).tolist()
-        chosen = [rollouts[order.pop()] for _ in range(min(ROWS, len(rollouts)))]
-        ends = [step_end_tokens(policy.tokenizer, r.token_ids, segmentation, r.text).tolist() for _, r in chosen]
-        labels = [exact_step_labels(problem, r, len(e)) for (problem, r), e in zip(chosen, ends, strict=True)]
-        counted = [one[: one.index(False) + 1] if False in one else one for one in labels]
-        wrong = sum(False in one for one in counted)
-        weight = {True: 0.5 / max(1, sum(map(sum, counted))), False: 0.5 / max(1, wrong)}
-
-        def loss(batch: TokenBatch, chunk: list[int], chosen=chosen, ends=ends, counted=counted, weight=weight) -> Tensor:
-            reference_N = torch.from_numpy(np.concatenate([chosen[i][1].logprobs for i in chunk])).to(batch.ids_BT.device)
-            lengths = [len(chosen[i][1].token_ids) for i in chunk]
-            logits_F, _ = factor_sums(token_rewards(model, batch) - reference_N, [ends[i] for i in chunk], lengths)
-            padded = [(counted[i][s] if s < len(counted[i]) else None) for i in chunk for s in range(len(ends[i]))]
-            weights_F = torch.tensor([0.0 if one is None else weight[one] for one in padded]).to(logits_F)
-            labels_F = torch.tensor([bool(one) for one in padded]).to(logits_F)
-            return (weights_F * functional.binary_cross_entropy_with_logits(logits_F, labels_F, reduction="none")).sum()
-
-        updater.step([TokenRow(r.prompt_ids, r.token_ids) for _, r in chosen], loss)
+        fitting.step(update)
         on_update(update + 1)
-    return EnergyReward(model, policy.tokenizer, segmentation, "min")
+    return classifier.reward

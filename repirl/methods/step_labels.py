@@ -94,10 +94,7 @@ def _fit_classifier(
         groups = pool.groups()
         rollouts = stepped(groups, policy.tokenizer, segmentation)
         labels, cost = _kept_labels(context.folder / "labels.jsonl", rollouts, lambda: label(context, rollouts))
-        rows = [
-            LabelledSteps(TokenRow(one.rollout.prompt_ids, one.rollout.token_ids), one.rollout.logprobs, one.ends, own)
-            for one, own in zip(rollouts, labels, strict=True)
-        ]
+        rows = labelled_rows(rollouts, labels)
         contract = reward_contract(
             context, config, "energy", method, config.data, config.loop.sampling, pool.data.digest, config.step_aggregation
         )
@@ -108,6 +105,14 @@ def _fit_classifier(
         return StepFitting(classifier, rows, context.seed, pool.cost(groups) + cost, told)
 
     return fit_reward(context, config, make_learner, method=method, data=pool.data, steps=settings.steps)
+
+
+def labelled_rows(rollouts: Sequence[SteppedRollout], labels: Labels) -> list[LabelledSteps]:
+    """What a classifier learns from."""
+    return [
+        LabelledSteps(TokenRow(one.rollout.prompt_ids, one.rollout.token_ids), one.rollout.logprobs, one.ends, own)
+        for one, own in zip(rollouts, labels, strict=True)
+    ]
 
 
 def _kept_labels(
