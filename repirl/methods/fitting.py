@@ -14,6 +14,7 @@ from repirl.engines.lora import adapter_weights, load_merged
 from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
 from repirl.learn.checkpoint import RunFolder
+from repirl.learn.outcome_model import OutcomeFitting
 from repirl.learn.reward_fitting import RewardFitting
 from repirl.learn.run import Learner, RunResult, ValidationConfig, Validator, run_steps
 from repirl.learn.step_classifier import StepFitting
@@ -87,7 +88,7 @@ def _fit(
 def fit_reward(
     context: FitContext,
     config: Config,
-    make_learner: Callable[[], RewardFitting | StepFitting],
+    make_learner: Callable[[], RewardFitting | StepFitting | OutcomeFitting],
     *,
     method: str,
     data: TrainingSet,
