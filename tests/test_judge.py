@@ -26,15 +26,21 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data"
 
 
 @pytest.fixture(scope="module")
-def reward_folders(make_energy_model, make_policy, tokenizer, tmp_path_factory) -> dict[str, str]:
+def reward_folders(make_energy_model, make_policy, policy_folder, tokenizer, tmp_path_factory) -> dict[str, str]:
     """Kind of PRM -> REWARD as `repirl judge` takes it: the saved kinds as folders, the others by name."""
+    from repirl.engines.loading import load_policy
     from repirl.rewards.energy import save_energy
+    from repirl.rewards.implicit import log_ratio_terms, save_implicit
     from repirl.rewards.load import KINDS as SAVED_KINDS
     from repirl.rewards.load import NAMED
 
     folder = tmp_path_factory.mktemp("run") / "reward"
     save_energy(folder, make_energy_model(3, base_measure=1.0), tokenizer, contract(kind="energy"))
-    saved = {"energy": str(folder)}
+    other = tmp_path_factory.mktemp("run") / "reward"
+    start = load_policy(policy_folder)
+    terms = {"kind": "implicit", "base_digest": start.digest, "log_ratio": log_ratio_terms(start, 0.05)}
+    save_implicit(other, make_policy(4), tokenizer, contract(**terms))
+    saved = {"energy": str(folder), "implicit": str(other)}
     assert saved.keys() == SAVED_KINDS.keys(), "a new kind of saved reward: judge it here"
     return saved | {name: name for name in NAMED}
 
@@ -47,7 +53,7 @@ def contract(**changes: Any):
     return RewardContract(**{**fields, **changes})
 
 
-KINDS = ("energy", "random", "constant", "length", "confidence", "oracle")
+KINDS = ("energy", "implicit", "random", "constant", "length", "confidence", "oracle")
 
 
 def arith_solutions(count: int, wrong_every: int = 2) -> list[LabelledSolution]:
@@ -134,7 +140,7 @@ def test_every_kind_of_reward_is_judged(kind: str, reward_folders, policy_folder
         assert len(steps.judged.threshold.values) == 5
     if kind in ("constant", "length"):
         assert first.judged.headline.value < 60
-    uses_model = kind in ("energy", "confidence")
+    uses_model = kind in ("energy", "implicit", "confidence")
     assert (first.judged.scored_tokens > 0) == uses_model
 
 
