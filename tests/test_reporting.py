@@ -99,7 +99,7 @@ def edit(stored: StoredRun, raw: dict[str, Any]) -> None:
 
 
 def row_of(board: Board, method: str, stage: str = "arith") -> Row:
-    (row,) = [row for row in board.rows if (row.method, row.stage) == (method, stage)]
+    (row,) = [row for row in board.rows if (row.label, row.stage) == (method, stage)]
     return row
 
 

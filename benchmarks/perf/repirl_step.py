@@ -1,7 +1,8 @@
 """Time of one rePIRL update against one RLOO update of ours: what the process reward costs.
 
 Both sides run their `tiny` recipe: the same policy, prompts, rollouts and policy loss; rePIRL adds learning and scoring
-with the PRM. A step is sampling, grading, process reward, loss and optimiser; the first of each process is not counted.
+with the PRM. A step is sampling, grading, process reward, loss and optimiser; the first of each process is not counted, nor is
+the offline phase, which is no step of the policy's.
 
     python benchmarks/perf/repirl_step.py [--policy tiny] [--threads 1] [--repeats 2] [--steps 4]
 """
@@ -30,7 +31,9 @@ def main() -> None:
         torch.set_num_threads(args.threads)
         method = {"ours": "repirl", "theirs": "rloo"}[args.side]
         # The PRM learns from the first step on; its part in the advantages may start later, which costs nothing.
-        seconds = method_steps(method, args.policy, args.steps + 1, [])[1:]
+        settings = ["loop.sampling.prompts_per_step=32", "loop.sampling.group_size=4", "loop.sampling.max_new_tokens=144"]
+        settings += ["offline.updates=0"] if method == "repirl" else []
+        seconds = method_steps(method, args.policy, args.steps + 1, settings)[1:]
         print(json.dumps({"step_s": statistics.median(seconds), "peak_mib": peak_mib()}), flush=True)
         return
     found = alternate(__file__, ["--policy", args.policy, "--steps", str(args.steps)], args.repeats, args.threads)
