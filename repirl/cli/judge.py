@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def judge_command(
-    reward: Annotated[str, typer.Argument(help="Saved reward (run folder), or random, constant, length, confidence, oracle.")],
+    reward: Annotated[str, typer.Argument(help="Run folder, published PRM, or random, constant, length, confidence, oracle.")],
     sets: Annotated[
         list[str], typer.Argument(metavar="SET...", help="processbench[/SUBSET], prmbench, arith, arith_long, or a file.")
     ],
@@ -49,7 +49,7 @@ def judge_command(
     verdicts: Annotated[
         Path | None, typer.Option(help="Write scores and judgement of each solution to this JSONL file.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Of the policy: float32, bfloat16 or auto.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="Of the policy or published PRM: float32, bfloat16 or auto.")] = "float32",
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one.")] = None,
     as_json: JsonFlag = False,
 ) -> None:

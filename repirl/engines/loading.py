@@ -129,7 +129,10 @@ def policy_dir(name_or_path: str | Path, revision: str | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_FILES)))
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_FILES)))
+        if not any(path.glob("*.safetensors")):  # an older model: the same commit with its weights in torch's own format
+            snapshot_download(name, revision=revision, allow_patterns=["*.bin"])
+        return path
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         what = "policy is neither a folder nor a model that the hub gives"
         raise UserError(what, name, _first_line(error)) from error

@@ -3,7 +3,7 @@
 The steps are joined with the PRM's own separator and its template and tokenizer are used (docs/design.md rule 4). A separator
 inside a step would make two steps of one: there runs of newlines become one newline (as PURE does), or a space where the
 separator itself is a newline; newlines at a step's ends and spaces at its end are dropped. A finished solution ends with EOS,
-one that was cut off does not.
+one that was cut off does not. A reward with a layout of its own (`rewards/laid_out.py`) is given problem and steps as they are.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from repirl.engines.sampling import decode
 from repirl.errors import UserError
+from repirl.rewards.laid_out import CannotLayOut, LaidOutReward, StepRow
 from repirl.rewards.load import LoadedReward
 from repirl.rollouts.prompts import encode_prompt, encode_solution
 from repirl.rollouts.steps import step_end_tokens
@@ -88,12 +89,16 @@ def score_solutions(
     """One score for each step of each solution.
 
     A solution that is longer than the model allows, or in which a token holds text on both sides of a separator (so that the
-    PRM sees fewer steps than there are), has none and says why. UserError if none of them can be scored.
+    PRM sees fewer steps than there are), or that a reward's own layout cannot hold, has none and says why. UserError if none
+    of them can be scored.
     """
     found: list[ScoredSteps] = []
     for start in range(0, len(solutions), _CHUNK):
         chunk = solutions[start : start + _CHUNK]
-        found += _score_chunk(loaded, chunk, [as_group(loaded, solution, prompt_suffix) for solution in chunk])
+        if isinstance(loaded.reward, LaidOutReward):
+            found += _score_laid_out(loaded, loaded.reward, chunk, prompt_suffix or "")
+        else:
+            found += _score_chunk(loaded, chunk, [as_group(loaded, solution, prompt_suffix) for solution in chunk])
         if on_progress is not None:
             on_progress(len(found), len(solutions))
     if solutions and all(one.scores is None for one in found):
@@ -119,6 +124,26 @@ def _score_chunk(
         assert np.array_equal(steps.step_ends, ends_S), "scored at other places than the steps' ends"
         found.append(ScoredSteps(steps.step_rewards.astype(np.float64), np.diff(ends_S, prepend=-1)))
     return found
+
+
+def _score_laid_out(
+    loaded: LoadedReward, reward: LaidOutReward, solutions: Sequence[LabelledSolution], prompt_suffix: str
+) -> list[ScoredSteps]:
+    rows: list[StepRow | str] = []
+    for solution in solutions:
+        try:
+            row = reward.lay_out(solution.problem + prompt_suffix, solution.steps)
+        except CannotLayOut as error:
+            rows.append(str(error))
+            continue
+        rows.append(TOO_LONG if loaded.max_tokens is not None and len(row.row) > loaded.max_tokens else row)
+    scores = iter(reward.step_probabilities([row for row in rows if isinstance(row, StepRow)]))
+    return [
+        ScoredSteps(None, None, row)
+        if isinstance(row, str)
+        else ScoredSteps(next(scores).astype(np.float64), np.diff(row.ends_S, prepend=-1))
+        for row in rows
+    ]
 
 
 def _obstacle(loaded: LoadedReward, solution: LabelledSolution, group: RolloutGroup, ends_S: np.ndarray) -> str:

@@ -1,7 +1,7 @@
 """Any process reward by name or folder, frozen, with all that scoring given texts needs. Nothing is trained to be loaded.
 
 A saved reward's contract names its kind, and `KINDS` the function that reads such a folder: another kind of PRM is one file
-in this room and one line here.
+in this room and one line here. What has no contract may be a PRM that others published (`published.py`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer
 
 from repirl.engines.loading import folder_digest, load_policy
 from repirl.errors import UserError
 from repirl.files import is_file, is_folder
-from repirl.rewards import implicit
+from repirl.rewards import implicit, published
 from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract
 from repirl.rewards.base import StepReward
 from repirl.rewards.energy import EnergyReward, load_energy_model
@@ -46,7 +45,10 @@ class LoadedReward:
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """What a reward without a contract needs: `policy` gives its tokenizer (and `confidence` its model)."""
+    """What a reward without a contract needs: `policy` gives its tokenizer (and `confidence` its model).
+
+    A published PRM needs no policy; its weights are loaded in `dtype`.
+    """
 
     policy: str = "tiny"
     separator: str = "\n"
@@ -77,15 +79,19 @@ MODEL_FREE = ("random", "constant", "length")
 
 
 def load_reward(name: str, options: LoadOptions) -> LoadedReward:
-    """A saved reward's folder (or the run folder around it), or one of `NAMED`; UserError for anything else."""
+    """A saved reward's folder (or the run folder around it), one of `NAMED`, or a published PRM; UserError for other names."""
     if name in NAMED:
         return _named(name, options)
+    if (address := published.parse_address(name)) is not None:
+        return _published(name, address, options)
     folder = Path(name).expanduser()
     if not is_file(folder / CONTRACT_FILE) and is_file(folder / "reward" / CONTRACT_FILE):
         folder = folder / "reward"
     if not is_folder(folder):
-        todo = f"give a folder that `repirl train` wrote, or one of {', '.join(NAMED)}"
+        todo = f"give a folder that `repirl train` wrote, a published PRM, or one of {', '.join(NAMED)}"
         raise UserError("no such process reward", name, todo)
+    if not is_file(folder / CONTRACT_FILE) and is_file(folder / "config.json"):
+        return _published(name, published.Address(str(folder)), options)
     return _saved(name, folder, options)
 
 
@@ -125,10 +131,7 @@ def _saved(name: str, folder: Path, options: LoadOptions) -> LoadedReward:
     contract = read_contract(folder)
     if contract.kind not in KINDS:
         raise UserError("no loader for this kind of reward", contract.kind, f"known are {', '.join(KINDS)}")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError("the reward has no readable tokenizer", str(folder), str(error).split("\n")[0][:200]) from error
+    tokenizer = published.read_tokenizer(folder)
     reward = KINDS[contract.kind](folder, tokenizer, contract, options.device)
     return LoadedReward(
         name=name,
@@ -139,6 +142,21 @@ def _saved(name: str, folder: Path, options: LoadOptions) -> LoadedReward:
         digest=folder_digest(folder),
         max_tokens=_longest(getattr(reward, "model", None)),
         prompt_suffix=contract.prompt_suffix,
+    )
+
+
+def _published(name: str, address: published.Address, options: LoadOptions) -> LoadedReward:
+    segmentation = StepSegmentation(options.separator)
+    found = published.load_published(address, segmentation, published.ModelPlace(options.dtype, options.device))
+    return LoadedReward(
+        name=name,
+        reward=found.reward,
+        tokenizer=found.tokenizer,
+        segmentation=segmentation,
+        template=found.template,
+        digest=found.digest,
+        max_tokens=found.longest,
+        natural_threshold=found.natural_threshold,
     )
 
 

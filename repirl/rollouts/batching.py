@@ -162,7 +162,7 @@ _PLAIN_HEADS: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
 
 @torch.no_grad()
-def _has_known_head(model) -> bool:
+def has_known_head(model) -> bool:
     """Whether output layer and `adjusted_logits` on the backbone's states give the model's own logits: tried once a model.
 
     Heads with a transformation of their own, and changes that `adjusted_logits` does not know, are so found out.
@@ -209,7 +209,7 @@ def completion_logits(model, batch: TokenBatch) -> Tensor:
     """
     before_BT = batch.response_mask_BT[:, 1:]
     with lowered(batch.ids_BT.device.type):
-        if _has_known_head(model):
+        if has_known_head(model):
             hidden = hidden_states(model.base_model, batch)
             logits_NV = adjusted_logits(model.config, model.get_output_embeddings()(hidden[:, :-1][before_BT]))
         else:
