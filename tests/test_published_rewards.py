@@ -75,7 +75,7 @@ def folders(make_policy, tokenizer, tmp_path_factory) -> dict[str, Path]:
     shepherd.save_pretrained(root / "math-shepherd")
 
     qwen = with_tokens(byte_level(), ("<|im_start|>", "<|im_end|>", "<extra_0>"), chat_template=CHAT)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
     config = Qwen2Config(vocab_size=len(qwen), num_key_value_heads=2, max_position_embeddings=512, **sizes)
     with torch.random.fork_rng():
         torch.manual_seed(2)
@@ -183,6 +183,7 @@ def test_scores_are_those_of_a_forward_pass_by_hand(kind: str, folders):
     for one, scored in zip(SOLUTIONS, score_solutions(loaded, SOLUTIONS), strict=True):
         expected = BY_HAND[kind](folders[kind], one)
         assert scored.scores is not None
+        assert scored.step_tokens is not None
         assert len(scored.scores) == len(scored.step_tokens) == len(one.steps)
         assert scored.scores == pytest.approx(expected, abs=1e-5)
         assert np.abs(np.array(expected) - 0.5).max() > 0.01, "so that the order of labels matters"
@@ -394,7 +395,8 @@ def test_a_saved_energy_is_a_plain_token_classifier(make_energy_model, tokenizer
     rollout = make_rollout("Compute 1+2.\n", "1+2\n\\boxed{3}")
     group = RolloutGroup(Problem("p", "arith", "Compute 1+2.\n", grader="math"), (rollout,), (Verdict("correct"),))
     (scores_T,) = EnergyReward(model, tokenizer, contract.segmentation).token_scores([group])
-    plain, info = AutoModelForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
+    loading: Any = AutoModelForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
+    plain, info = loading
     assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     logits = plain.eval()(torch.tensor([[*rollout.prompt_ids, *rollout.token_ids]])).logits[0, :, 0].detach().numpy()
     assert logits[len(rollout.prompt_ids) :] == pytest.approx(scores_T, abs=1e-5)
@@ -408,7 +410,8 @@ def test_a_saved_implicit_reward_is_a_plain_language_model(make_policy, tokenize
     fields |= {"step_aggregation": "sum", "base_digest": "a", "training_digest": "b"}
     model = make_policy(6)
     save_implicit(tmp_path, model, tokenizer, RewardContract(**fields, log_ratio=LogRatioTerms(beta=0.05, reference="tiny")))
-    plain, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    loading: Any = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    plain, info = loading
     assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     ids = AutoTokenizer.from_pretrained(tmp_path)("Compute 1+2", return_tensors="pt")["input_ids"]
     assert torch.equal(plain.eval()(ids).logits, model(ids).logits)
