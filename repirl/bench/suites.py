@@ -132,7 +132,8 @@ class Suite(Config):
     title: str
     policy: str = "tiny"
     runs: tuple[SuiteRun, ...] = Field(min_length=1)
-    evaluations: tuple[SuiteEvaluation, ...] = Field(min_length=1)
+    evaluations: tuple[SuiteEvaluation, ...] = ()
+    """None: the runs are told apart by their learning curves alone."""
     contrasts: tuple[Contrast, ...] = ()
     baseline: str | None = None
     runtime: Runtime = Runtime()
