@@ -112,7 +112,7 @@ def test_a_breach_would_be_seen() -> None:
     [
         (r"\.backward\(|clip_grad_norm_|optimizer\.step\(", {"learn/gradient.py"}),
         (r"length_sorted_chunks\(|pad_batch\(\[rows", {"learn/gradient.py", "rollouts/batching.py"}),
-        (r"\.generate\(", {"rollouts/collect.py"}),
+        (r"\.generate\(", {"rollouts/collect.py", "rewards/written.py"}),  # completions of problems; judgements of them
         (r"save_checkpoint\(|load_checkpoint\(", {"learn/run.py", "learn/checkpoint.py"}),
         (r"optim\.AdamW\(", {"learn/updater.py"}),
     ],

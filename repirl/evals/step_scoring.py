@@ -27,6 +27,7 @@ _CHUNK = 32
 
 TOO_LONG = "longer than the reward's model allows"
 SPANNED = "a token spans two steps"
+SAYS_NOTHING = "the reward says nothing of it"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +123,9 @@ def _score_chunk(
             continue
         steps = next(scored)[0]
         assert np.array_equal(steps.step_ends, ends_S), "scored at other places than the steps' ends"
+        if not steps.step_mask.any():
+            found.append(ScoredSteps(None, None, SAYS_NOTHING))
+            continue
         found.append(ScoredSteps(steps.step_rewards.astype(np.float64), np.diff(ends_S, prepend=-1)))
     return found
 

@@ -23,6 +23,7 @@ class KLPenalty(Config):
     """KL(policy || reference) in the loss, summed by the same `reduction` as the surrogate."""
 
     weight: float = Field(gt=0)
+    """Of the penalty beside the surrogate."""
     estimator: Literal["k1", "k3"] = "k3"
     """Neither has that KL's gradient: on policy k3's expected gradient is that of KL(reference || policy), and k1's is zero
     (it only adds noise)."""

@@ -18,6 +18,7 @@ from repirl.learn.outcome_model import OutcomeFitting
 from repirl.learn.reward_fitting import RewardFitting
 from repirl.learn.run import Learner, RunResult, ValidationConfig, Validator, run_steps
 from repirl.learn.step_classifier import StepFitting
+from repirl.learn.written_verifier import VerifierFitting
 from repirl.methods.base import FitContext, Fitted
 from repirl.precision import training_dtype
 from repirl.processes import only_user_of
@@ -88,7 +89,7 @@ def _fit(
 def fit_reward(
     context: FitContext,
     config: Config,
-    make_learner: Callable[[], RewardFitting | StepFitting | OutcomeFitting],
+    make_learner: Callable[[], RewardFitting | StepFitting | OutcomeFitting | VerifierFitting],
     *,
     method: str,
     data: TrainingSet,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from repirl.config import Config
 from repirl.errors import UserError
 from repirl.files import parse, read_lines
 from repirl.rewards.aggregate import Aggregation
@@ -29,6 +30,23 @@ class LogRatioTerms(BaseModel):
     """An embedded policy, an absolute folder, or a hub id."""
     revision: str | None = None
     """Commit of a hub id."""
+
+
+class WrittenTerms(Config):
+    """How a language model is asked for judgements in words, and how they are read; see `rewards/written.py`."""
+
+    style: Literal["xml", "marks"] = "xml"
+    """How the question is put and the answer written: tags, for models that follow instructions; a letter a step for others."""
+    chat: bool = True
+    """The question goes through the judge's chat template."""
+    samples: int = Field(default=1, ge=1)
+    """Judgements of each solution; a step's score is the mean over those that can be read."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Of sampling them; 0 takes the likeliest token."""
+    max_new_tokens: int = Field(default=2048, ge=1)
+    """Longer judgements are cut off."""
+    score: Literal["probability", "verdict"] = "probability"
+    """A step's score: the probability of the verdict's tokens (1 minus it for `wrong`), or 1 and 0."""
 
 
 class RewardContract(BaseModel):
@@ -51,6 +69,8 @@ class RewardContract(BaseModel):
     """SHA-256 over the training configuration, data digests and seed."""
     log_ratio: LogRatioTerms | None = None
     """None for kinds of reward without a reference."""
+    written: WrittenTerms | None = None
+    """None for kinds of reward that write nothing."""
 
     @property
     def segmentation(self) -> StepSegmentation:

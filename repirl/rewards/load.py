@@ -16,7 +16,7 @@ import torch
 from repirl.engines.loading import folder_digest, load_policy
 from repirl.errors import UserError
 from repirl.files import is_file, is_folder
-from repirl.rewards import implicit, published
+from repirl.rewards import implicit, published, written
 from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract
 from repirl.rewards.base import StepReward
 from repirl.rewards.energy import EnergyReward, load_energy_model
@@ -62,6 +62,7 @@ KINDS: dict[str, Callable[[Path, Any, RewardContract, str | torch.device], StepR
         load_energy_model(folder, device), tokenizer, contract.segmentation, contract.step_aggregation
     ),
     implicit.KIND: implicit.load_implicit,
+    written.KIND: written.load_written,
 }
 """Kind of a saved reward -> what reads its folder: (folder, tokenizer, contract, device) -> reward."""
 
@@ -141,6 +142,7 @@ def _saved(name: str, folder: Path, options: LoadOptions) -> LoadedReward:
         template=contract.template,
         digest=folder_digest(folder),
         max_tokens=_longest(getattr(reward, "model", None)),
+        natural_threshold=written.RIGHT_FROM if contract.kind == written.KIND else None,
         prompt_suffix=contract.prompt_suffix,
     )
 

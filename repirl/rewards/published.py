@@ -8,6 +8,8 @@
 - `math-shepherd` only by prefix: its folder is that of any causal language model, whose vocabulary may well have the tag.
 - `implicit` only by prefix (ImplicitPRM, EurusPRM; docs/recipes.md B1): `reference` is required; `beta` is 0.05 unless said,
   `reference_revision` that of a hub id. Step rewards are our `ImplicitReward`'s: differences of q, no probabilities.
+- `generative` only by prefix: any language model, which is asked in words (`rewards/written.py`, whose settings are the
+  options: style, chat, samples, temperature, max_new_tokens, score). It has the chat template unless it has none.
 """
 
 from __future__ import annotations
@@ -22,21 +24,26 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification, AutoTokenizer
 
+from repirl.config import with_overrides
 from repirl.engines.loading import DTYPES, check_device, folder_digest, load_policy, policy_dir, quiet_transformers
+from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
 from repirl.files import is_file, parse, read_lines
+from repirl.rewards.artifact import WrittenTerms
 from repirl.rewards.base import StepReward
 from repirl.rewards.implicit import ImplicitReward
 from repirl.rewards.laid_out import MathShepherdReward, QwenProcessModel, QwenReward, TRLReward
+from repirl.rewards.written import WrittenReward
 from repirl.rollouts.steps import StepSegmentation
 
-Format = Literal["math-shepherd", "qwen-prm", "trl", "implicit"]
+Format = Literal["math-shepherd", "qwen-prm", "trl", "implicit", "generative"]
 
 OPTIONS: dict[Format, tuple[str, ...]] = {
     "math-shepherd": ("revision",),
     "qwen-prm": ("revision",),
     "trl": ("revision", "separator"),
     "implicit": ("revision", "reference", "reference_revision", "beta"),
+    "generative": ("revision", *WrittenTerms.model_fields),
 }
 """What can be said of each format, after its folder."""
 
@@ -205,11 +212,20 @@ def _implicit(folder: Path, segmentation: StepSegmentation, place: ModelPlace, o
     return reward, policy.tokenizer
 
 
+def _generative(folder: Path, segmentation: StepSegmentation, place: ModelPlace, options: dict[str, str]) -> _Read:
+    policy = load_policy(folder, place.dtype, place.device)
+    said = [f"{name}={value}" for name, value in options.items() if name != "revision"]
+    terms = with_overrides(WrittenTerms(chat=bool(getattr(policy.tokenizer, "chat_template", None))), said)
+    engine = TorchEngine(policy.model, policy.tokenizer)
+    return WrittenReward(policy.model, engine, policy.tokenizer, segmentation, terms), policy.tokenizer
+
+
 _READERS: dict[Format, Callable[[Path, StepSegmentation, ModelPlace, dict[str, str]], _Read]] = {
     "math-shepherd": _math_shepherd,
     "qwen-prm": _qwen,
     "trl": _trl,
     "implicit": _implicit,
+    "generative": _generative,
 }
 
 
