@@ -6,8 +6,8 @@ and does not depend on the current one. Outcomes take no part. Deviations: no sh
 own, so f absorbs it), and no replay of earlier rollouts.
 
 `r-airl` has the options of R-AIRL (arXiv 2510.01857): a copy of each demonstration with one wrong number as a further
-negative, and updates of the reward before the policy moves. Its released code pays the logit of a plain classifier, which is
-`gail`'s discriminator; its expert rows in the policy's group are not here.
+negative, updates of the reward before the policy moves, and a demonstration in each group that the policy learns from. Its
+released code pays the logit of a plain classifier, which is `gail`'s discriminator.
 """
 
 from repirl.learn.credit_config import ReturnToGoCredit
@@ -29,7 +29,7 @@ class AIRL(Method[AdversarialMethodConfig]):
     level = "token"
     recipes = {
         "tiny": tiny_adversarial(CREDIT, base_measure=1.0),
-        "r-airl": tiny_adversarial(CREDIT, base_measure=1.0, perturbed=4, warmup=50),
+        "r-airl": tiny_adversarial(CREDIT, experts_in_group=1, base_measure=1.0, perturbed=4, warmup=50),
     }
 
     def fit(self, context: FitContext, config: AdversarialMethodConfig) -> Fitted:

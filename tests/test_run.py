@@ -18,7 +18,7 @@ from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import GradingFault, NumericalFault, UserError
 from repirl.learn.checkpoint import RunFolder
 from repirl.learn.credit import LeaveOneOut
-from repirl.learn.credit_config import OutcomeCredit, StepCredit
+from repirl.learn.credit_config import OutcomeCredit, SequenceCredit, StepCredit
 from repirl.learn.inverse_rl import InverseRL
 from repirl.learn.irl import IRLConfig
 from repirl.learn.policy_gradient import LoopConfig, LoopData, PolicyGradient, batch_of
@@ -30,6 +30,7 @@ from repirl.methods.registry import load_method
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.energy import energy_from_policy
 from repirl.rollouts.collect import Collector, KeepConfig, SamplingConfig
+from repirl.rollouts.prompts import encode_prompt, encode_solution
 from repirl.tasks import arith
 from repirl.types import Budget, Verdict
 
@@ -605,9 +606,7 @@ def test_mistakes_of_the_caller(make_policy, tokenizer, tmp_path):
         with pytest.raises(UserError, match="full distribution"):
             PolicyGradient(trial.model, collector, trial.learner.data, None, credit, truncated, 0)
     with pytest.raises(ValueError, match="averaged away"):
-        LoopConfig.model_validate(
-            {"credit": {"rule": "step", "process_weight": 1}, "optim": {"loss": {"ratio": "sequence"}}}
-        )
+        LoopConfig.model_validate({"credit": {"rule": "step", "process_weight": 1}, "optim": {"loss": {"ratio": "sequence"}}})
 
 
 def test_too_many_ungraded_stop_the_run(make_policy, tokenizer, tmp_path):
@@ -616,3 +615,50 @@ def test_too_many_ungraded_stop_the_run(make_policy, tokenizer, tmp_path):
 
     with pytest.raises(GradingFault, match="timeout"):
         make_trial(make_policy, tokenizer, tmp_path, "rloo", grader=broken).run()
+
+
+def test_experts_join_the_policys_groups(make_policy, tokenizer, tmp_path):
+    """All rollouts fail: the demonstration of each group has advantage 1 and they have -1/3, so it alone becomes likelier."""
+    failed = lambda problems, completions, reasons: [Verdict("wrong")] * len(completions)
+    optim = PolicyOptimConfig(lr=1e-2)
+    found = {}
+    for count in (0, 1):
+        config = CONFIG.model_copy(update={"optim": optim, "experts_in_group": count})
+        trial = make_trial(make_policy, tokenizer, tmp_path / str(count), "repirl", config, grader=failed)
+        trial.learner.credit = LeaveOneOut(OutcomeCredit())
+        problem = batch_of(trial.learner.data.problems, 0, 3, 0)[0]
+        demos = trial.learner.data.demonstrations[problem.id]
+        rows = [encode_solution(tokenizer, encode_prompt(tokenizer, problem.prompt), demo.text) for demo in demos]
+        likely = lambda rows=rows, trial=trial: [float(one.sum()) for one in trial.learner.policy.logprobs(rows, 1.0)]
+        before = likely()
+        metrics = trial.learner.step(0)
+        found[count] = np.array(likely()) - before
+        assert trial.learner.budget.demonstrations == 3 * count + 3 * 2  # two teach the reward
+        assert metrics.get("engine_logprob_gap_max", 0) < 1e-4
+    assert found[0].tolist() == [0, 0]
+    assert found[1][0] > 1
+
+
+def test_what_experts_in_groups_are_paid(make_policy, tokenizer, tmp_path):
+    """Their rewards are in the group's baseline: leave-one-out advantages of a group sum to 0 with them."""
+    config = CONFIG.model_copy(update={"experts_in_group": 1, "credit": SequenceCredit(process_weight=1.0, outcome_weight=0.0)})
+    learner = make_trial(make_policy, tokenizer, tmp_path, "repirl", config).learner
+    seen: list[Any] = []
+    own = learner.policy.update
+    learner.policy.update = lambda rollouts, advantages, seed: (
+        seen.append((rollouts, advantages))
+        or own(  # type: ignore
+            rollouts, advantages, seed
+        )
+    )
+    learner.step(0)
+    [(rollouts, advantages)] = seen
+    assert len(rollouts) == 3 * (3 + 1)
+    assert [r.sample_index for r in rollouts[:4]] == [0, 1, 2, 3]
+    for group in range(3):
+        assert sum(float(a[0]) for a in advantages[4 * group : 4 * group + 4]) == pytest.approx(0, abs=1e-5)
+
+
+def test_experts_must_be_there(make_policy, tokenizer, tmp_path):
+    with pytest.raises(UserError, match="no demonstrations to join the groups"):
+        make_trial(make_policy, tokenizer, tmp_path, "rloo", CONFIG.model_copy(update={"experts_in_group": 2}))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, Self, TypeVar
 
@@ -27,7 +27,8 @@ from repirl.rewards.base import RewardLearner
 from repirl.rng import seed_for, stream
 from repirl.rollouts.batching import padding_id
 from repirl.rollouts.collect import Collector, SamplingConfig, kept
-from repirl.types import Budget, Demonstration, Metrics, Problem, RolloutGroup
+from repirl.rollouts.prompts import encode_solution
+from repirl.types import Budget, Demonstration, Metrics, Problem, Rollout, RolloutGroup, Scored, Verdict
 
 T = TypeVar("T")
 
@@ -39,6 +40,9 @@ class LoopConfig(Config):
     """Batches of rollouts, each with its policy update."""
     sampling: SamplingConfig = SamplingConfig()
     credit: CreditConfig = OUTCOME_ALONE
+    experts_in_group: int = Field(default=0, ge=0)
+    """So many demonstrations of each prompt are paid and trained on with its rollouts, as correct ones; the reward does not
+    learn from them as such (R-AIRL)."""
     optim: PolicyOptimConfig = PolicyOptimConfig()
     validation: ValidationConfig = ValidationConfig()
     checkpoint_every: int = Field(default=1, ge=1)
@@ -73,6 +77,35 @@ def batch_of(problems: Sequence[T], step: int, size: int, seed: int) -> list[T]:
     return chosen
 
 
+def expert_groups(
+    policy: PolicyUpdater, tokenizer: Any, groups: Sequence[RolloutGroup], count: int, temperature: float
+) -> list[RolloutGroup]:
+    """Of each group its first `count` demonstrations as finished, correct rollouts, with the policy's log-probabilities."""
+    rows = [
+        [encode_solution(tokenizer, group.rollouts[0].prompt_ids, demo.text) for demo in group.demonstrations[:count]]
+        for group in groups
+    ]
+    logprobs = iter(policy.logprobs([row for own in rows for row in own], temperature))
+    found = []
+    for group, own in zip(groups, rows, strict=True):
+        demos = zip(group.demonstrations, own, strict=False)
+        rollouts = tuple(
+            Rollout(
+                problem_id=group.problem.id,
+                sample_index=len(group.rollouts) + i,
+                prompt_ids=tuple(row.prompt_ids),
+                token_ids=np.array(row.response_ids, dtype=np.int64),
+                logprobs=next(logprobs).numpy(),
+                text=demo.text,
+                finish_reason="stop",
+                temperature=temperature,
+            )
+            for i, (demo, row) in enumerate(demos)
+        )
+        found.append(replace(group, rollouts=rollouts, verdicts=(Verdict("correct", "a demonstration"),) * len(rollouts)))
+    return found
+
+
 class PolicyGradient:
     """`Learner` that trains `model` in place with an optional reward; `reference` is needed for a KL penalty.
 
@@ -100,6 +133,9 @@ class PolicyGradient:
                 f"top_p={config.sampling.top_p}, top_k={config.sampling.top_k}",
                 "use top_p=1 and top_k=0",
             )
+        if config.experts_in_group and not any(data.demonstrations.values()):
+            todo = "use a method that is given demonstrations, or experts_in_group=0"
+            raise UserError("no demonstrations to join the groups", f"experts_in_group={config.experts_in_group}", todo)
         if reward is None and credit.needs_reward:
             rule = config.credit.rule
             raise UserError("the credit rule pays a process reward, and this method has none", rule, "use credit.rule=outcome")
@@ -149,6 +185,8 @@ class PolicyGradient:
             if index + 1 == config.steps:
                 found |= shortcut_scores(self.reward, self.collector.tokenizer, groups)
             metrics |= {f"prm/{name}": value for name, value in found.items()}
+        if config.experts_in_group:
+            groups, scored = self._joined_by_experts(groups, scored)
         advantages = self.credit.advantages(groups, scored, index / config.steps)
         metrics |= {f"credit/{name}": value for name, value in self.credit.learn(groups, scored).items()}
         marks.append(("update", time.monotonic()))
@@ -157,6 +195,21 @@ class PolicyGradient:
         metrics |= self.policy.update(rollouts, flat, seed_for(self.seed, "mini", index))
         marks.append(("end", time.monotonic()))
         return metrics | {f"time/{name}_s": round(after - at, 3) for (name, at), (_, after) in pairwise(marks)}
+
+    def _joined_by_experts(
+        self, groups: Sequence[RolloutGroup], scored: Scored | None
+    ) -> tuple[list[RolloutGroup], Scored | None]:
+        """Every group with its first demonstrations behind its rollouts, as rollouts of the policy, and their scores."""
+        count, sampling = self.config.experts_in_group, self.config.sampling
+        experts = expert_groups(self.policy, self.collector.tokenizer, groups, count, sampling.temperature)
+        self.collector.budget += Budget(demonstrations=sum(len(group.rollouts) for group in experts))
+        joined = [
+            replace(group, rollouts=group.rollouts + own.rollouts, verdicts=group.verdicts + own.verdicts)
+            for group, own in zip(groups, experts, strict=True)
+        ]
+        if scored is None or self.reward is None:
+            return joined, None
+        return joined, [a + b for a, b in zip(scored, self.reward.score(experts), strict=True)]
 
     def state(self) -> dict[str, Any]:
         """All that resuming needs."""

@@ -145,6 +145,10 @@ class PolicyUpdater:
             metrics["skipped_updates"] = self.updater.skipped
         return metrics
 
+    def logprobs(self, rows: Sequence[TokenRow], temperature: float) -> list[Tensor]:
+        """Of every row's completion under the policy as it is, on the CPU without gradient."""
+        return self._logprobs(self.updater.model, rows, temperature) if rows else []
+
     def _logprobs(self, model: nn.Module | None, rows: Sequence[TokenRow], temperature: float) -> list[Tensor]:
         """Log-probabilities of every row's completion under the old policy or the reference: counted as scored tokens."""
         assert model is not None

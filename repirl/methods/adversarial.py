@@ -23,10 +23,11 @@ class AdversarialMethodConfig(RLConfig):
     """Of a step's tokens, where steps are scored."""
 
 
-def tiny_adversarial(credit: CreditConfig, **discriminator: Any) -> AdversarialMethodConfig:
+def tiny_adversarial(credit: CreditConfig, *, experts_in_group: int = 0, **discriminator: Any) -> AdversarialMethodConfig:
     """A `tiny` recipe: the loop of all of them, with this credit."""
     settings = AdversarialConfig(lr=5e-5, head_lr=1e-3, micro_batch_tokens=2048, **discriminator)
-    return AdversarialMethodConfig(data=tiny_data(), loop=tiny_loop(credit), discriminator=settings)
+    loop = tiny_loop(credit).model_copy(update={"experts_in_group": experts_in_group})
+    return AdversarialMethodConfig(data=tiny_data(), loop=loop, discriminator=settings)
 
 
 def fit_adversarial(context: FitContext, config: AdversarialMethodConfig, form: Literal["gail", "airl"]) -> Fitted:
