@@ -11,8 +11,11 @@ import typer
 from repirl.cli.output import JsonFlag, emit, working
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from rich.console import Group
 
+    from repirl.evals.label_accuracy import LabelAccuracy
     from repirl.tasks.benchmarks import Benchmark, BenchmarkCard
     from repirl.types import Problem
 
@@ -21,7 +24,7 @@ _AT_HAND = ("embedded", "local", "own loader")
 _WRONG = {"math": "\\boxed{-123456789}", "integer": "\\boxed{-123456789}", "code": "def f(*_):\n    raise ValueError"}
 
 
-TESTBED = "testbed"
+TESTBED, LABELS = "testbed", "labels"
 
 
 def register(app: typer.Typer) -> None:
@@ -30,11 +33,13 @@ def register(app: typer.Typer) -> None:
 
 def check_command(
     benchmark: Annotated[
-        list[str] | None, typer.Argument(help="Only these benchmarks or suites of them; or `testbed`, see --policy.")
+        list[str] | None, typer.Argument(help="Only these benchmarks or suites of them; or `testbed`, or `labels`.")
     ] = None,
-    policy: Annotated[str, typer.Option(help="Of `testbed`: the policy that training would start from.")] = "tiny",
-    family: Annotated[str, typer.Option(help="Of `testbed`: arith, arith_hard or minicode.")] = "arith",
-    level: Annotated[list[int] | None, typer.Option(help="Of `testbed`: a level; default: 4 to 8, of minicode all.")] = None,
+    policy: Annotated[str, typer.Option(help="Of `testbed` and `labels`: the policy that training would start from.")] = "tiny",
+    family: Annotated[str, typer.Option(help="Of both: arith, arith_hard or minicode.")] = "arith",
+    level: Annotated[
+        list[int] | None, typer.Option(help="Of both: a level; default: 4 to 8 (labels: 2 to 6), of minicode all.")
+    ] = None,
     reward: Annotated[
         list[str] | None, typer.Option(help="Of `testbed`: a saved reward, to be held against what can be known.")
     ] = None,
@@ -45,12 +50,16 @@ def check_command(
     """Check benchmark cards, gold answers and the environment; exit 1 if a gold answer is refused.
 
     `repirl check testbed`: can rewards show themselves when this policy is trained on arith? Exit 1 if a bound is missed.
+    `repirl check labels`: how often step labels from N continuations (Math-Shepherd) are right, by N. Exit 1 unless it rises.
     """
     from repirl.errors import UserError
     from repirl.tasks.benchmarks import benchmark_cards, expand_benchmarks
 
     if benchmark == [TESTBED]:
         _check_testbed(policy, family, tuple(level or ()), reward or (), as_json)
+        return
+    if benchmark == [LABELS]:
+        _check_labels(policy, family, tuple(level or ()), as_json)
         return
     if data_dir is not None and not data_dir.is_dir():
         raise UserError("no such data folder", str(data_dir))
@@ -69,22 +78,60 @@ def check_command(
         raise typer.Exit(1)
 
 
-def _check_testbed(policy: str, name: str, given: tuple[int, ...], rewards: Sequence[str], as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from repirl.engines.loading import load_policy
+def _family(name: str, levels: tuple[int, ...]) -> ModuleType:
+    """The embedded family; UserError unless it has all these levels."""
     from repirl.errors import UserError
-    from repirl.evals.testbed import check_testbed
-    from repirl.methods.registry import load_method
-    from repirl.methods.rl import TINY_LEVELS, RLConfig
-    from repirl.rewards.load import LoadOptions, load_reward
     from repirl.tasks.training_sets import FAMILIES
 
     if name not in FAMILIES:
         raise UserError("no such embedded family", name, f"choose one of {', '.join(FAMILIES)}")
-    family = FAMILIES[name]
-    if unknown := sorted(set(given) - set(family.LEVELS)):
-        raise UserError(f"no such level of {name}", unknown[0], f"levels are {family.LEVELS[0]} to {family.LEVELS[-1]}")
+    known = FAMILIES[name].LEVELS
+    if unknown := sorted(set(levels) - set(known)):
+        raise UserError(f"no such level of {name}", unknown[0], f"levels are {known[0]} to {known[-1]}")
+    return FAMILIES[name]
+
+
+def _check_labels(policy: str, name: str, given: tuple[int, ...], as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from repirl.engines.loading import load_policy
+    from repirl.evals.label_accuracy import label_accuracy
+
+    family = _family(name, given)
+    levels = given or ((2, 3, 4, 5, 6) if name == "arith" else family.LEVELS)
+    with working("labels") as on_progress:
+        found = label_accuracy(load_policy(policy), family, levels, on_progress=on_progress)
+    ok = found[-1].accuracy.value > found[0].accuracy.value
+    payload = {"policy": policy, "family": name, "levels": levels, "labels": [asdict(one) for one in found], "ok": ok}
+    emit(as_json, payload, lambda: _labels_table(policy, name, levels, found))
+    if not ok:
+        raise typer.Exit(1)
+
+
+def _labels_table(policy: str, family: str, levels: Sequence[int], found: Sequence[LabelAccuracy]) -> Group:
+    from rich.console import Group
+    from rich.table import Table
+
+    title = f"hard labels of the steps of {policy} on {family}, levels {levels[0]} to {levels[-1]}"
+    table = Table("N", "like the exact label", "right steps", "wrong steps", "more than with N / 2", title=title)
+    share = lambda value: "-" if value is None else f"{value:.3f}"
+    for one in found:
+        gained = "" if one.gained is None else f"{one.gained.value:+.3f} [{one.gained.low:+.3f}, {one.gained.high:+.3f}]"
+        whole = f"{one.accuracy.value:.3f} [{one.accuracy.low:.3f}, {one.accuracy.high:.3f}]"
+        table.add_row(str(one.continuations), whole, share(one.right), share(one.wrong), gained)
+    return Group(table, "A step's label is 1 if any of N continuations is right. Steps up to the first wrong one.")
+
+
+def _check_testbed(policy: str, name: str, given: tuple[int, ...], rewards: Sequence[str], as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from repirl.engines.loading import load_policy
+    from repirl.evals.testbed import check_testbed
+    from repirl.methods.registry import load_method
+    from repirl.methods.rl import TINY_LEVELS, RLConfig
+    from repirl.rewards.load import LoadOptions, load_reward
+
+    family = _family(name, given)
     levels = given or (TINY_LEVELS if name == "arith" else family.LEVELS)
     easy = tuple(one for one in family.LEVELS[:3] if one < min(levels)) or family.LEVELS[:3]
     credits_of = {}
