@@ -295,6 +295,31 @@ def test_a_suite_that_was_changed_does_not_show_old_records(tmp_path: Path) -> N
     assert run_suite("small", options, lambda event: None).skipped == ("base-arith-s0",)
 
 
+def test_a_run_that_two_suites_have_is_made_once(tmp_path: Path) -> None:
+    """With the settings of both; columns are those of the suite that asks; other settings are another run."""
+    include = _include(tmp_path / "more", "")
+    suites = tmp_path / "more" / "suites"
+    evaluation = '[[evaluations]]\nbenchmark = "{}"\nsamples = 2\nlimit = 4\ngreedy = false\nmax_new_tokens = 16\n'
+    base = 'title = "t"\n{}[[runs]]\nmethod = "base"\nseeds = {}\n'
+    one = base.format("", [0]) + evaluation.format("arith") + evaluation.format("minicode")
+    two = base.format('shares = "small"\n', [0, 1]) + evaluation.format("arith")
+    (suites / "small.toml").write_text(one)
+    (suites / "two.toml").write_text(two)
+    (suites / "three.toml").write_text(two.replace("samples = 2", "samples = 3"))
+    (suites / "four.toml").write_text(two.replace("small", "smaller"))
+    options = SuiteOptions(work=tmp_path / "work", results=tmp_path / "results", jobs=1, include=(include,))
+    assert run_suite("small", options, lambda event: None).done == ("base-arith-s0",)
+    outcome = run_suite("two", options, lambda event: None)
+    assert (outcome.skipped, outcome.done) == (("base-arith-s0",), ("base-arith-s1",))
+    board = build_board("two", results=options.results, include=options.include)
+    assert [(row.label, row.seeds) for row in board.rows] == [("base", (0, 1))]
+    assert {column.benchmark for column in board.columns} == {"arith"}
+    outcome = run_suite("three", options, lambda event: None)
+    assert (outcome.skipped, outcome.done) == ((), ("base-arith-s0", "base-arith-s1"))
+    with pytest.raises(UserError, match="shares runs with an unknown suite: 'smaller'"):
+        load_suite("four", options.include)
+
+
 def test_a_record_of_another_configuration_or_policy_is_told_apart(tmp_path: Path) -> None:
     (item,) = [one for one in plan("tiny", load_suite("tiny")) if one.key == "rloo-arith-s0"]
     suite = load_suite("tiny")

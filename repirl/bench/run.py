@@ -72,10 +72,15 @@ def run_suite(name: str, options: SuiteOptions, on_event: OnEvent) -> SuiteOutco
     items = selected(name, options)
     recorded = {run.record.key: run.record for run in store.find(name, root=options.results)}
     suite = load_suite(name, options.include)
-    known = [item for item in items if item.key in recorded]
+    others = [] if suite.shares is None else store.find(suite.shares, root=options.results)
+    shared = {run.record.key: run.record for run in others}
+    known = [item for item in items if item.key in recorded or item.key in shared]
     now = _now(known, suite, options)
     for item in known:
-        _check_same(item, suite, recorded[item.key], options, now)
+        if item.key in recorded:
+            _check_same(item, suite, recorded[item.key], options, now)
+        elif not _differing(item, suite, shared[item.key], options, now):
+            recorded[item.key] = shared[item.key]
     waiting = [item for item in items if item.key not in recorded]
     skipped = tuple(item.key for item in items if item.key in recorded)
     for key in skipped:
@@ -106,14 +111,21 @@ def _now(known: Sequence[WorkItem], suite: Suite, options: SuiteOptions) -> _Now
 
 
 def _check_same(item: WorkItem, suite: Suite, record: RunRecord, options: SuiteOptions, now: _Now) -> None:
-    """UserError if a record was made with other settings than the suite has now: its numbers would stand for these.
+    """UserError if a record was made with other settings than the suite has now: its numbers would stand for these."""
+    if differ := _differing(item, suite, record, options, now):
+        raise UserError(
+            f"the record of {item.key} was made with other settings ({', '.join(differ)})",
+            record.run_id,
+            "give the changed suite another name, or take its old records out of the results",
+        )
+
+
+def _differing(item: WorkItem, suite: Suite, record: RunRecord, options: SuiteOptions, now: _Now) -> list[str]:
+    """What of a record is not as the suite has it now.
 
     The policy that a later stage starts from is a result, not a setting; the one at the root is.
     """
-    config = with_overrides(load_method(item.run.method, options.include).recipe(item.run.recipe), list(item.run.set))
-    differ = []
-    if record.method != item.run.method or _recorded_config(record, type(config)) != config:
-        differ.append("method")
+    differ = [] if same_method(item, record, options.include) else ["method"]
     if record.runtime is not None and not all(
         record.runtime.get(name) == value for name, value in suite.runtime.settings.items()
     ):
@@ -121,13 +133,13 @@ def _check_same(item: WorkItem, suite: Suite, record: RunRecord, options: SuiteO
     root = record.base_policy.root_digest or (record.base_policy.digest if record.after is None else None)
     if root not in (None, now.policies[item.policy]):
         differ.append("policy")
-    differ += [wanted.title for wanted in suite.evaluations if not _evaluated(wanted, item, suite, record, now)]
-    if differ:
-        raise UserError(
-            f"the record of {item.key} was made with other settings ({', '.join(differ)})",
-            record.run_id,
-            "give the changed suite another name, or take its old records out of the results",
-        )
+    return differ + [wanted.title for wanted in suite.evaluations if not _evaluated(wanted, item, suite, record, now)]
+
+
+def same_method(item: WorkItem, record: RunRecord, include: Sequence[str]) -> bool:
+    """Whether a record is of an item's method and has its settings."""
+    config = with_overrides(load_method(item.run.method, include).recipe(item.run.recipe), list(item.run.set))
+    return record.method == item.run.method and _recorded_config(record, type(config)) == config
 
 
 def _recorded_config(record: RunRecord, kind: type[Config]) -> Config:

@@ -136,10 +136,17 @@ class Suite(Config):
     """None: the runs are told apart by their learning curves alone."""
     contrasts: tuple[Contrast, ...] = ()
     baseline: str | None = None
+    shares: str | None = None
+    """A suite whose runs are this one's as well, where key, settings and evaluations are the same: they are made once."""
     runtime: Runtime = Runtime()
     eval_seed: int = 0
     """Sampling seed of evaluations, to which a run's seed is added where a policy is sampled: runs of one seed are compared
     on the same streams. Judged sets are the same for all runs."""
+
+    @property
+    def evaluated(self) -> frozenset[tuple[str, str]]:
+        """(kind, benchmark or set) of its evaluations."""
+        return frozenset((one.kind, one.set if isinstance(one, JudgeEvaluation) else one.benchmark) for one in self.evaluations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +179,8 @@ def load_suite(name: str, include: Sequence[str | Path] = ()) -> Suite:
         if is_file(path):
             suite = parse_config(Suite, read_toml(path))
             _check_contrasts(name, suite)
+            if suite.shares is not None and suite.shares not in suite_names(include):
+                raise UserError(f"suite {name} shares runs with an unknown suite", suite.shares)
             return suite
     raise UserError("unknown suite", name, f"choose one of {', '.join(suite_names(include))}")
 

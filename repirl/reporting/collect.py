@@ -36,8 +36,17 @@ class _Key(NamedTuple):
     runtime: str
 
 
-def collect(suite: str, runs: Sequence[StoredRun], contrasts: Sequence[Contrast] = (), baseline: str | None = None) -> Board:
-    """The board of `runs`, with the differences that the suite states. UserError when rows do not bear out a record."""
+def collect(
+    suite: str,
+    runs: Sequence[StoredRun],
+    contrasts: Sequence[Contrast] = (),
+    baseline: str | None = None,
+    evaluated: frozenset[tuple[str, str]] | None = None,
+) -> Board:
+    """The board of `runs`, with the differences that the suite states. UserError when rows do not bear out a record.
+
+    `evaluated`: only columns of these (kind, benchmark or set); None: of all that the records have.
+    """
     lineage = _Lineage(runs)
     _check_seeds(runs)
     latest, superseded = _latest(runs, lineage)
@@ -51,6 +60,8 @@ def collect(suite: str, runs: Sequence[StoredRun], contrasts: Sequence[Contrast]
         rows.append(_row(key, members, lineage))
         numbers.append(measure(members, protocols))
     rows = _named(rows)
+    if evaluated is not None:
+        numbers = [{c: v for c, v in one.items() if (c.kind, c.benchmark) in evaluated} for one in numbers]
     found = {column for one in numbers for column in one}
     columns = tuple(sorted(found, key=lambda c: (c.kind == "judge", c.benchmark, c.metric != "greedy", c.metric, *_digests(c))))
     rows = _with_cells(rows, numbers, columns, baseline)

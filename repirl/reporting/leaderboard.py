@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repirl import paths
-from repirl.bench.suites import load_suite, suite_names
+from repirl.bench.run import same_method
+from repirl.bench.suites import load_suite, plan, suite_names
 from repirl.records import index, store
 from repirl.reporting.board import Board
 from repirl.reporting.collect import collect
@@ -45,7 +46,13 @@ def build_board(suite: str, *, results: Path | None = None, include: Sequence[st
     if suite not in suite_names(include):
         return collect(suite, runs)
     told = load_suite(suite, include)
-    return collect(suite, runs, told.contrasts, told.baseline)
+    if told.shares is None:
+        return collect(suite, runs, told.contrasts, told.baseline)
+    planned = {item.key: item for item in plan(suite, told)}
+    own = {run.record.key for run in runs}
+    others = [run for run in store.find(told.shares, root=results) if run.record.key in planned.keys() - own]
+    runs += [run for run in others if same_method(planned[run.record.key], run.record, tuple(map(str, include)))]
+    return collect(suite, runs, told.contrasts, told.baseline, told.evaluated)
 
 
 def build_pages(*, results: Path | None = None, folder: Path | None = None, include: Sequence[str | Path] = ()) -> Pages:
