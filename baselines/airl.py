@@ -29,7 +29,7 @@ class AIRL(Method[AdversarialMethodConfig]):
     level = "token"
     recipes = {
         "tiny": tiny_adversarial(CREDIT, base_measure=1.0),
-        "r-airl": tiny_adversarial(CREDIT, experts_in_group=1, base_measure=1.0, perturbed=4, warmup=50),
+        "r-airl": tiny_adversarial(CREDIT, experts_in_group=1, base_measure=1.0, perturbed=1, warmup=50),
     }
 
     def fit(self, context: FitContext, config: AdversarialMethodConfig) -> Fitted:

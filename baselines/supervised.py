@@ -3,14 +3,29 @@
 Steps up to the first wrong one are labelled, by the exact checker of an embedded family; cross-entropy of each labelled
 step. In `tiny` the classifier has the parameters, the pool and the credit of rePIRL's reward: what differs is that it is told
 which step was wrong. It is the upper bound of what outcomes can teach the same model (docs/design.md section 6).
+
+`labels` names a file of labelled steps instead (PRM800K, Math-Shepherd, TRL or ProcessBench format, soft labels included): the
+classifier alone is fitted to it. RL with what comes out is `repirl train repirl --set reward=FOLDER --set frozen=true`.
 """
 
+from pathlib import Path
+
 from repirl.methods.base import FitContext, Fitted, Method
-from repirl.methods.step_labels import StepLabelsConfig, exact_labels, fit_step_labels, tiny_step_labels
+from repirl.methods.step_labels import StepLabelsConfig, exact_labels, fit_labels_file, fit_step_labels, tiny_step_labels
+from repirl.tasks.step_labels import StepFormat
 from repirl.types import Budget
 
 
-class Supervised(Method[StepLabelsConfig]):
+class SupervisedConfig(StepLabelsConfig):
+    """Those of step classifiers, and where labels come from."""
+
+    labels: str | None = None
+    """A file of labelled steps: the classifier is fitted to it, and nothing else done. None: a pool with exact labels."""
+    label_format: StepFormat | None = None
+    """Of the file; None: told by its keys."""
+
+
+class Supervised(Method[SupervisedConfig]):
     """Learn which steps are right from being told."""
 
     name = "supervised"
@@ -20,8 +35,10 @@ class Supervised(Method[StepLabelsConfig]):
     needs = frozenset({"rollouts", "outcomes", "step labels"})
     yields = ("policy", "reward")
     level = "step"
-    recipes = {"tiny": tiny_step_labels(StepLabelsConfig)}
+    recipes = {"tiny": tiny_step_labels(SupervisedConfig)}
 
-    def fit(self, context: FitContext, config: StepLabelsConfig) -> Fitted:
-        """The classifier on a labelled pool, then the policy; leaves `policy/` and `reward/` in the run folder."""
+    def fit(self, context: FitContext, config: SupervisedConfig) -> Fitted:
+        """The classifier on labelled steps, then (of exact labels) the policy; leaves `policy/` and `reward/`."""
+        if config.labels is not None:
+            return fit_labels_file(context, config, Path(config.labels).expanduser(), config.label_format, self.name)
         return fit_step_labels(context, config, lambda _, rollouts: (exact_labels(rollouts), Budget()), method=self.name)

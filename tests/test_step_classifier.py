@@ -233,3 +233,59 @@ def test_the_supervised_classifier_knows_more_than_its_start(tmp_path) -> None:
     assert lines[-1]["labels/agree"] == 1
     assert fitted.reward_folder is not None
     assert fitted.policy_folder == tmp_path / "run/policy"
+
+
+# -------------------------------------------------------------------------------------------- labels of a file
+
+
+def labels_file(folder: Path, *solutions: LabelledSolution) -> Path:
+    write_labelled(folder / "labels.jsonl", solutions, "trl")
+    return folder / "labels.jsonl"
+
+
+def fit_file(policy_folder: Path, folder: Path, file: Path, *more: str):
+    method = load_method("supervised")
+    settings = [f'labels="{file}"', "classifier.steps=12", "classifier.optim.lr=0.01", "classifier.base_measure=0", *more]
+    config = with_overrides(method.recipe("tiny"), settings)
+    return method.fit(FitContext(load_policy(policy_folder), folder, 0), config)
+
+
+def test_a_file_of_labels_is_learned_as_it_is(policy_folder: Path, tmp_path: Path, monkeypatch) -> None:
+    """Soft labels and steps without one reach the loss as they are; what does not fit is counted; the reward says right."""
+    good, bad = ("1+1=2", "so 2"), ("1+1=3", "so 3")
+    solutions = [
+        LabelledSolution("a", "What is 1+1?", good, (1.0, 0.75)),
+        LabelledSolution("b", "What is 1+1?", bad, (0.0, None)),
+        LabelledSolution("c", "What is 1+1?", ("x" * 3000, "y"), (1.0, 0.0)),
+    ]
+    seen: list = []
+    own = module.StepFitting.__init__
+    monkeypatch.setattr(
+        module.StepFitting, "__init__", lambda self, classifier, rows, *rest: seen.extend(rows) or own(self, classifier, rows, *rest)
+    )
+    file = labels_file(tmp_path, *solutions)
+    fitted = fit_file(policy_folder, tmp_path / "run", file, "classifier.balance=false")
+    assert [row.labels for row in seen] == [(1.0, 0.75), (0.0, None)]
+    assert [len(row.ends) for row in seen] == [2, 2]
+    assert fitted.diagnostics["data/left out, labelled solutions, too long"] == 1
+    assert fitted.policy_folder is None
+    loaded = load_reward(str(fitted.reward_folder), LoadOptions())
+    right, wrong = score_solutions(loaded, solutions[:2])
+    assert right.scores is not None
+    assert wrong.scores is not None
+    assert right.scores[0] > wrong.scores[0]
+    turned = [replace(one, labels=tuple(None if x is None else 1 - x for x in one.labels)) for one in solutions[:2]]
+    (tmp_path / "other").mkdir()
+    opposite = fit_file(policy_folder, tmp_path / "other" / "run", labels_file(tmp_path / "other", *turned))
+    right, wrong = score_solutions(load_reward(str(opposite.reward_folder), LoadOptions()), solutions[:2])
+    assert right.scores is not None
+    assert wrong.scores is not None
+    assert right.scores[0] < wrong.scores[0]
+
+
+def test_a_file_of_which_nothing_fits(policy_folder: Path, tmp_path: Path) -> None:
+    file = labels_file(tmp_path, LabelledSolution("c", "What is 1+1?", ("x" * 3000, "y"), (1.0, 0.0)))
+    with pytest.raises(UserError, match="no labelled solution fits"):
+        fit_file(policy_folder, tmp_path / "run", file)
+    with pytest.raises(UserError, match="step_format|label_format"):
+        fit_file(policy_folder, tmp_path / "run", file, "label_format=prose")

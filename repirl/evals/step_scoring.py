@@ -13,15 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from repirl.engines.sampling import decode
 from repirl.errors import UserError
 from repirl.rewards.laid_out import CannotLayOut, LaidOutReward, StepRow
 from repirl.rewards.load import LoadedReward
-from repirl.rollouts.prompts import encode_prompt, encode_solution
+from repirl.rollouts.solutions import solution_group
 from repirl.rollouts.steps import step_end_tokens
-from repirl.tasks import arith
 from repirl.tasks.step_labels import LabelledSolution
-from repirl.types import Problem, Rollout, RolloutGroup, Verdict
+from repirl.types import Rollout, RolloutGroup
 
 _CHUNK = 32
 
@@ -40,45 +38,9 @@ class ScoredSteps:
 
 
 def as_group(loaded: LoadedReward, solution: LabelledSolution, prompt_suffix: str | None = None) -> RolloutGroup:
-    """The solution as a group of one rollout.
-
-    `prompt_suffix` follows the problem's text; None: the reward's own, or, if it has none, a newline where a plain template
-    would glue both together. An embedded problem is a whole prompt and takes none.
-    """
-    embedded = bool(solution.source)
-    prompt = solution.problem
+    """The solution as a group of one rollout; `prompt_suffix` None: the reward's own."""
     suffix = loaded.prompt_suffix if prompt_suffix is None else prompt_suffix
-    if suffix is not None and not embedded:
-        prompt += suffix
-    elif loaded.template == "plain" and not prompt[-1].isspace():
-        prompt += "\n"
-    prompt_ids = encode_prompt(loaded.tokenizer, prompt, chat=loaded.template == "chat")
-    separator = loaded.segmentation.separator
-    text = separator.join(_one_step(step, separator) for step in solution.steps)
-    with_eos = encode_solution(loaded.tokenizer, prompt_ids, text).response_ids
-    ids = np.array(with_eos[:-1], dtype=np.int64)
-    rollout = Rollout(
-        problem_id=solution.id,
-        sample_index=0,
-        prompt_ids=prompt_ids,
-        token_ids=np.array(with_eos, dtype=np.int64) if solution.finished else ids,
-        logprobs=np.full(len(ids) + solution.finished, np.nan, dtype=np.float32),
-        text=decode(loaded.tokenizer, ids),
-        finish_reason="stop" if solution.finished else "length",
-        temperature=1.0,
-    )
-    family = arith.FAMILY if embedded else solution.subset
-    problem = Problem(solution.id, family, prompt, grader="math", source=solution.source)
-    return RolloutGroup(problem, (rollout,), (Verdict("ungraded", "a labelled solution"),))
-
-
-def _one_step(step: str, separator: str) -> str:
-    """The step without the separator inside it."""
-    step = step.lstrip("\n").rstrip()
-    inner = "\n" if separator != "\n" and "\n" in separator else " "
-    while separator in step:
-        step = step.replace(separator, inner)
-    return step
+    return solution_group(solution, loaded.tokenizer, loaded.segmentation, chat=loaded.template == "chat", suffix=suffix)
 
 
 def score_solutions(

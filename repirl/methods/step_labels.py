@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from repirl.config import digest_of
 from repirl.errors import UserError
 from repirl.files import read_lines
+from repirl.learn.gradient import row_logprobs
 from repirl.learn.step_classifier import LabelledSteps, StepClassifier, StepClassifierConfig, StepFitting
 from repirl.learn.updater import OptimConfig
 from repirl.methods.base import FitContext, Fitted
@@ -22,10 +25,12 @@ from repirl.paths import replace_file
 from repirl.rewards.aggregate import Aggregation
 from repirl.rewards.energy import EnergyReward, energy_from_policy, load_energy_model
 from repirl.rewards.nulls import exact_step_labels
-from repirl.rollouts.batching import TokenRow
+from repirl.rollouts.batching import TokenRow, padding_id
 from repirl.rollouts.monte_carlo import SteppedRollout, stepped
-from repirl.rollouts.steps import StepSegmentation
-from repirl.tasks.training_sets import has_step_checker
+from repirl.rollouts.solutions import solution_group
+from repirl.rollouts.steps import StepSegmentation, step_end_tokens
+from repirl.tasks.step_labels import StepFormat, read_labelled
+from repirl.tasks.training_sets import TrainingSet, has_step_checker
 from repirl.types import Budget
 
 Labels = Sequence[tuple[float | None, ...]]
@@ -105,6 +110,51 @@ def _fit_classifier(
         return StepFitting(classifier, rows, context.seed, pool.cost(groups) + cost, told)
 
     return fit_reward(context, config, make_learner, method=method, data=pool.data, steps=settings.steps)
+
+
+def fit_labels_file(
+    context: FitContext, config: StepLabelsConfig, file: Path, step_format: StepFormat | None, method: str
+) -> Fitted:
+    """The classifier alone, on labelled solutions of a file (`tasks/step_labels.py`); leaves `reward/`.
+
+    A solution that is too long for the policy's context, or in which a token holds text of two steps, is left out and counted
+    (`data/left out`). UserError for a bad file, or if none is left.
+    """
+    policy, settings = context.policy, config.classifier
+    solutions = read_labelled(file, step_format)
+    segmentation, chat = StepSegmentation(config.data.step_separator), config.loop.sampling.chat_template
+    digest = digest_of(list(read_lines(file)))
+    contract = reward_contract(
+        context, config, "energy", method, config.data, config.loop.sampling, digest, config.step_aggregation
+    )
+    groups = [
+        solution_group(one, policy.tokenizer, segmentation, chat=chat, suffix=contract.prompt_suffix) for one in solutions
+    ]
+    ends = [step_end_tokens(policy.tokenizer, g.rollouts[0].token_ids, segmentation, g.rollouts[0].text) for g in groups]
+    limit = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+    rows = [TokenRow(group.rollouts[0].prompt_ids, group.rollouts[0].token_ids) for group in groups]
+    long = [len(row) > limit for row in rows]
+    spanned = [not is_long and len(own) < len(one.steps) for is_long, own, one in zip(long, ends, solutions, strict=True)]
+    left_out = {"labelled solutions, too long": sum(long), "labelled solutions, a token spans two steps": sum(spanned)}
+    kept = [i for i in range(len(rows)) if not long[i] and not spanned[i]]
+    if not kept:
+        raise UserError("no labelled solution fits into the policy's context", f"{len(rows)} in {file.name}", "give others")
+    data = TrainingSet((), (), {}, digest, left_out={kind: count for kind, count in left_out.items() if count})
+
+    def make_learner() -> StepFitting:
+        own = [rows[i] for i in kept]
+        scored = row_logprobs(policy.model, own, pad_id=padding_id(policy.tokenizer)) if settings.logit == "sum" else None
+        logprobs = [np.zeros(len(row.response_ids)) for row in own] if scored is None else [one.numpy() for one in scored]
+        labelled = [
+            LabelledSteps(row, given, tuple(ends[i].tolist()), solutions[i].labels)
+            for i, row, given in zip(kept, own, logprobs, strict=True)
+        ]
+        model = energy_from_policy(policy.model, layers=settings.layers, base_measure=settings.base_measure)
+        classifier = StepClassifier(model, policy.tokenizer, settings, contract, settings.steps)
+        spent = Budget(scored_tokens=0 if scored is None else sum(map(len, own)))
+        return StepFitting(classifier, labelled, context.seed, spent)
+
+    return fit_reward(context, config, make_learner, method=method, data=data, steps=settings.steps)
 
 
 def labelled_rows(rollouts: Sequence[SteppedRollout], labels: Labels) -> list[LabelledSteps]:
