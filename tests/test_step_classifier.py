@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,18 +14,23 @@ import pytest
 import torch
 from test_methods import small_config
 
+from repirl.config import with_overrides
 from repirl.engines.loading import load_policy
 from repirl.errors import UserError
+from repirl.evals.step_scoring import score_solutions
 from repirl.learn.step_classifier import LabelledSteps, StepClassifier, StepClassifierConfig, StepFitting, label_weights
 from repirl.learn.updater import OptimConfig
+from repirl.methods import step_labels as module
 from repirl.methods.base import FitContext
 from repirl.methods.registry import load_method
 from repirl.methods.step_labels import label_quality
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.energy import energy_from_policy
+from repirl.rewards.load import LoadOptions, load_reward
 from repirl.rollouts.batching import TokenRow
 from repirl.rollouts.monte_carlo import MonteCarloConfig, monte_carlo_labels, stepped
 from repirl.rollouts.steps import StepSegmentation
+from repirl.tasks.step_labels import LabelledSolution
 from repirl.types import Budget, Problem, RolloutGroup, Verdict
 
 CONTRACT = RewardContract(
@@ -239,33 +246,41 @@ def test_the_supervised_classifier_knows_more_than_its_start(tmp_path) -> None:
 
 
 def labels_file(folder: Path, *solutions: LabelledSolution) -> Path:
-    write_labelled(folder / "labels.jsonl", solutions, "trl")
+    rows = [{"prompt": one.problem, "completions": one.steps, "labels": one.labels} for one in solutions]
+    (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder / "labels.jsonl"
 
 
 def fit_file(policy_folder: Path, folder: Path, file: Path, *more: str):
     method = load_method("supervised")
-    settings = [f'labels="{file}"', "classifier.steps=12", "classifier.optim.lr=0.01", "classifier.base_measure=0", *more]
+    settings = [
+        f'labels="{file}"',
+        "classifier.steps=12",
+        "classifier.optim.lr=0.01",
+        "classifier.base_measure=0",
+        "classifier.logit=last",
+    ]
+    settings += ["step_aggregation=last", *more]
     config = with_overrides(method.recipe("tiny"), settings)
     return method.fit(FitContext(load_policy(policy_folder), folder, 0), config)
 
 
 def test_a_file_of_labels_is_learned_as_it_is(policy_folder: Path, tmp_path: Path, monkeypatch) -> None:
-    """Soft labels and steps without one reach the loss as they are; what does not fit is counted; the reward says right."""
+    """Soft labels reach the loss as they are; what does not fit is counted; the reward says right."""
     good, bad = ("1+1=2", "so 2"), ("1+1=3", "so 3")
     solutions = [
         LabelledSolution("a", "What is 1+1?", good, (1.0, 0.75)),
-        LabelledSolution("b", "What is 1+1?", bad, (0.0, None)),
+        LabelledSolution("b", "What is 1+1?", bad, (0.0, 0.25)),
         LabelledSolution("c", "What is 1+1?", ("x" * 3000, "y"), (1.0, 0.0)),
     ]
     seen: list = []
-    own = module.StepFitting.__init__
+    own = module.StepFitting
     monkeypatch.setattr(
-        module.StepFitting, "__init__", lambda self, classifier, rows, *rest: seen.extend(rows) or own(self, classifier, rows, *rest)
+        module, "StepFitting", lambda classifier, rows, *rest: seen.extend(rows) or own(classifier, rows, *rest)
     )
     file = labels_file(tmp_path, *solutions)
     fitted = fit_file(policy_folder, tmp_path / "run", file, "classifier.balance=false")
-    assert [row.labels for row in seen] == [(1.0, 0.75), (0.0, None)]
+    assert [row.labels for row in seen] == [(1.0, 0.75), (0.0, 0.25)]
     assert [len(row.ends) for row in seen] == [2, 2]
     assert fitted.diagnostics["data/left out, labelled solutions, too long"] == 1
     assert fitted.policy_folder is None
@@ -274,7 +289,7 @@ def test_a_file_of_labels_is_learned_as_it_is(policy_folder: Path, tmp_path: Pat
     assert right.scores is not None
     assert wrong.scores is not None
     assert right.scores[0] > wrong.scores[0]
-    turned = [replace(one, labels=tuple(None if x is None else 1 - x for x in one.labels)) for one in solutions[:2]]
+    turned = [replace(one, labels=tuple(1 - (x or 0.0) for x in one.labels)) for one in solutions[:2]]
     (tmp_path / "other").mkdir()
     opposite = fit_file(policy_folder, tmp_path / "other" / "run", labels_file(tmp_path / "other", *turned))
     right, wrong = score_solutions(load_reward(str(opposite.reward_folder), LoadOptions()), solutions[:2])
@@ -287,5 +302,5 @@ def test_a_file_of_which_nothing_fits(policy_folder: Path, tmp_path: Path) -> No
     file = labels_file(tmp_path, LabelledSolution("c", "What is 1+1?", ("x" * 3000, "y"), (1.0, 0.0)))
     with pytest.raises(UserError, match="no labelled solution fits"):
         fit_file(policy_folder, tmp_path / "run", file)
-    with pytest.raises(UserError, match="step_format|label_format"):
+    with pytest.raises(UserError, match="label_format"):
         fit_file(policy_folder, tmp_path / "run", file, "label_format=prose")
