@@ -41,7 +41,8 @@ def reward_folders(make_energy_model, make_policy, policy_folder, tokenizer, tmp
     terms = {"kind": "implicit", "base_digest": start.digest, "log_ratio": log_ratio_terms(start, 0.05)}
     save_implicit(other, make_policy(4), tokenizer, contract(**terms))
     saved = {"energy": str(folder), "implicit": str(other)}
-    assert saved.keys() == SAVED_KINDS.keys(), "a new kind of saved reward: judge it here"
+    # What a model writes can seldom be read of a random one: test_written.py.
+    assert saved.keys() == SAVED_KINDS.keys() - {"written"}, "a new kind of saved reward: judge it here"
     return saved | {name: name for name in NAMED}
 
 
