@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -59,10 +61,10 @@ def with_overrides(config: C, overrides: list[str]) -> C:
         for part in parents:
             child = node.get(part) if isinstance(node, dict) else None
             if not isinstance(child, dict):
-                raise UserError("no such setting", path)
+                raise UserError("no such setting", path, _nearest(path, values))
             node = child
         if leaf not in node:
-            raise UserError("no such setting", path, f"there are {', '.join(sorted(node))}")
+            raise UserError("no such setting", path, f"{_nearest(path, values)}there are {', '.join(sorted(node))}")
         try:
             value = json.loads(text)
         except json.JSONDecodeError:
@@ -71,6 +73,21 @@ def with_overrides(config: C, overrides: list[str]) -> C:
             _become(node, kind)
         node[leaf] = value
     return parse_config(type(config), values)
+
+
+def _nearest(path: str, values: dict[str, Any]) -> str:
+    """The setting that was probably meant, as words before others: of the same name elsewhere, or spelt alike; else nothing."""
+    known = list(_paths(values))
+    named = [one for one in known if one.split(".")[-1] == path.split(".")[-1]]
+    near = named[:1] or get_close_matches(path, known, 1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def _paths(values: dict[str, Any], before: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield before + key
+        if isinstance(value, dict):
+            yield from _paths(value, f"{before}{key}.")
 
 
 def _become(node: dict[str, Any], kind: type[BaseModel]) -> None:

@@ -354,7 +354,9 @@ def test_check_fails_when_a_gold_is_refused_or_a_wrong_answer_passes(
     [
         (["train", "rlooo"], "unknown method: 'rlooo'; choose one of"),
         (["train", "rloo", "--recipe", "huge"], "rloo has no recipe: 'huge'; choose one of tiny"),
-        (["train", "rloo", "--set", "loop.stepz=3"], "no such setting: 'loop.stepz'"),
+        (["train", "rloo", "--set", "loop.stepz=3"], "no such setting: 'loop.stepz'; did you mean loop.steps?"),
+        (["train", "rloo", "--set", "lop.credit.outcome=grpo"], "did you mean loop.credit.outcome?"),
+        (["train", "rloo", "--set", "lr=1"], "did you mean loop.optim.lr?"),
         (["train", "rloo", "--set", "loop.steps=many"], "bad setting loop.steps"),
         (["eval", "--benchmark", "arithmetic"], "unknown benchmark: 'arithmetic'; choose one of"),
         (["eval", "--benchmark", "arith", "--temperature", "0"], "bad setting temperature"),
