@@ -274,3 +274,16 @@ def test_the_verb(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
     out = capsys.readouterr().out
     assert "not a number" in out
     assert " checks fail" in out
+
+
+def test_a_wrong_baseline_is_seen(monkeypatch):
+    """A baseline that has the rollout's own outcome in it at full weight, or a sign swapped, is no gradient of the mean."""
+    import repirl.learn.credit as rules
+    from repirl.theory.credit import CHECKS as CREDIT
+
+    unbiased = CREDIT[0]
+    assert run_check(unbiased, 3, 0).passed
+    own = rules.outcome_advantages
+    for wrong in (lambda r, how: -own(r, how), lambda r, how: own(r, how) * (r + 1)):
+        monkeypatch.setattr(rules, "outcome_advantages", wrong)
+        assert not run_check(unbiased, 3, 0).passed

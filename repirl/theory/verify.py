@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from repirl.theory import fixed_points, inverse, logistic, optimal, unification
+from repirl.theory import credit, fixed_points, inverse, logistic, optimal, unification
 from repirl.theory.checks import CheckResult, run_checks
 
-CHECKS = (*optimal.CHECKS, *inverse.CHECKS, *fixed_points.CHECKS, *logistic.CHECKS, *unification.CHECKS)
+CHECKS = (*optimal.CHECKS, *inverse.CHECKS, *fixed_points.CHECKS, *logistic.CHECKS, *unification.CHECKS, *credit.CHECKS)
 
 
 @dataclass(frozen=True, slots=True)
