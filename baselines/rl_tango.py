@@ -24,7 +24,7 @@ from repirl.methods.fitting import fit_reward, reward_contract
 from repirl.methods.offline import OfflinePool, PoolConfig
 from repirl.methods.rl import RLConfig, fit_policy, paper_data, paper_loop, tiny_data, tiny_loop
 from repirl.rewards.artifact import WrittenTerms
-from repirl.rewards.written import KIND
+from repirl.rewards.written import KIND, RIGHT_FROM
 from repirl.tasks.training_sets import TrainingSet
 
 CREDIT = AlphaCredit()
@@ -102,7 +102,8 @@ class RLTango(Method[TangoConfig]):
         if first is not None:
             assert first.reward_folder is not None, "a fitted reward has a folder"
             model = load_policy(first.reward_folder, device=context.runtime.device).model
-        contract = reward_contract(context, config, KIND, self.name, config.data, config.loop.sampling, data.digest, "last")
+        sampling = config.loop.sampling
+        contract = reward_contract(context, config, KIND, self.name, config.data, sampling, data.digest, "last", RIGHT_FROM)
         reference = None if settings.optim.loss.kl is None else copy.deepcopy(model).requires_grad_(False).eval()
         engine = context.engine(replace(policy, model=model))
         return WrittenVerifier(model, engine, policy.tokenizer, settings, contract, context.seed, updates, reference)

@@ -285,6 +285,7 @@ def test_a_file_of_labels_is_learned_as_it_is(policy_folder: Path, tmp_path: Pat
     assert fitted.diagnostics["data/left out, labelled solutions, too long"] == 1
     assert fitted.policy_folder is None
     loaded = load_reward(str(fitted.reward_folder), LoadOptions())
+    assert loaded.natural_threshold == 0
     right, wrong = score_solutions(loaded, solutions[:2])
     assert right.scores is not None
     assert wrong.scores is not None

@@ -33,6 +33,7 @@ CONTRACT = RewardContract(
     step_separator="\n",
     template="plain",
     step_aggregation="last",
+    threshold=0.5,
     base_digest="b",
     training_digest="t",
 )

@@ -138,6 +138,7 @@ def reward_contract(
     sampling: SamplingConfig,
     data_digest: str,
     aggregation: Aggregation,
+    threshold: float | None = None,
 ) -> RewardContract:
     """What the artifact of a reward that is fitted in this context promises; `data_digest` is of what it learns from."""
     return RewardContract(
@@ -147,6 +148,7 @@ def reward_contract(
         template="chat" if sampling.chat_template else "plain",
         prompt_suffix=None if data.source in FAMILIES else data.prompt_suffix,
         step_aggregation=aggregation,
+        threshold=threshold,
         base_digest=context.policy.digest,
         training_digest=digest_of([config.model_dump(mode="json"), data_digest, context.seed]),
     )

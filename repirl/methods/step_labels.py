@@ -23,6 +23,7 @@ from repirl.methods.offline import OfflinePool, PoolConfig
 from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_process_loop
 from repirl.paths import replace_file
 from repirl.rewards.aggregate import Aggregation
+from repirl.rewards.artifact import RewardContract
 from repirl.rewards.energy import EnergyReward, energy_from_policy, load_energy_model
 from repirl.rewards.nulls import exact_step_labels
 from repirl.rollouts.batching import TokenRow, padding_id
@@ -76,7 +77,7 @@ def fit_step_labels(
 
     `label` gives the labels of a pool's rollouts and what they cost; they are kept in `prm/labels.jsonl`, as the pool is.
     """
-    first = _fit_classifier(context.part("prm"), config, label, method)
+    first = _fit_classifier(context.part("prm"), config, label, method, has_threshold=kind is EnergyReward)
     folder = first.reward_folder
     assert folder is not None, "a fitted reward has a folder"
     tokenizer, segmentation = context.policy.tokenizer, StepSegmentation(config.data.step_separator)
@@ -90,6 +91,8 @@ def _fit_classifier(
     config: StepLabelsConfig,
     label: Callable[[FitContext, Sequence[SteppedRollout]], tuple[Labels, Budget]],
     method: str,
+    *,
+    has_threshold: bool,
 ) -> Fitted:
     policy, settings = context.policy, config.classifier
     pool = OfflinePool(context, config.data, config.offline, config.loop.sampling, None)
@@ -100,9 +103,7 @@ def _fit_classifier(
         rollouts = stepped(groups, policy.tokenizer, segmentation)
         labels, cost = _kept_labels(context.folder / "labels.jsonl", rollouts, lambda: label(context, rollouts))
         rows = labelled_rows(rollouts, labels)
-        contract = reward_contract(
-            context, config, "energy", method, config.data, config.loop.sampling, pool.data.digest, config.step_aggregation
-        )
+        contract = _contract(context, config, method, pool.data.digest, has_threshold=has_threshold)
         model = energy_from_policy(policy.model, layers=settings.layers, base_measure=settings.base_measure)
         classifier = StepClassifier(model, policy.tokenizer, settings, contract, settings.steps)
         known = all(has_step_checker(one.group.problem) for one in rollouts)
@@ -124,9 +125,7 @@ def fit_labels_file(
     solutions = read_labelled(file, step_format)
     segmentation, chat = StepSegmentation(config.data.step_separator), config.loop.sampling.chat_template
     digest = digest_of(list(read_lines(file)))
-    contract = reward_contract(
-        context, config, "energy", method, config.data, config.loop.sampling, digest, config.step_aggregation
-    )
+    contract = _contract(context, config, method, digest, has_threshold=True)
     groups = [
         solution_group(one, policy.tokenizer, segmentation, chat=chat, suffix=contract.prompt_suffix) for one in solutions
     ]
@@ -155,6 +154,16 @@ def fit_labels_file(
         return StepFitting(classifier, labelled, context.seed, spent)
 
     return fit_reward(context, config, make_learner, method=method, data=data, steps=settings.steps)
+
+
+def _contract(
+    context: FitContext, config: StepLabelsConfig, method: str, data_digest: str, *, has_threshold: bool
+) -> RewardContract:
+    """The logit at a step's last token is that of "right": below 0 is wrong. A sum of r - log pi is not what is scored."""
+    is_logit = (config.classifier.logit, config.step_aggregation) == ("last", "last")
+    threshold = 0.0 if has_threshold and is_logit else None
+    sampling, how = config.loop.sampling, config.step_aggregation
+    return reward_contract(context, config, "energy", method, config.data, sampling, data_digest, how, threshold)
 
 
 def labelled_rows(rollouts: Sequence[SteppedRollout], labels: Labels) -> list[LabelledSteps]:

@@ -64,6 +64,8 @@ class RewardContract(BaseModel):
     prompt_suffix: str | None = None
     """What followed each problem's text in training; None: the problems were whole prompts (embedded tasks)."""
     step_aggregation: Aggregation
+    threshold: float | None = None
+    """Scores of steps below it mean "wrong" by the reward's own definition; None where it has no such point."""
     base_digest: str
     training_digest: str
     """SHA-256 over the training configuration, data digests and seed."""

@@ -142,7 +142,7 @@ def _saved(name: str, folder: Path, options: LoadOptions) -> LoadedReward:
         template=contract.template,
         digest=folder_digest(folder),
         max_tokens=_longest(getattr(reward, "model", None)),
-        natural_threshold=written.RIGHT_FROM if contract.kind == written.KIND else None,
+        natural_threshold=contract.threshold,
         prompt_suffix=contract.prompt_suffix,
     )
 
