@@ -140,7 +140,7 @@ def test_with_the_papers_settings_experts_end_above_failures(make_policy, tokeni
     reward = make_energy(make_policy, tokenizer, **TABLE_3)
     test = make_groups(99)
     assert margins(reward, test) == {"expert": 0, "correct": 0}
-    for step in range(12):
+    for step in range(20):
         metrics = reward.learn(make_groups(step), step).metrics
     found = margins(reward, test)
     assert found["expert"] > 0.1
