@@ -18,7 +18,7 @@ class GRPO(Method[RLConfig]):
     name = "grpo"
     title = "GRPO"
     source = "arXiv 2402.03300; settings of arXiv 2602.07832"
-    status = "advantages agree with the closed form; paper recipe not yet run at that size"
+    status = "advantages agree with the closed form; rate of the tiny recipe searched; paper recipe not yet run at that size"
     needs = frozenset({"rollouts", "outcomes"})
     level = "outcome"
     recipes = {

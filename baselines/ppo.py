@@ -20,7 +20,7 @@ class PPO(Method[RLConfig]):
     name = "ppo"
     title = "PPO"
     source = "arXiv 1707.06347; settings of arXiv 2602.07832"
-    status = "advantages agree with the closed form; paper recipe not yet run at that size"
+    status = "advantages agree with the closed form; rate of the tiny recipe searched; paper recipe not yet run at that size"
     needs = frozenset({"rollouts", "outcomes"})
     level = "outcome"
     recipes = {

@@ -13,17 +13,17 @@ from repirl.rollouts.monte_carlo import stepped
 from repirl.rollouts.steps import StepSegmentation
 from repirl.types import Budget, RolloutGroup
 
-UPDATES = 150
+UPDATES, LR = 150, 1e-4
 
 
 def supervised_reward(
     policy: LoadedPolicy, groups: Sequence[RolloutGroup], seed: int, on_update: Callable[[int], None] = lambda done: None
 ) -> EnergyReward:
-    """The classifier of the method `supervised`, fitted to exact labels of the steps of these rollouts.
+    """A classifier as that of the method `supervised`, fitted to exact labels of the steps of these rollouts.
 
     UserError unless some are right and some are wrong.
     """
-    config: StepLabelsConfig = tiny_step_labels(StepLabelsConfig)
+    config: StepLabelsConfig = tiny_step_labels(StepLabelsConfig, LR)
     contract = RewardContract(
         kind="energy",
         method="supervised",

@@ -23,9 +23,11 @@ class AdversarialMethodConfig(RLConfig):
     """Of a step's tokens, where steps are scored."""
 
 
-def tiny_adversarial(credit: CreditConfig, *, experts_in_group: int = 0, **discriminator: Any) -> AdversarialMethodConfig:
+def tiny_adversarial(
+    credit: CreditConfig, lr: float, *, experts_in_group: int = 0, **discriminator: Any
+) -> AdversarialMethodConfig:
     """A `tiny` recipe: the loop of all of them, with this credit."""
-    settings = AdversarialConfig(lr=5e-5, head_lr=1e-3, demos_per_prompt=1, micro_batch_tokens=2048, **discriminator)
+    settings = AdversarialConfig(lr=lr, head_lr=1e-3, demos_per_prompt=1, micro_batch_tokens=2048, **discriminator)
     loop = tiny_loop(credit).model_copy(update={"experts_in_group": experts_in_group})
     return AdversarialMethodConfig(data=tiny_data(), loop=loop, discriminator=settings)
 

@@ -46,14 +46,14 @@ class StepLabelsConfig(RLConfig):
     """From the scores of a step's tokens to the step's: `last` for classifiers read at the last token."""
 
 
-def tiny_step_labels(kind: type[Any], *, problems: int = 500, samples: int = 8, **own: Any) -> Any:
+def tiny_step_labels(kind: type[Any], lr: float, *, problems: int = 500, samples: int = 8, **own: Any) -> Any:
     """A `tiny` recipe: rePIRL's pool, parameters of the reward and credit, with labels of steps in place of outcomes."""
     classifier = StepClassifierConfig(
         logit="sum",
         base_measure=1.0,
         balance=True,
         head_lr=1e-3,
-        optim=OptimConfig(lr=1e-4, warmup_steps=10, schedule="linear", micro_batch_tokens=2048),
+        optim=OptimConfig(lr=lr, warmup_steps=10, schedule="linear", micro_batch_tokens=2048),
     )
     return kind(
         data=tiny_data(),
