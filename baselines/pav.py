@@ -63,7 +63,7 @@ class PAV(Method[PAVConfig]):
             loop=tiny_loop(StepCredit(process_weight=1.0, signal="progress")),
             offline=PoolConfig(levels=(2, 3, 4, 5, 6), problems=250, samples=4),
             classifier=StepClassifierConfig(
-                head_lr=1e-3, optim=OptimConfig(lr=1e-4, warmup_steps=10, schedule="linear", micro_batch_tokens=2048)
+                head_lr=1e-3, optim=OptimConfig(lr=3e-5, warmup_steps=10, schedule="linear", micro_batch_tokens=2048)
             ),
         )
     }

@@ -51,7 +51,7 @@ class RLTango(Method[TangoConfig]):
     name = "rl_tango"
     title = "RL-Tango"
     source = "arXiv 2505.15034"
-    status = "rewards and advantages agree with the closed form; not run at the paper's size"
+    status = "rewards and advantages agree with the closed form; rate of the tiny recipe searched; not run at the paper's size"
     needs = frozenset({"rollouts", "outcomes"})
     yields = ("policy", "reward")
     level = "step"
@@ -65,7 +65,7 @@ class RLTango(Method[TangoConfig]):
                 form_updates=80,
                 prompts=16,
                 form_lr=3e-4,
-                optim=PolicyOptimConfig(lr=1e-4, micro_batch_tokens=2048, loss=PolicyLossConfig(entropy_weight=0.001)),
+                optim=PolicyOptimConfig(lr=3e-5, micro_batch_tokens=2048, loss=PolicyLossConfig(entropy_weight=0.001)),
             ),
         ),
         "paper-qwen2.5-3b": _paper(chat=True),
