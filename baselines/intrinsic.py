@@ -50,11 +50,13 @@ class Intrinsic(Method[IntrinsicConfig]):
     name = "intrinsic"
     title = "intrinsic reward (certainty)"
     source = "arXiv 2505.19590, arXiv 2505.22660"
-    status = "rewards agree with the closed form; not run at the papers' size"
+    status = "rewards agree with the closed form; rate of the tiny recipe searched; not run at the papers' size"
     needs = frozenset({"rollouts"})
     level = "token"
     recipes = {
-        "tiny": IntrinsicConfig(data=tiny_data(), loop=tiny_loop(SequenceCredit(process_weight=1.0, outcome_weight=0.0))),
+        "tiny": IntrinsicConfig(
+            data=tiny_data(), loop=tiny_loop(SequenceCredit(process_weight=1.0, outcome_weight=0.0), lr=2e-5)
+        ),
     }
 
     def fit(self, context: FitContext, config: IntrinsicConfig) -> Fitted:

@@ -40,14 +40,16 @@ class PRIME(Method[PRIMEConfig]):
     name = "prime"
     title = "PRIME"
     source = "arXiv 2502.01456"
-    status = "advantages, norm and loss agree with the closed form; settings of the tiny recipe not yet searched"
+    status = (
+        "advantages, norm and loss agree with the closed form; rates of the tiny recipe searched; not run at the paper's size"
+    )
     needs = frozenset({"rollouts", "outcomes"})
     yields = ("policy", "reward")
     level = "token"
     recipes = {
         "tiny": PRIMEConfig(
             data=tiny_data(),
-            loop=_filtered(tiny_loop(CREDIT)),
+            loop=_filtered(tiny_loop(CREDIT, lr=1e-4)),
             prm=ImplicitUpdate(optim=OptimConfig(lr=3e-5, max_grad_norm=10.0, micro_batch_tokens=2048)),
         ),
         "paper-qwen2.5-3b": PRIMEConfig(data=paper_data(), loop=_filtered(paper_loop(CREDIT, chat=True))),

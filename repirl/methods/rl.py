@@ -38,14 +38,15 @@ def tiny_data() -> TrainingSetConfig:
     return TrainingSetConfig(source="arith", levels=TINY_LEVELS, num_problems=4000, validation_problems=96)
 
 
-def tiny_loop(credit: CreditConfig = OUTCOME_ALONE) -> LoopConfig:
-    """The loop of every `tiny` recipe: the same sampler, updates and rollouts, only the credit differs."""
+def tiny_loop(credit: CreditConfig = OUTCOME_ALONE, lr: float = 2e-4) -> LoopConfig:
+    """The loop of every `tiny` recipe: the same sampler, updates and rollouts; credit differs, and the rate where the search
+    found a better one."""
     return LoopConfig(
         steps=60,
         sampling=SamplingConfig(prompts_per_step=32, group_size=4, max_new_tokens=144),
         credit=credit,
         optim=PolicyOptimConfig(
-            lr=2e-4,
+            lr=lr,
             warmup_steps=4,
             schedule="linear",
             micro_batch_tokens=2048,
