@@ -38,6 +38,7 @@ SHORT = {
     "offline.samples": "8",
     "loop.steps": "1",
     "loop.sampling.prompts_per_step": "8",
+    "sampling.prompts_per_step": "12",
     "loop.validation.num_problems": "4",
     "loop.validation.samples": "1",
     "validation.num_problems": "4",
