@@ -15,7 +15,7 @@ class BehaviouralCloning(Method[BCConfig]):
     name = "bc"
     title = "behavioural cloning"
     source = "supervised fine-tuning on demonstrations; settings of arXiv 2602.07832"
-    status = "paper recipe not yet run at that size"
+    status = "tiny recipe not yet searched; paper recipe not yet run at that size"
     needs = frozenset({"demonstrations"})
     recipes = {
         "tiny": bc_config(tiny_data(), tiny_loop(), 3e-4),

@@ -17,7 +17,9 @@ class GAIL(Method[AdversarialMethodConfig]):
     name = "gail"
     title = "GAIL"
     source = "arXiv 1606.03476"
-    status = "loss and optimum agree with the closed form; rate of the tiny recipe searched; not run at language model size"
+    status = (
+        "loss and optimum agree with the closed form; tiny recipe: no rate of the search learns (completions grow to the limit)"
+    )
     needs = frozenset({"rollouts", "demonstrations"})
     yields = ("policy", "reward")
     level = "token"

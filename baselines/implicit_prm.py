@@ -38,7 +38,7 @@ class ImplicitPRM(Method[ImplicitPRMConfig]):
     name = "implicit_prm"
     title = "ImplicitPRM"
     source = "arXiv 2412.01981"
-    status = "loss agrees with the closed form; rate of the tiny recipe searched"
+    status = "loss agrees with the closed form; tiny recipe searched at 30 updates, collapses at 60"
     needs = frozenset({"rollouts", "outcomes"})
     yields = ("policy", "reward")
     level = "token"

@@ -36,7 +36,7 @@ class KTO(Method[KTOConfig]):
     name = "kto"
     title = "KTO"
     source = "arXiv 2402.01306"
-    status = "loss agrees with TRL's and the closed form; rate of the tiny recipe searched"
+    status = "loss agrees with TRL's and the closed form; tiny recipe searched at 30 updates, collapses at 60"
     needs = frozenset({"rollouts", "outcomes"})
     yields = ("policy", "reward")
     level = "token"

@@ -41,7 +41,7 @@ class OutcomeRM(Method[OutcomeRMConfig]):
     name = "outcome_rm"
     title = "outcome reward model"
     source = "arXiv 2110.14168 (pointwise), arXiv 2203.02155 (pairs)"
-    status = "losses agree with the closed form; rate of the tiny recipe searched; not run at the papers' size"
+    status = "losses agree with the closed form; tiny recipe searched at 30 updates, collapses at 60"
     needs = frozenset({"rollouts", "outcomes"})
     yields = ("policy", "reward")
     level = "outcome"

@@ -6,9 +6,9 @@ process, both standardised in the group, alpha falling exponentially from 0.1 to
 update for three of the policy's, and verifier updates before that.
 
 Deviations: the verifier warms up on a pool of rollouts of the starting policy; steps are lines instead of tags, and found in
-the policy's own tokens instead of by encoding the text again; the share of wrong form is our reading of "penalties for missing
-or mismatched counts". In `tiny` the verifier is taught the form first (its base follows no instructions), both rates are
-higher, and there is no KL penalty.
+the policy's own tokens instead of by encoding the text again; outcomes are standardised with 1e-4 (published 1e-6); the share
+of wrong form is our reading of "penalties for missing or mismatched counts". In `tiny` the verifier is taught the form first
+(its base follows no instructions), both rates are higher, and there is no KL penalty.
 """
 
 import copy

@@ -2,7 +2,8 @@
 
 Steps up to the first wrong one are labelled, by the exact checker of an embedded family; cross-entropy of each labelled
 step. In `tiny` the classifier has the parameters, the pool and the credit of rePIRL's reward: what differs is that it is told
-which step was wrong. It is the upper bound of what outcomes can teach the same model (docs/design.md section 6).
+which step was wrong, and that it stays as it is while the policy moves. It is the upper bound of what outcomes can teach the
+same model of the starting policy's steps (docs/design.md section 6).
 
 `labels` names a file of labelled steps instead (PRM800K, Math-Shepherd, TRL or ProcessBench format, soft labels included): the
 classifier alone is fitted to it. RL with what comes out is `repirl train repirl --set reward=FOLDER --set frozen=true`.
