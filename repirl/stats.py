@@ -10,7 +10,6 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from repirl.errors import UserError
 from repirl.rng import stream
+from repirl.subsets import subset_indices
 from repirl.types import Interval
 
 RESAMPLES = 2000
@@ -238,10 +238,7 @@ def maj_at_k(
         verdicts.setdefault(answer, []).append(verdict)
     right = {answer: float(np.mean(own)) for answer, own in verdicts.items() if answer is not None}
     rng = stream(seed, "maj", n, k)
-    if math.comb(n, k) <= subsets:
-        chosen = [list(indices) for indices in combinations(range(n), k)]
-    else:
-        chosen = [sorted(rng.permutation(n)[:k].tolist()) for _ in range(subsets)]
+    chosen = subset_indices(n, k, subsets, rng)
     scores = [_vote([votes[i] for i in indices], right, ties, rng) for indices in chosen]
     return float(np.mean(scores))
 

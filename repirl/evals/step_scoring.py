@@ -30,11 +30,15 @@ SAYS_NOTHING = "the reward says nothing of it"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredSteps:
-    """Step scores float64 [S] and tokens of each step int64 [S] of one solution; None where it has none, and `reason`."""
+    """Step scores float64 [S] and tokens of each step int64 [S] of one solution; None where it has none, and `reason`.
+
+    `token_rewards` float32 [T]: None too for a reward that scores steps alone.
+    """
 
     scores: np.ndarray | None
     step_tokens: np.ndarray | None
     reason: str = ""
+    token_rewards: np.ndarray | None = None
 
 
 def as_group(loaded: LoadedReward, solution: LabelledSolution, prompt_suffix: str | None = None) -> RolloutGroup:
@@ -88,7 +92,8 @@ def _score_chunk(
         if not steps.step_mask.any():
             found.append(ScoredSteps(None, None, SAYS_NOTHING))
             continue
-        found.append(ScoredSteps(steps.step_rewards.astype(np.float64), np.diff(ends_S, prepend=-1)))
+        step_tokens_S = np.diff(ends_S, prepend=-1)
+        found.append(ScoredSteps(steps.step_rewards.astype(np.float64), step_tokens_S, token_rewards=steps.token_rewards))
     return found
 
 

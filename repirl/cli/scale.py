@@ -1,0 +1,252 @@
+"""`repirl scale`: test-time scaling from one pool of samples."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from repirl.cli.output import JsonFlag, check_folder, check_output, emit, note, working
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from repirl.evals.pools import GradedPool
+    from repirl.evals.scaling import Scaling
+    from repirl.rewards.aggregate import Aggregation
+    from repirl.rewards.load import LoadedReward
+    from repirl.tasks.benchmarks import Benchmark
+
+
+def register(app: typer.Typer) -> None:
+    app.command("scale")(scale_command)
+
+
+def scale_command(
+    benchmark: Annotated[str | None, typer.Option(help="Problems to sample, or whose answers grade the pool.")] = None,
+    pool: Annotated[
+        Path | None, typer.Option(help="File (or folder) of samples in place of sampling; formats: see README.")
+    ] = None,
+    reward: Annotated[
+        list[str] | None, typer.Option(help="Process reward to choose by: as in `repirl judge`; may be given several times.")
+    ] = None,
+    policy: Annotated[str, typer.Option(help="Embedded name, folder, or hub id.")] = "tiny",
+    samples: Annotated[int, typer.Option(min=1, help="Completions of each problem.")] = 16,
+    number: Annotated[list[int] | None, typer.Option("--n", help="Only these N; default: powers of two.")] = None,
+    aggregation: Annotated[
+        list[str] | None, typer.Option(help="How step scores become one: mean, min, last, prod, sum; default: all.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="Temperature of the samples.")] = 0.8,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Default: what the benchmark says.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first problems.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the samples, and of the subsets that vote.")] = 0,
+    chat_template: Annotated[bool, typer.Option(help="Apply the policy's chat template.")] = False,
+    extraction: Annotated[str, typer.Option(help="Answers: strict (marked ones), flexible (else the last value).")] = "strict",
+    prompt_suffix: Annotated[str | None, typer.Option(help="Text after each problem. Default: as in the reward's training.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
+    include: Annotated[list[Path] | None, typer.Option(help="Further folder of benchmark cards.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Keep samples here; an interrupted run continues.")] = None,
+    save_pool: Annotated[Path | None, typer.Option(help="Write the pool with all scores to this JSONL file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curves into this SVG file.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of policy and published PRMs: float32, bfloat16 or auto.")] = "float32",
+    device: Annotated[str | None, typer.Option(help="Default: cuda if there is one.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Test-time scaling: best-of-N, majority and PRM-weighted majority by N, all from one pool of samples."""
+    from repirl.errors import UserError
+    from repirl.evals.origin import agreement
+    from repirl.evals.pools import pool_of_file, with_scores, write_pool
+    from repirl.evals.scaling import AGGREGATIONS, scaling
+    from repirl.grading.math.grader import known_extraction
+    from repirl.tasks.benchmarks import load_benchmark
+
+    if (pool is None) and benchmark is None:
+        raise UserError("nothing to choose from", "no --benchmark, no --pool", "name a benchmark, or give a pool of samples")
+    for how in aggregation or ():
+        if how not in AGGREGATIONS:
+            raise UserError("unknown aggregation", how, f"use one of {', '.join(AGGREGATIONS)}")
+    check_output(save_pool, "--save-pool", () if pool is None else [pool])
+    check_output(plot, "--plot")
+    check_folder(out, "--out")
+    way = known_extraction(extraction)
+    place = device
+    if place is None:
+        from repirl.cli.evaluate import default_device
+
+        place = default_device()
+    with working("loading"):
+        problems = None if benchmark is None else load_benchmark(benchmark, data_dir=data_dir, include=include or ())
+    parameters: dict[str, int] = {}
+    if pool is not None:
+        with working("grading") as on_progress:
+            graded = pool_of_file(pool, problems, extraction=way, limit=limit, on_progress=on_progress)
+    else:
+        assert problems is not None
+        sampling = {
+            "samples": samples,
+            "temperature": temperature,
+            "greedy": False,
+            "max_new_tokens": max_new_tokens,
+            "limit": limit,
+            "seed": seed,
+            "chat_template": chat_template,
+            "extraction": extraction,
+        }
+        graded, parameters["policy"] = _sampled(problems, policy, sampling, out, dtype, place)
+    for name in reward or ():
+        loaded = _load(name, graded, policy, seed, dtype, place)
+        with working(f"scoring {name}") as on_progress:
+            graded = with_scores(graded, _short(name), loaded, prompt_suffix=prompt_suffix, on_progress=on_progress)
+        parameters[_short(name)] = _size(loaded)
+    if save_pool is not None:
+        write_pool(save_pool, graded)
+        note(f"pool: {save_pool}")
+    found = scaling(graded.candidates(), number, cast("list[Aggregation]", aggregation) or AGGREGATIONS, seed=seed)
+    payload = _payload(graded, found, parameters) | {"origin": [asdict(one) for one in agreement(graded)]}
+    if plot is not None:
+        from repirl.reporting.plots import draw_scaling
+
+        draw_scaling(plot, found)
+        note(f"plot: {plot}")
+    emit(as_json, payload, lambda: _tables(payload))
+
+
+def _sampled(
+    problems: Benchmark, policy: str, sampling: dict[str, Any], out: Path | None, dtype: str, device: str
+) -> tuple[GradedPool, int]:
+    """A pool sampled from the policy, and how many parameters that has."""
+    from repirl.config import parse_config
+    from repirl.engines.loading import load_policy
+    from repirl.evals.policy import evaluate_policy
+    from repirl.evals.pools import pool_of_samples
+    from repirl.evals.protocol import SAMPLED, EvalProtocol
+
+    protocol = parse_config(EvalProtocol, sampling)
+    with working(problems.name) as on_progress:
+        model = load_policy(policy, dtype=dtype, device=device)
+        report = evaluate_policy(model, problems, protocol, folder=out, on_progress=on_progress)
+    return pool_of_samples(problems, report.samples[SAMPLED]), sum(p.numel() for p in model.model.parameters())
+
+
+def _load(name: str, pool: GradedPool, policy: str, seed: int, dtype: str, device: str) -> LoadedReward:
+    from repirl.errors import UserError
+    from repirl.rewards.load import LoadOptions, load_reward
+
+    embedded = all(problem.source and problem.family == "arith" for problem in pool.problems.values())
+    if name == "oracle" and not embedded:
+        raise UserError("the oracle knows only arith problems", pool.rows[0].id, "choose by another reward")
+    return load_reward(name, LoadOptions(policy, "\n" if embedded else "\n\n", seed, dtype, device))
+
+
+def _short(name: str) -> str:
+    """A reward's name in tables: the folder's last part that says something."""
+    path = Path(name)
+    return path.parent.name if path.name == "reward" and path.parent.name else path.name
+
+
+def _size(loaded: LoadedReward) -> int:
+    model = getattr(loaded.reward, "model", None)
+    return 0 if model is None else sum(p.numel() for p in model.parameters())
+
+
+def _payload(pool: GradedPool, found: Scaling, parameters: dict[str, int]) -> dict[str, Any]:
+    """Curves, and what N samples of a problem cost: tokens of policy and reward, and 2 x parameters x tokens FLOPs."""
+    counted = [sample.tokens for row in pool.rows for sample in row.samples]
+    each = None if None in counted else sum(cast("list[int]", counted)) / len(counted)
+    curves = []
+    for curve in found.curves:
+        scored = pool.scored_tokens.get(curve.reward or "")
+        reward_each = None if scored is None else scored / len(counted)
+        points = []
+        for point in curve.points:
+            n, over = point.samples, point.over_majority
+            policy_flops = _flops(parameters.get("policy"), each)
+            reward_flops = 0.0 if curve.reward is None else _flops(parameters.get(curve.reward), reward_each)
+            both = None if policy_flops is None or reward_flops is None else n * (policy_flops + reward_flops)
+            points.append(
+                {
+                    "n": n,
+                    "accuracy": asdict(point.accuracy),
+                    "over_majority": None if over is None else asdict(over.interval) | {"p_value": over.p_value},
+                    "policy_tokens": None if each is None else n * each,
+                    "reward_tokens": None if reward_each is None else n * reward_each,
+                    "flops": both,
+                }
+            )
+        curves.append(
+            {"selector": curve.selector, "reward": curve.reward, "aggregation": curve.aggregation, "points": points}
+        )
+    return {
+        "problems": found.problems,
+        "samples": found.samples,
+        "left_out": found.left_out,
+        "counts": pool.counts(),
+        "unscored": {name: dict(reasons) for name, reasons in pool.unscored.items()},
+        "squashed": list(found.squashed),
+        "parameters": parameters,
+        "curves": curves,
+    }
+
+
+def _flops(parameters: int | None, tokens: float | None) -> float | None:
+    return None if parameters is None or tokens is None else 2.0 * parameters * tokens
+
+
+def _tables(payload: dict[str, Any]) -> Group:
+    from rich.console import Group
+    from rich.table import Table
+
+    numbers = [point["n"] for point in payload["curves"][0]["points"]]
+    title = f"accuracy in percent, {payload['problems']} problems, subsets of N of {payload['samples']} samples"
+    table = Table(title=title, title_justify="left")
+    for column in ("selector", "reward", "scores"):
+        table.add_column(column)
+    for n in numbers:
+        table.add_column(f"N={n}", justify="right")
+    table.add_column(f"N={numbers[-1]}: 95%")
+    table.add_column("- majority")
+    selector = ""
+    for curve in payload["curves"]:
+        if selector not in ("", curve["selector"]):
+            table.add_section()
+        selector = curve["selector"]
+        last = curve["points"][-1]
+        over = last["over_majority"]
+        table.add_row(
+            selector,
+            curve["reward"] or "",
+            curve["aggregation"] or "",
+            *(f"{100 * point['accuracy']['value']:.1f}" for point in curve["points"]),
+            f"[{100 * last['accuracy']['low']:.1f}, {100 * last['accuracy']['high']:.1f}]",
+            "" if over is None else f"{100 * over['value']:+.1f} [{100 * over['low']:+.1f}, {100 * over['high']:+.1f}]",
+        )
+    return Group(table, *_lines(payload))
+
+
+def _lines(payload: dict[str, Any]) -> list[str]:
+    lines = [", ".join(f"{count} {name}" for name, count in payload["counts"].items() if count)]
+    if payload["left_out"]:
+        lines.append(f"{payload['left_out']} problems left out: fewer than {payload['samples']} graded samples")
+    lines += [
+        f"{reward}: {count} samples are unscored: {reason}"
+        for reward, reasons in payload["unscored"].items()
+        for reason, count in reasons.items()
+    ]
+    if payload["squashed"]:
+        lines.append(f"scores outside of [0, 1], so products and votes take their sigmoid: {', '.join(payload['squashed'])}")
+    for curve in payload["curves"]:
+        last = curve["points"][-1]
+        if last["flops"] is not None and curve["aggregation"] in (None, "mean") and curve["selector"] in ("majority", "best-of-N"):
+            tokens = f"{last['policy_tokens']:.0f} tokens of the policy"
+            scored = "" if last["reward_tokens"] is None else f", {last['reward_tokens']:.0f} of the reward"
+            name = " ".join(part for part in (curve["selector"], curve["reward"]) if part)
+            lines.append(f"{name}, a problem with N={last['n']}: {tokens}{scored}, {last['flops']:.3g} FLOPs")
+    for one in payload["origin"]:
+        gap = f", {len(one['differing'])} problems differ" if one["differing"] else ""
+        lines.append(
+            f"the origin's {one['rule']}@{one['samples']}: {one['theirs']} of {one['problems']} right by its choice, "
+            f"{one['ours']} by ours among the same first {one['samples']}{gap}"
+        )
+    return lines
