@@ -43,9 +43,7 @@ def best_of_k(scores: npt.ArrayLike, values: npt.ArrayLike, k: int) -> float:
     return expected
 
 
-def vote_of_k(
-    answers: npt.ArrayLike, right: npt.ArrayLike, weights: npt.ArrayLike, subsets_Sk: np.ndarray
-) -> np.ndarray:
+def vote_of_k(answers: npt.ArrayLike, right: npt.ArrayLike, weights: npt.ArrayLike, subsets_Sk: np.ndarray) -> np.ndarray:
     """float64 [W]: mean over the subsets of how right the answer is whose votes weigh most; tied ones share.
 
     `answers` int [n]: which of the A answers a sample votes for, -1: it does not vote. `right` [A] is how right each is,

@@ -44,7 +44,9 @@ def scale_command(
     seed: Annotated[int, typer.Option(help="Of the samples, and of the subsets that vote.")] = 0,
     chat_template: Annotated[bool, typer.Option(help="Apply the policy's chat template.")] = False,
     extraction: Annotated[str, typer.Option(help="Answers: strict (marked ones), flexible (else the last value).")] = "strict",
-    prompt_suffix: Annotated[str | None, typer.Option(help="Text after each problem. Default: as in the reward's training.")] = None,
+    prompt_suffix: Annotated[
+        str | None, typer.Option(help="Text after each problem. Default: as in the reward's training.")
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of benchmark cards.")] = None,
     out: Annotated[Path | None, typer.Option(help="Keep samples here; an interrupted run continues.")] = None,
@@ -175,9 +177,7 @@ def _payload(pool: GradedPool, found: Scaling, parameters: dict[str, int]) -> di
                     "flops": both,
                 }
             )
-        curves.append(
-            {"selector": curve.selector, "reward": curve.reward, "aggregation": curve.aggregation, "points": points}
-        )
+        curves.append({"selector": curve.selector, "reward": curve.reward, "aggregation": curve.aggregation, "points": points})
     return {
         "problems": found.problems,
         "samples": found.samples,
@@ -238,7 +238,11 @@ def _lines(payload: dict[str, Any]) -> list[str]:
         lines.append(f"scores outside of [0, 1], so products and votes take their sigmoid: {', '.join(payload['squashed'])}")
     for curve in payload["curves"]:
         last = curve["points"][-1]
-        if last["flops"] is not None and curve["aggregation"] in (None, "mean") and curve["selector"] in ("majority", "best-of-N"):
+        if (
+            last["flops"] is not None
+            and curve["aggregation"] in (None, "mean")
+            and curve["selector"] in ("majority", "best-of-N")
+        ):
             tokens = f"{last['policy_tokens']:.0f} tokens of the policy"
             scored = "" if last["reward_tokens"] is None else f", {last['reward_tokens']:.0f} of the reward"
             name = " ".join(part for part in (curve["selector"], curve["reward"]) if part)

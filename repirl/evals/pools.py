@@ -61,7 +61,7 @@ class GradedPool:
 
 
 def _candidates(row: PooledProblem, correct_n: np.ndarray, votes: Sequence[Hashable | None]) -> Candidates:
-    graded = np.flatnonzero(~np.isnan(correct_n))
+    graded = np.flatnonzero(~np.isnan(correct_n)).tolist()
     tokens = [sample.tokens for sample in row.samples]
     lengths = [len(sample.text) for sample in row.samples] if None in tokens else tokens
     names = dict.fromkeys(name for sample in row.samples for name in sample.scores)

@@ -94,8 +94,8 @@ def scaling(
     """Every selector at every N of `numbers` (default: powers of two up to the smallest number of samples).
 
     Best-of-N takes the sample with the highest aggregated score; a weighted majority adds up the aggregated scores of those
-    that vote for an answer. A sample without scores is taken last, and its vote weighs nothing. UserError for an empty pool, and
-    for an N that is more than any problem has.
+    that vote for an answer. A sample without scores is taken last, and its vote weighs nothing. UserError for an empty pool,
+    and for an N that is more than any problem has.
     """
     most = max((len(one.correct) for one in pool), default=0)
     if not most:
@@ -138,12 +138,13 @@ def _problem_values(
         (RANDOM, None, None): [float(one.correct.mean())] * len(numbers),
         (SHORTEST, None, None): [best_of_k(-one.lengths, one.correct, n) for n in numbers],
     }
-    pairs = [(name, how) for name in rewards for how in aggregations]
+    pairs: list[tuple[str, Aggregation]] = [(name, how) for name in rewards for how in aggregations]
     for name, how in pairs:
         scores_n = _aggregated(one.scores.get(name), len(one.correct), how, squash=name in squashed and how == "prod")
         found[BEST_OF_N, name, how] = [best_of_k(scores_n, one.correct, n) for n in numbers]
     if one.votes:
-        keys: list[_Key] = [(MAJORITY, None, None), *((WEIGHTED, name, how) for name, how in pairs)]
+        keys: list[_Key] = [(MAJORITY, None, None)]
+        keys.extend((WEIGHTED, name, how) for name, how in pairs)
         weights_Wn = np.ones((len(keys), len(one.correct)))
         for w, (name, how) in enumerate(pairs, start=1):
             scores_n = _aggregated(one.scores.get(name), len(one.correct), how, squash=name in squashed)
@@ -163,15 +164,11 @@ def _votes(one: Candidates, n: int, weights_Wn: np.ndarray, seed: int) -> np.nda
     return vote_of_k(codes_n, right_A, weights_Wn, subsets)
 
 
-def _aggregated(
-    steps: Sequence[np.ndarray | None] | None, n: int, how: Aggregation, *, squash: bool
-) -> np.ndarray:
+def _aggregated(steps: Sequence[np.ndarray | None] | None, n: int, how: Aggregation, *, squash: bool) -> np.ndarray:
     """float64 [n]: one score for each sample, NaN where it has none."""
     if steps is None:
         return np.full(n, np.nan)
-    return np.array(
-        [np.nan if one is None else aggregate(1 / (1 + np.exp(-one)) if squash else one, how) for one in steps]
-    )
+    return np.array([np.nan if one is None else aggregate(1 / (1 + np.exp(-one)) if squash else one, how) for one in steps])
 
 
 def _outside(pool: Sequence[Candidates], name: str) -> bool:

@@ -3,7 +3,7 @@
 - `completions`: rows with `completions` (texts), an id (`problem_id`, `unique_id`, `id`), `answer`, and where there are any
   `scores` (a list per step for each completion) and `completion_tokens`. So search-and-learn writes them, which adds
   `pred_RULE@N`, its own choice among the first N; and so `repirl scale --save-pool` does, which adds `finish_reasons`,
-  `benchmark` and the scores of further rewards in `rewards`.
+  `benchmark` and, in `rewards`, the scores of every reward (`scores` are then those of the first).
 - `tts`: `question`, `groundtruth`, `output` of `{text, value, reward_history, completion_tokens}` (compute-optimal-tts; OpenR
   writes a subset). A folder of `question_i/record_j.jsonl` is read whole; records of one question are one problem.
 - `rebase`: `question`, `ground_truth_answer`, `model_answer` of `{text, step_scores}`.
@@ -84,9 +84,9 @@ def _completions(row: Row, where: str) -> PooledProblem:
     texts = _texts(row["completions"], f"`completions` in {where}")
     n = len(texts)
     scores: dict[str, list[Scores]] = {}
-    if row.get("scores") is not None:
-        scores[ORIGIN] = _scores(row["scores"], n, f"`scores` in {where}")
     rewards = row.get("rewards") or {}
+    if row.get("scores") is not None and not rewards:
+        scores[ORIGIN] = _scores(row["scores"], n, f"`scores` in {where}")
     if not isinstance(rewards, dict):
         raise UserError(f"`rewards` in {where} is not an object of rewards by name", str(rewards)[:60])
     for name, own in rewards.items():
@@ -129,9 +129,7 @@ def _tts(row: Row, where: str) -> PooledProblem:
         _id(row, ("id", "question"), where),
         _text(row, ("question",)),
         _answer(row, ("groundtruth",)),
-        tuple(
-            PooledSample(text, tokens[i], scores={ORIGIN: scores[i]} if given else {}) for i, text in enumerate(texts)
-        ),
+        tuple(PooledSample(text, tokens[i], scores={ORIGIN: scores[i]} if given else {}) for i, text in enumerate(texts)),
     )
 
 
@@ -217,6 +215,6 @@ def _scores(value: Any, n: int, where: str) -> list[Scores]:
     for one in value:
         if one is not None and (not isinstance(one, list) or not all(type(x) in (int, float) or x is None for x in one)):
             raise UserError(f"{where} are not lists of numbers", str(one)[:60])
-        usable = one and all(x is not None and math.isfinite(x) for x in one)
-        found.append(tuple(float(x) for x in one) if usable else None)
+        numbers = [float(x) for x in one or () if x is not None and math.isfinite(x)]
+        found.append(tuple(numbers) if one and len(numbers) == len(one) else None)
     return found

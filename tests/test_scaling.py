@@ -1,0 +1,152 @@
+"""`repirl scale`: every selector from one pool, and real pools of others."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repirl import stats
+from repirl.cli.main import run
+from repirl.errors import UserError
+from repirl.evals.scaling import (
+    BEST_OF_N,
+    MAJORITY,
+    PASS,
+    RANDOM,
+    SHORTEST,
+    WEIGHTED,
+    Candidates,
+    Scaling,
+    powers_of_two,
+    scaling,
+)
+from repirl.paths import CHECKOUT_DIR
+from repirl.reporting.plots import draw_scaling
+
+
+def candidates(problem: str, correct: list[float], scores: list[list[float] | None], votes: str, lengths=None) -> Candidates:
+    steps = tuple(None if one is None else np.array(one) for one in scores)
+    return Candidates(problem, np.array(correct), tuple(votes), np.array(lengths or [1.0] * len(correct)), {"prm": steps})
+
+
+def value(found: Scaling, selector: str, how: str | None, n: int) -> float:
+    reward = None if how is None else "prm"
+    (curve,) = [c for c in found.curves if (c.selector, c.reward, c.aggregation) == (selector, reward, how)]
+    (point,) = [point for point in curve.points if point.samples == n]
+    return point.accuracy.value
+
+
+def test_every_selector_by_hand() -> None:
+    pool = [
+        candidates("a", [1, 0, 0], [[0.9, 0.1], [0.4, 0.4], [0.2, 0.6]], "xyy", [5, 9, 2]),
+        candidates("b", [0, 1, 1], [[0.5, 0.5], None, [0.3]], "uvv", [1, 2, 3]),
+    ]
+    found = scaling(pool)
+    assert (found.problems, found.samples, found.squashed) == (2, 3, ())
+    assert value(found, PASS, None, 3) == 1.0
+    assert value(found, RANDOM, None, 3) == pytest.approx(0.5)
+    assert value(found, MAJORITY, None, 3) == 0.5  # y of a is wrong, v of b is right
+    assert value(found, SHORTEST, None, 3) == 0.0
+    assert value(found, BEST_OF_N, "mean", 3) == 0.5  # 0.5, 0.4, 0.4 of a: the right one; 0.5, none, 0.3 of b: the wrong one
+    assert value(found, BEST_OF_N, "last", 3) == 0.0
+    assert value(found, BEST_OF_N, "min", 3) == 0.0
+    assert value(found, BEST_OF_N, "sum", 3) == 0.5
+    # a by sums: x 1.0, y 0.8 + 0.8; b: u 1.0, v 0.3. By prod: x 0.09, y 0.16 + 0.12; b: u 0.25, v 0.3.
+    assert value(found, WEIGHTED, "sum", 3) == 0.0
+    assert value(found, WEIGHTED, "prod", 3) == 0.5
+    assert value(found, BEST_OF_N, "mean", 1) == pytest.approx(0.5)
+
+
+def test_majority_is_that_of_eval() -> None:
+    rng = np.random.default_rng(0)
+    votes = "".join(rng.choice(list("abcd"), 12))
+    correct = [float(vote == "a") for vote in votes]
+    found = scaling([candidates("p", correct, [None] * 12, votes)], [5], seed=3)
+    assert value(found, MAJORITY, None, 5) == pytest.approx(stats.maj_at_k(list(votes), correct, 5, seed=3))
+    # Without scores a reward chooses as chance does, and its votes weigh alike.
+    assert value(found, BEST_OF_N, "mean", 5) == pytest.approx(np.mean(correct))
+
+
+def test_scores_beyond_probabilities_are_squashed_for_products_and_votes() -> None:
+    pool = [candidates("a", [1, 0, 0], [[3.0, 2.0], [-4.0, -4.0], [-3.0, -3.0]], "xyy")]
+    found = scaling(pool)
+    assert found.squashed == ("prm",)
+    # Raw products would be 6, 16 and 9.
+    assert value(found, BEST_OF_N, "prod", 3) == 1.0
+    assert value(found, WEIGHTED, "mean", 3) == 1.0
+
+
+def test_the_numbers_and_the_pool_must_fit() -> None:
+    pool = [candidates("a", [1, 0], [[1.0], [0.0]], "xy"), candidates("b", [1], [[1.0]], "x")]
+    with pytest.raises(UserError, match="between 1 and the 2"):
+        scaling(pool, [4])
+    with pytest.raises(UserError, match="no graded samples"):
+        scaling([])
+    assert scaling(pool, [2]).left_out == 1
+    assert powers_of_two(6) == (1, 2, 4, 6)
+
+
+def test_a_plot_takes_the_reader_s_colours(tmp_path: Path) -> None:
+    pool = [candidates("a", [1, 0], [[0.9], [0.1]], "xy"), candidates("b", [0, 1], [[0.9], [0.1]], "xy")]
+    draw_scaling(tmp_path / "one.svg", scaling(pool))
+    draw_scaling(tmp_path / "two.svg", scaling(pool))
+    text = (tmp_path / "one.svg").read_text()
+    assert "currentColor" in text
+    assert "prefers-color-scheme" in text
+    assert ">best-of-N<" in text
+    assert text == (tmp_path / "two.svg").read_text()
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    code = run(["scale", *arguments, "--json"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_sampled_scored_saved_and_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = tmp_path / "pool.jsonl"
+    asked = ("--benchmark", "arith", "--limit", "6", "--samples", "4")
+    rewards = ("--reward", "confidence", "--reward", "oracle", "--aggregation", "min")
+    first = shown(capsys, *asked, *rewards, "--save-pool", str(saved), "--out", str(tmp_path / "samples"))
+    again = shown(capsys, "--benchmark", "arith", "--pool", str(saved), "--aggregation", "min")
+    values = {(c["selector"], c["reward"]): [p["accuracy"] for p in c["points"]] for c in again["curves"]}
+    assert all(values[c["selector"], c["reward"]] == [p["accuracy"] for p in c["points"]] for c in first["curves"])
+    row = json.loads(saved.read_text().splitlines()[0])
+    assert len(row["rewards"]["confidence"]["tokens"][0]) == row["completion_tokens"][0]
+    assert first["parameters"]["policy"] > 100_000
+    best = next(c for c in first["curves"] if c["selector"] == "best-of-N" and c["reward"] == "confidence")
+    last = best["points"][-1]
+    sizes = first["parameters"]
+    spent = sizes["policy"] * last["policy_tokens"] + sizes["confidence"] * last["reward_tokens"]
+    assert last["flops"] == pytest.approx(2 * spent)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "nothing to choose from"),
+        (("--benchmark", "arith", "--aggregation", "median"), "unknown aggregation"),
+        (("--pool", "nowhere.jsonl"), "no such file"),
+    ],
+)
+def test_mistakes_are_named(arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["scale", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+REAL = CHECKOUT_DIR.parent / "shared" / "data" / "math500_samples"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real pools is not there")
+def test_a_real_pool_and_what_its_origin_chose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The choice among equal texts is the same; where it is not, an answer is found or merged in another way."""
+    found = shown(capsys, "--pool", str(REAL / "llama31_8b_beam3_q500.jsonl.gz"), "--limit", "60", "--aggregation", "last")
+    assert found["samples"] == 3
+    assert found["problems"] == 60
+    assert sum(one["problems"] for one in found["origin"]) == 360  # three rules, two N
+    for one in found["origin"]:
+        if one["rule"] != "maj":
+            assert abs(one["theirs"] - one["ours"]) <= 1
