@@ -17,13 +17,11 @@ class GAIL(Method[AdversarialMethodConfig]):
     name = "gail"
     title = "GAIL"
     source = "arXiv 1606.03476"
-    status = (
-        "loss and optimum agree with the closed form; tiny recipe: no rate of the search learns (completions grow to the limit)"
-    )
+    status = "loss and optimum agree with the closed form; tiny recipe: no setting of the search learns"
     needs = frozenset({"rollouts", "demonstrations"})
     yields = ("policy", "reward")
     level = "token"
-    recipes = {"tiny": tiny_adversarial(SequenceCredit(process_weight=1.0, outcome_weight=0.0), 1e-5)}
+    recipes = {"tiny": tiny_adversarial(SequenceCredit(process_weight=1.0, outcome_weight=0.0), 1e-5, base_measure=1.0)}
 
     def fit(self, context: FitContext, config: AdversarialMethodConfig) -> Fitted:
         """Discriminator and policy in turn; leaves `policy/` and `reward/` in the run folder."""

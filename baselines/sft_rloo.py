@@ -40,7 +40,7 @@ class SFTRLOO(Method[SFTRLOOConfig]):
     name = "sft_rloo"
     title = "SFT, then RLOO"
     source = "settings of arXiv 2602.07832"
-    status = "tiny recipe not yet searched; paper recipe not yet run at that size"
+    status = "rate of the tiny recipe searched; paper recipe not yet run at that size"
     needs = frozenset({"rollouts", "outcomes", "demonstrations"})
     level = "outcome"
     recipes = {
