@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,13 +24,26 @@ SCORING_TOKENS_GPU = 16384
 2,048 tokens (tiny model)."""
 
 
+class Prefix(Protocol):
+    """What lies before a batch's blocks."""
+
+    def inputs(self, backbone: torch.nn.Module, attention_mask_BT: Tensor) -> dict[str, Any]:
+        """What a backbone's forward pass is given beside the block's ids: mask, positions, cache."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Right-padded rows. `response_mask_BT` is True exactly on completion tokens (a final EOS included)."""
+    """Right-padded rows. `response_mask_BT` is True exactly on completion tokens (a final EOS included).
+
+    With `prefix` the rows are blocks of tokens that continue what is cached there; a block's first token is no completion
+    token, as it only predicts the second.
+    """
 
     ids_BT: Tensor
     attention_mask_BT: Tensor
     response_mask_BT: Tensor
+    prefix: Prefix | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +80,8 @@ def pad_batch(rows: Sequence[TokenRow], pad_id: int, device: torch.device | str 
         ids[i, start:end] = row.response_ids
         attention[i, :end] = 1
         response[i, start:end] = True
-    return TokenBatch(*(torch.from_numpy(array).to(device) for array in (ids, attention, response)))
+    ids_BT, attention_BT, response_BT = (torch.from_numpy(array).to(device) for array in (ids, attention, response))
+    return TokenBatch(ids_BT, attention_BT, response_BT)
 
 
 def length_sorted_chunks(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -134,8 +149,11 @@ def map_rows(
 
 
 def hidden_states(backbone: torch.nn.Module, batch: TokenBatch) -> Tensor:
-    """Last hidden states [B, T, H] of a transformers backbone."""
-    return backbone(input_ids=batch.ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False).last_hidden_state
+    """Last hidden states [B, T, H] of a transformers backbone, behind the batch's prefix if it has one."""
+    given = {"attention_mask": batch.attention_mask_BT, "use_cache": False}
+    if batch.prefix is not None:
+        given = batch.prefix.inputs(backbone, batch.attention_mask_BT)
+    return backbone(input_ids=batch.ids_BT, **given).last_hidden_state
 
 
 def adjusted_logits(config, logits: Tensor) -> Tensor:
