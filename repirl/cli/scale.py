@@ -35,6 +35,10 @@ def scale_command(
     policy: Annotated[str, typer.Option(help="Embedded name, folder, or hub id.")] = "tiny",
     samples: Annotated[int, typer.Option(min=1, help="Completions of each problem.")] = 16,
     number: Annotated[list[int] | None, typer.Option("--n", help="Only these N; default: powers of two.")] = None,
+    approach: Annotated[
+        str | None, typer.Option(help="Search step by step instead of sampling: beam, dvts, rebase, particles.")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Setting of the search: key=value.")] = None,
     aggregation: Annotated[
         list[str] | None, typer.Option(help="How step scores become one: mean, min, last, prod, sum; default: all.")
     ] = None,
@@ -80,6 +84,27 @@ def scale_command(
         place = default_device()
     with working("loading"):
         problems = None if benchmark is None else load_benchmark(benchmark, data_dir=data_dir, include=include or ())
+    if approach is not None:
+        if problems is None or pool is not None or len(reward or ()) != 1:
+            raise UserError("a search needs one benchmark and one reward", approach, "give --benchmark and --reward once")
+        from repirl.cli.scale_search import Asked, search_curve, search_tables
+
+        asked = Asked(
+            approach=approach,
+            reward=(reward or [""])[0],
+            policy=policy,
+            numbers=tuple(number or (4,)),
+            limit=limit,
+            settings=tuple(set_ or ()),
+            given={"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens},
+            chat_template=chat_template,
+            extraction=way,
+            dtype=dtype,
+            device=place,
+        )
+        searched = search_curve(problems, asked, save_pool)
+        emit(as_json, searched, lambda: search_tables(searched))
+        return
     parameters: dict[str, int] = {}
     if pool is not None:
         with working("grading") as on_progress:

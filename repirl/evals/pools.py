@@ -102,6 +102,17 @@ def pool_of_file(
             raise UserError("a problem of the pool has no answer to grade by", row.id, "name its benchmark")
         else:
             problems[row.id] = Problem(row.id, row.benchmark, row.problem, "math", row.answer)
+    return grade_pool(rows, problems, extraction=extraction, on_progress=on_progress)
+
+
+def grade_pool(
+    rows: Sequence[PooledProblem],
+    problems: Mapping[str, Problem],
+    *,
+    extraction: Extraction = "strict",
+    on_progress: OnProgress | None = None,
+) -> GradedPool:
+    """Every sample graded, as a completion of `problems[row.id]`. GradingFault if too many cannot be."""
     flat = [(row, sample) for row in rows for sample in row.samples]
     verdicts = grade_rollouts(
         [problems[row.id] for row, _ in flat],
@@ -111,7 +122,7 @@ def pool_of_file(
         on_progress=on_progress,
     )
     check_ungraded(verdicts)
-    return _pool(rows, problems, verdicts)
+    return _pool(tuple(rows), problems, verdicts)
 
 
 def pool_of_samples(benchmark: Benchmark, rows: Sequence[SampleRow]) -> GradedPool:

@@ -90,12 +90,14 @@ def scaling(
     aggregations: Sequence[Aggregation] = AGGREGATIONS,
     *,
     seed: int = 0,
+    ragged: bool = False,
 ) -> Scaling:
     """Every selector at every N of `numbers` (default: powers of two up to the smallest number of samples).
 
     Best-of-N takes the sample with the highest aggregated score; a weighted majority adds up the aggregated scores of those
     that vote for an answer. A sample without scores is taken last, and its vote weighs nothing. UserError for an empty pool,
-    and for an N that is more than any problem has.
+    and for an N that is more than any problem has. `ragged`: of a problem that has fewer than N samples all are taken,
+    as a search may end with fewer.
     """
     most = max((len(one.correct) for one in pool), default=0)
     if not most:
@@ -104,10 +106,12 @@ def scaling(
     numbers = tuple(sorted(set(numbers or powers_of_two(max(common, 1)))))
     if numbers[0] < 1 or numbers[-1] > most:
         raise UserError(f"N must lie between 1 and the {most} samples of a problem", list(numbers))
-    kept = [one for one in pool if len(one.correct) >= numbers[-1]]
+    kept = [one for one in pool if len(one.correct) >= (1 if ragged else numbers[-1])]
     rewards = list(dict.fromkeys(name for one in kept for name in one.scores))
     squashed = tuple(name for name in rewards if _outside(kept, name))
-    values = [_problem_values(one, numbers, rewards, aggregations, squashed, seed) for one in kept]
+    values = [
+        _problem_values(one, [min(n, len(one.correct)) for n in numbers], rewards, aggregations, squashed, seed) for one in kept
+    ]
     curves = []
     for key in values[0]:
         points = []

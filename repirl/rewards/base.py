@@ -62,6 +62,8 @@ class StepReward(ABC):
     """A frozen process reward; a step's reward is the `aggregation` of its tokens' scores."""
 
     name: str = ""
+    probabilities: bool = False
+    """Step scores are probabilities that the step is right (search needs to know; others may take any number)."""
     budget: Budget
     """What scoring consumed so far."""
 

@@ -54,6 +54,8 @@ class LaidOutReward(StepReward):
     """A frozen reward with a layout. `segmentation` only says how a policy's rollouts are cut; given steps are taken as they
     are."""
 
+    probabilities = True
+
     def __init__(self, model: Any, tokenizer: Any, segmentation: StepSegmentation) -> None:
         super().__init__(tokenizer, segmentation, "last")
         self.model = model

@@ -72,6 +72,7 @@ class OracleReward(StepReward):
     """
 
     name = "oracle"
+    probabilities = True
 
     def token_scores(self, groups: Sequence[RolloutGroup]) -> list[np.ndarray]:
         return [self._checked(group.problem, rollout) for group in groups for rollout in group.rollouts]

@@ -128,6 +128,7 @@ class WrittenReward(StepReward):
     """
 
     name = "generative"
+    probabilities = True
 
     def __init__(
         self,

@@ -1,0 +1,130 @@
+"""`repirl scale --approach`: search with a live policy, by the number of solutions that may grow at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repirl.cli.output import note, working
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from repirl.config import Config
+    from repirl.grading.math.grader import Extraction
+    from repirl.tasks.benchmarks import Benchmark
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the command line says of a search."""
+
+    approach: str
+    reward: str
+    policy: str
+    numbers: tuple[int, ...]
+    limit: int | None
+    settings: tuple[str, ...]
+    given: dict[str, Any]
+    chat_template: bool
+    extraction: Extraction
+    dtype: str
+    device: str
+
+
+def search_curve(benchmark: Benchmark, asked: Asked, save_pool: Path | None) -> dict[str, Any]:
+    """One search for each n: accuracy of what it chooses, and what it cost. The pool of the last n is written."""
+    from repirl.engines.loading import load_policy
+    from repirl.engines.torch_engine import TorchEngine
+    from repirl.errors import UserError
+    from repirl.evals.approaches import APPROACHES
+    from repirl.evals.pools import grade_pool, write_pool
+    from repirl.evals.scaling import BEST_OF_N, MAJORITY, PASS, WEIGHTED, scaling
+    from repirl.evals.search import search
+    from repirl.rewards.load import LoadOptions, load_reward
+
+    if asked.approach not in APPROACHES:
+        raise UserError("unknown approach", asked.approach, f"use one of {', '.join(APPROACHES)}")
+    settings = [_config(asked, n, benchmark.max_new_tokens) for n in asked.numbers]
+    problems = benchmark.problems[: asked.limit]
+    if not problems:
+        raise UserError("the benchmark has no problems", benchmark.name)
+    embedded = all(problem.source and problem.family == "arith" for problem in problems)
+    policy = load_policy(asked.policy, dtype=asked.dtype, device=asked.device)
+    separator = "\n" if embedded else "\n\n"
+    loaded = load_reward(asked.reward, LoadOptions(asked.policy, separator, asked.given["seed"], asked.dtype, asked.device))
+    engine = TorchEngine(policy.model, policy.tokenizer)
+    name = Path(asked.reward).name
+    sizes = {"policy": _size(policy.model), "reward": _size(getattr(loaded.reward, "model", None))}
+    points, pool = [], None
+    for config in settings:
+        with working(f"{asked.approach} n={config.n}") as on_progress:
+            found = search(
+                problems, policy, engine, loaded, config, name=name, chat=asked.chat_template, on_progress=on_progress
+            )
+            by_id = {problem.id: problem for problem in problems}
+            pool = grade_pool(found.problems, by_id, extraction=asked.extraction)
+        candidates = pool.candidates()
+        curves = scaling(candidates, [max(len(one.correct) for one in candidates)], [config.aggregation], ragged=True).curves
+        values = {
+            label: asdict(next(curve for curve in curves if curve.selector == selector).points[0].accuracy)
+            for label, selector in (("best", BEST_OF_N), ("weighted", WEIGHTED), ("majority", MAJORITY), ("pass", PASS))
+            if any(curve.selector == selector for curve in curves)
+        }
+        cost = found.cost
+        written = cost.generated + cost.lookahead
+        points.append(
+            {
+                "n": config.n,
+                "accuracy": values,
+                "solutions": sum(len(row.samples) for row in pool.rows) / len(pool.rows),
+                "cost": {key: value / len(problems) for key, value in asdict(cost).items()},
+                "flops": 2.0 * (sizes["policy"] * written + sizes["reward"] * cost.scored) / len(problems),
+            }
+        )
+    if save_pool is not None and pool is not None:
+        write_pool(save_pool, pool)
+        note(f"pool: {save_pool}")
+    return {
+        "benchmark": benchmark.name,
+        "problems": len(problems),
+        "approach": asked.approach,
+        "reward": asked.reward,
+        "config": settings[-1].model_dump(mode="json"),
+        "parameters": sizes,
+        "points": points,
+    }
+
+
+def _config(asked: Asked, n: int, longest: int) -> Any:
+    from repirl.config import with_overrides
+    from repirl.evals.approaches import SearchConfig
+
+    base: Config = SearchConfig(approach=asked.approach, n=n, max_new_tokens=asked.given["max_new_tokens"] or longest)
+    base = base.model_copy(update={key: asked.given[key] for key in ("temperature", "seed")})
+    return with_overrides(base, list(asked.settings))
+
+
+def _size(model: Any) -> int:
+    return 0 if model is None else sum(parameter.numel() for parameter in model.parameters())
+
+
+def search_tables(payload: dict[str, Any]) -> Group:
+    """Accuracy by n in percent, and tokens of a problem."""
+    from rich.console import Group
+    from rich.table import Table
+
+    columns: Sequence[str] = list(payload["points"][0]["accuracy"])
+    title = f"{payload['approach']} by {payload['reward']}: accuracy in percent, {payload['problems']} problems"
+    table = Table("n", *(f"{name} [95%]" for name in columns), title=title, title_justify="left")
+    costs = Table("n", "solutions", "policy tokens", "discarded", "lookahead", "reward tokens", "FLOPs", title="of a problem")
+    for point in payload["points"]:
+        cells = (point["accuracy"][name] for name in columns)
+        shown = (f"{100 * c['value']:.1f} [{100 * c['low']:.1f}, {100 * c['high']:.1f}]" for c in cells)
+        table.add_row(str(point["n"]), *shown)
+        cost = point["cost"]
+        tokens = (f"{cost[key]:.0f}" for key in ("generated", "discarded", "lookahead", "scored"))
+        costs.add_row(str(point["n"]), f"{point['solutions']:.1f}", *tokens, f"{point['flops']:.3g}")
+    return Group(table, costs)
