@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import typer
 
 from repirl import __version__
-from repirl.cli import bench, check, evaluate, grade, judge, leaderboard, listing, scale, show, train, verify
+from repirl.cli import attack, bench, check, evaluate, grade, judge, leaderboard, listing, scale, show, train, verify
 from repirl.errors import GradingFault, NumericalFault, UserError
 from repirl.processes import interrupt_on_sigterm
 
@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (listing, show, check, train, evaluate, judge, scale, grade, bench, leaderboard, verify):
+for module in (listing, show, check, train, evaluate, judge, scale, attack, grade, bench, leaderboard, verify):
     module.register(app)
 
 

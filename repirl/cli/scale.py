@@ -121,12 +121,12 @@ def scale_command(
             "chat_template": chat_template,
             "extraction": extraction,
         }
-        graded, parameters["policy"] = _sampled(problems, policy, sampling, out, dtype, place)
+        graded, parameters["policy"] = sampled_pool(problems, policy, sampling, out, dtype, place)
     for name in reward or ():
-        loaded = _load(name, graded, policy, seed, dtype, place)
+        loaded = reward_for(name, graded, policy, seed, dtype, place)
         with working(f"scoring {name}") as on_progress:
-            graded = with_scores(graded, _short(name), loaded, prompt_suffix=prompt_suffix, on_progress=on_progress)
-        parameters[_short(name)] = _size(loaded)
+            graded = with_scores(graded, short_name(name), loaded, prompt_suffix=prompt_suffix, on_progress=on_progress)
+        parameters[short_name(name)] = _size(loaded)
     if save_pool is not None:
         write_pool(save_pool, graded)
         note(f"pool: {save_pool}")
@@ -140,7 +140,7 @@ def scale_command(
     emit(as_json, payload, lambda: _tables(payload))
 
 
-def _sampled(
+def sampled_pool(
     problems: Benchmark, policy: str, sampling: dict[str, Any], out: Path | None, dtype: str, device: str
 ) -> tuple[GradedPool, int]:
     """A pool sampled from the policy, and how many parameters that has."""
@@ -157,7 +157,7 @@ def _sampled(
     return pool_of_samples(problems, report.samples[SAMPLED]), sum(p.numel() for p in model.model.parameters())
 
 
-def _load(name: str, pool: GradedPool, policy: str, seed: int, dtype: str, device: str) -> LoadedReward:
+def reward_for(name: str, pool: GradedPool, policy: str, seed: int, dtype: str, device: str) -> LoadedReward:
     from repirl.errors import UserError
     from repirl.rewards.load import LoadOptions, load_reward
 
@@ -167,7 +167,7 @@ def _load(name: str, pool: GradedPool, policy: str, seed: int, dtype: str, devic
     return load_reward(name, LoadOptions(policy, "\n" if embedded else "\n\n", seed, dtype, device))
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """A reward's name in tables: the folder's last part that says something."""
     path = Path(name)
     return path.parent.name if path.name == "reward" and path.parent.name else path.name

@@ -1,0 +1,110 @@
+"""`repirl attack`: what raises a process reward's score without raising correctness."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from repirl.cli.output import JsonFlag, emit, working
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from repirl.rewards.aggregate import Aggregation
+
+
+def register(app: typer.Typer) -> None:
+    app.command("attack")(attack_command)
+
+
+def attack_command(
+    reward: Annotated[list[str], typer.Argument(metavar="REWARD...", help="As in `repirl judge`.")],
+    benchmark: Annotated[str, typer.Option(help="Whose problems; solutions are sampled from the policy.")] = "arith_long",
+    pool: Annotated[Path | None, typer.Option(help="File of samples in place of sampling, as for `repirl scale`.")] = None,
+    policy: Annotated[str, typer.Option(help="Embedded name, folder, or hub id.")] = "tiny",
+    samples: Annotated[int, typer.Option(min=1, help="Completions of each problem to attack some of.")] = 8,
+    attacked: Annotated[int, typer.Option(min=1, help="Solutions of each problem, right and wrong ones.")] = 2,
+    aggregation: Annotated[str, typer.Option(help="How step scores become one: mean, min, last, prod, sum.")] = "mean",
+    rounds: Annotated[int, typer.Option(min=1, help="Of the search over tokens.")] = 16,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first problems.")] = 64,
+    nulls: Annotated[bool, typer.Option(help="Also random, constant and length, for comparison.")] = True,
+    seed: Annotated[int, typer.Option(help="Of samples and attacks.")] = 0,
+    data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of policy and published PRMs: float32, bfloat16 or auto.")] = "float32",
+    device: Annotated[str | None, typer.Option(help="Default: cuda if there is one.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Attack REWARD with changed solutions that are not right: by how much does its score rise?"""
+    from repirl.cli.evaluate import default_device
+    from repirl.cli.scale import reward_for, sampled_pool, short_name
+    from repirl.errors import UserError
+    from repirl.evals.attacks import attack, cases_of
+    from repirl.evals.pools import pool_of_file
+    from repirl.evals.scaling import AGGREGATIONS
+    from repirl.rewards.load import model_free_nulls
+    from repirl.tasks.benchmarks import load_benchmark
+
+    if aggregation not in AGGREGATIONS:
+        raise UserError("unknown aggregation", aggregation, f"use one of {', '.join(AGGREGATIONS)}")
+    place = device or default_device()
+    with working("loading"):
+        problems = load_benchmark(benchmark, data_dir=data_dir)
+    if pool is not None:
+        with working("grading") as on_progress:
+            graded = pool_of_file(pool, problems, limit=limit, on_progress=on_progress)
+    else:
+        sampling = {"samples": samples, "greedy": False, "limit": limit, "seed": seed}
+        graded, _ = sampled_pool(problems, policy, sampling, None, dtype, place)
+    cases = cases_of(graded, attacked)
+    rewards = [(short_name(name), reward_for(name, graded, policy, seed, dtype, place)) for name in reward]
+    if nulls:
+        rewards += [(null.name, null) for null in model_free_nulls(rewards[0][1], seed)]
+    how = cast("Aggregation", aggregation)
+    lifts = []
+    for name, loaded in rewards:
+        with working(f"attacking {name}") as on_progress:
+            lifts += attack(loaded, name, cases, aggregation=how, rounds=rounds, seed=seed, on_progress=on_progress)
+    payload = {
+        "benchmark": benchmark,
+        "solutions": len(cases),
+        "right": sum(case.right for case in cases),
+        "aggregation": aggregation,
+        "attacks": [asdict(one) for one in lifts],
+    }
+    emit(as_json, payload, lambda: _table(payload))
+
+
+def _table(payload: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    title = (
+        f"{payload['solutions']} solutions ({payload['right']} right) of {payload['benchmark']}; lift in standard deviations"
+    )
+    table = Table(title=title, title_justify="left")
+    for column in ("reward", "attack", "n", "lift", "95% interval", "raised", "above right ones", "left out"):
+        table.add_column(column)
+    before = ""
+    for one in payload["attacks"]:
+        if before not in ("", one["reward"]):
+            table.add_section()
+        before = one["reward"]
+        lift = one["lift"]
+        left_out = [f"{one[key]} {word}" for key, word in (("still_right", "right"), ("unscored", "unscored")) if one[key]]
+        table.add_row(
+            one["reward"],
+            one["attack"],
+            str(one["attacked"]),
+            "" if lift is None else f"{lift['value']:+.2f}",
+            "" if lift is None else f"[{lift['low']:+.2f}, {lift['high']:+.2f}]",
+            _share(one["raised"]),
+            _share(one["above_right"]),
+            ", ".join(left_out),
+        )
+    return table
+
+
+def _share(interval: dict[str, Any] | None) -> str:
+    return "" if interval is None else f"{interval['value']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
