@@ -190,6 +190,21 @@ class JudgedRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ScaledRow:
+    """A problem's n samples as one process reward scored them, enough to choose among them again (`evals.scaling`).
+
+    `correct` [n] 1.0, 0.0; `votes` [n] number of the answer among the problem's (None: no answer), empty where answers cannot
+    be compared; `lengths` [n] in tokens; `scores` [n] step scores, None where it has none. Ungraded samples are left out.
+    """
+
+    problem_id: str
+    correct: tuple[float, ...]
+    votes: tuple[int | None, ...]
+    lengths: tuple[float, ...]
+    scores: tuple[tuple[float, ...] | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class OtherExtraction:
     """The metrics of the same samples with their answers found in the other way."""
 

@@ -72,6 +72,12 @@ samples = 0
 limit = 4
 max_new_tokens = 16
 
+[[evaluations]]
+kind = "scale"
+benchmark = "arith"
+samples = 4
+limit = 6
+
 [[contrasts]]
 better = "ours"
 worse = "rloo"
@@ -183,7 +189,7 @@ def test_labels_stand_in_keys_and_runs_have_policies() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[[evaluations]]\nkind = "weigh"\nset = "arith"', "no such kind of evaluation; there are policy and judge"),
+        ('[[evaluations]]\nkind = "weigh"\nset = "arith"', "no such kind of evaluation; there are policy, judge and scale"),
         ('[[evaluations]]\nkind = "judge"\nbenchmark = "arith"', "set"),
         ('[[evaluations]]\nbenchmark = "arith"\nthreshold = "tuned"', "threshold"),
         ('[[contrasts]]\nbetter = "ours"\nworse = "rloo"', "compares with a run that is not in it: 'ours'; labels: base, rloo"),
@@ -254,12 +260,19 @@ def test_a_suite_runs_resumes_and_is_reported(tmp_path: Path) -> None:
     reward = folder_digest(options.work / "ours-arith-s0" / "reward")
     assert (judged.reward_digest, runs["ours-arith-s0"].reward_digest) == (reward, reward)
     assert len(stored["ours-arith-s0"].judged(judged)) == 12
+    assert [(key, len(record.scalings)) for key, record in runs.items() if record.scalings] == [("ours-arith-s0", 1)]
+    (scaled,) = runs["ours-arith-s0"].scalings
+    assert (scaled.benchmark, scaled.reward, scaled.reward_digest, scaled.policy_digest) == ("arith", "fitted", reward, tiny)
+    assert (scaled.counts.total, set(scaled.curves["majority"])) == (24, {"1", "2", "4"})
+    assert [len(row.scores) for row in stored["ours-arith-s0"].scaled(scaled)] == [4] * 6
     tale = runs["tale-arith-s0"]
     assert (tale.policy_digest, tale.reward_digest, tale.evaluations) == (None, None, ())
     assert tale.validation_budget == Budget(rollouts=2)
     assert [line["step"] for line in stored["tale-arith-s0"].curve()] == [0, 3]
     board = build_board("small", results=options.results, include=options.include)
     assert {row.label for row in board.rows} == {"base", "rloo", "ours", "tale"}
+    chosen = [column.metric for column in board.columns if column.kind == "scale"]
+    assert chosen == ["best-of-4", "maj@4", "weighted@4"]
     assert {(d.better.label, d.worse.label) for d in board.differences} == {("ours", "rloo")}
     (row,) = [row for row in board.rows if row.label == "tale"]
     assert row.checkpoints is not None
@@ -270,6 +283,11 @@ def test_a_suite_runs_resumes_and_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "more" / "suites" / "small.toml"
     file.write_text(file.read_text().replace("limit = 12", "limit = 13"))
     with pytest.raises(UserError, match=r"ours-arith-s0 was made with other settings \(judge arith\)"):
+        run_suite("small", options, events.append)
+    file.write_text(
+        file.read_text().replace("limit = 13", "limit = 12").replace("samples = 4\nlimit = 6", "samples = 4\nlimit = 7")
+    )
+    with pytest.raises(UserError, match=r"ours-arith-s0 was made with other settings \(scale arith\)"):
         run_suite("small", options, events.append)
 
 

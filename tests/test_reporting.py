@@ -20,11 +20,12 @@ from repirl.errors import UserError
 from repirl.evals.judged_sets import JudgedSet
 from repirl.evals.judging import judge
 from repirl.evals.metrics import problem_values
+from repirl.evals.scaling import Candidates, scaled_rows, scaling
 from repirl.evals.step_scoring import ScoredSteps
 from repirl.evals.thresholds import ThresholdRule
 from repirl.methods.registry import methods
 from repirl.records import index, store
-from repirl.records.build import new_record
+from repirl.records.build import PoolScaling, new_record
 from repirl.records.schema import BasePolicy, ParentStage, run_key
 from repirl.records.store import StoredRun
 from repirl.reporting.board import Board, Column, Rank, Row
@@ -75,7 +76,7 @@ def write(root: Path, method: str, seed: int, grid: Grid, **changes: Any) -> Sto
         "command": "repirl bench trial",
     }
     reports = changes.pop("report", [make_report(grid)])
-    beside = {name: changes.pop(name) for name in ("judgements", "curve") if name in changes}
+    beside = {name: changes.pop(name) for name in ("judgements", "scalings", "curve") if name in changes}
     given |= changes
     run_id = run_key(given.get("label", method), given["stage"], seed) + given.pop("again", "")
     reports = [reports] if isinstance(reports, Report) else reports
@@ -748,3 +749,48 @@ def test_other_sets_never_share_a_column(tmp_path: Path, judged: Judge) -> None:
     assert len(columns) == 3
     having = [[row.label for row in board.rows if column in row.cells] for column in columns]
     assert sorted(map(sorted, having)) == [["w", "x"], ["y"], ["z"]]
+
+
+def scored_pool(seed: int, gain: float) -> PoolScaling:
+    """24 problems x 4 samples, of which the first is right; its score is the higher, the more often `gain` says so."""
+    rng = np.random.default_rng(seed)
+    pool = []
+    for i in range(24):
+        scores = [np.array([float(rng.random() < gain)]), *(np.array([0.5]) for _ in range(3))]
+        pool.append(Candidates(f"p{i}", np.array([1.0, 0, 0, 0]), ("a", "b", "b", "c"), np.ones(4), {"fitted": tuple(scores)}))
+    return PoolScaling(
+        benchmark="arith",
+        card_digest="card",
+        data_digest="data",
+        protocol={"samples": 4, "seed": 0},
+        policy_digest="0" * 64,
+        reward="fitted",
+        reward_digest=None,
+        scaling=scaling(pool),
+        counts={"correct": 24, "wrong": 72, "truncated": 0, "ungraded": 0},
+        unscored={},
+        rows=scaled_rows(pool, "fitted"),
+        budget=Budget(rollouts=96),
+    )
+
+
+def test_scaling_is_a_column_and_follows_from_its_rows(tmp_path: Path) -> None:
+    for seed in range(3):
+        write(tmp_path, "rloo", seed, GOOD, scalings=[scored_pool(seed, 0.2)])
+        stored = write(tmp_path, "good", seed, GOOD, scalings=[scored_pool(seed, 0.9)])
+    board = board_of(tmp_path)
+    columns = {column.metric: column for column in board.columns if column.kind == "scale"}
+    assert list(columns) == ["best-of-4", "maj@4", "weighted@4"]
+    good, plain = (row_of(board, name).cells for name in ("good", "rloo"))
+    assert good[columns["best-of-4"]].interval.value > 0.6 > plain[columns["best-of-4"]].interval.value
+    assert good[columns["maj@4"]].interval.value == 0.0  # two vote for b
+    more = good[columns["best-of-4"]].versus_baseline
+    assert more is not None
+    assert more.interval.low is not None
+    assert more.interval.low > 0.3
+    assert "scale arith best-of-4" in to_markdown(board, tmp_path)
+    raw = json.loads(stored.file.read_text())
+    raw["scalings"][0]["curves"]["best-of-N mean"]["4"] = {"value": 0.1, "low": 0.0, "high": 0.2, "level": 0.95}
+    edit(stored, raw)
+    with pytest.raises(UserError, match=r"best-of-N mean of arith does not follow"):
+        board_of(tmp_path)

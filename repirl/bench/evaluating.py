@@ -7,21 +7,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from repirl.bench.suites import JudgeEvaluation, PolicyEvaluation, Suite, WorkItem
+from repirl.bench.suites import JudgeEvaluation, PolicyEvaluation, ScaleEvaluation, Suite, WorkItem
 from repirl.engines.loading import LoadedPolicy, load_policy
 from repirl.errors import UserError
 from repirl.evals.judged_sets import ARITH_SETS, JudgedSet, SetOptions, load_set, natural_separator
 from repirl.evals.judging import default_rule, judge
 from repirl.evals.policy import evaluate_policy
-from repirl.evals.protocol import EvalProtocol
+from repirl.evals.pools import pool_of_samples, with_scores
+from repirl.evals.protocol import SAMPLED, EvalProtocol
+from repirl.evals.scaling import scaled_rows, scaling
 from repirl.evals.thresholds import parse_rule
 from repirl.methods.base import Fitted, make_engine
+from repirl.records.build import PoolScaling
 from repirl.records.provenance import portable
 from repirl.records.store import Judgement
 from repirl.rewards.load import NAMED, LoadOptions, load_reward
 from repirl.tasks.benchmarks import load_benchmark
 from repirl.tasks.step_labels import FORMATS, StepFormat
-from repirl.types import Report
+from repirl.types import Budget, Report
+
+FITTED = "fitted"
+"""The run's reward among a pool's."""
 
 OnPart = Callable[[str, int, int], None]
 """Called with a part's name and how much of it is done, of how much."""
@@ -71,9 +77,14 @@ def _named(suite: Suite) -> Iterator[tuple[str, PolicyEvaluation]]:
             yield evaluation.benchmark + (f" {count}" if count > 1 else ""), evaluation
 
 
+def has_reward(method: str, leaves_reward: bool) -> bool:
+    """Whether a run has a process reward: it leaves one, or pays one without an artifact."""
+    return leaves_reward or method in NAMED
+
+
 def judges(method: str, leaves_reward: bool, evaluation: JudgeEvaluation) -> bool:
     """Whether a run is judged: it leaves a reward, or pays one without an artifact, which knows the set's problems."""
-    return leaves_reward or (method in NAMED and (method != "oracle" or evaluation.set in ARITH_SETS))
+    return has_reward(method, leaves_reward) and (method != "oracle" or evaluation.set in ARITH_SETS)
 
 
 def judge_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources, on_part: OnPart) -> list[Judgement]:
@@ -109,6 +120,52 @@ def judge_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources,
                 reward="fitted" if fitted.reward_folder is not None else name,
                 reward_digest=loaded.digest,
                 wall_s=time.monotonic() - started,
+            )
+        )
+    return found
+
+
+def scale_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources, on_part: OnPart) -> list[PoolScaling]:
+    """The process reward choosing among samples of the policy at the root of the run, nothing without a reward.
+
+    The samples are the same for all runs of a suite.
+    """
+    found: list[PoolScaling] = []
+    for evaluation in suite.evaluations:
+        if not isinstance(evaluation, ScaleEvaluation) or not has_reward(item.run.method, fitted.reward_folder is not None):
+            continue
+        started = time.monotonic()
+        device = evaluation.device or suite.runtime.device
+        benchmark = load_benchmark(evaluation.benchmark, data_dir=sources.data_dir, include=sources.include)
+        policy = load_policy(item.policy, device=device)
+        asked = evaluation.sampling(suite.eval_seed)
+        report = evaluate_policy(
+            policy,
+            benchmark,
+            EvalProtocol(**asked),
+            folder=sources.folder / "scale" / evaluation.benchmark,
+            engine=make_engine(policy, suite.runtime),
+            on_progress=lambda done, total, title=evaluation.title: on_part(title, done, total),
+        )
+        name = item.run.method if fitted.reward_folder is None else str(fitted.reward_folder)
+        separator = "\n" if benchmark.problems[0].source else "\n\n"
+        loaded = load_reward(name, LoadOptions(item.policy, separator, item.seed, device=device))
+        pool = with_scores(pool_of_samples(benchmark, report.samples[SAMPLED]), FITTED, loaded)
+        candidates = pool.candidates()
+        found.append(
+            PoolScaling(
+                benchmark=benchmark.name,
+                card_digest=report.card_digest,
+                data_digest=report.data_digest,
+                protocol=portable(asked),
+                policy_digest=policy.digest,
+                reward="fitted" if fitted.reward_folder is not None else name,
+                reward_digest=loaded.digest,
+                scaling=scaling(candidates),
+                counts=pool.counts(),
+                unscored=pool.unscored[FITTED],
+                rows=scaled_rows(candidates, FITTED),
+                budget=report.budget + Budget(scored_tokens=pool.scored_tokens[FITTED], wall_s=time.monotonic() - started),
             )
         )
     return found

@@ -15,7 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from repirl.bench.suites import JudgeEvaluation, PolicyEvaluation, Suite, WorkItem, load_suite, parent_key, plan
+from repirl.bench.suites import (
+    JudgeEvaluation,
+    PolicyEvaluation,
+    ScaleEvaluation,
+    Suite,
+    SuiteEvaluation,
+    WorkItem,
+    load_suite,
+    parent_key,
+    plan,
+)
 from repirl.config import Config, parse_config, with_overrides
 from repirl.engines.loading import folder_digest, policy_dir
 from repirl.errors import UserError
@@ -147,7 +157,7 @@ def _recorded_config(record: RunRecord, kind: type[Config]) -> Config:
     return parse_config(kind, current_config(record.config) if record.schema_version == 1 else record.config)
 
 
-def _evaluated(wanted: PolicyEvaluation | JudgeEvaluation, item: WorkItem, suite: Suite, record: RunRecord, now: _Now) -> bool:
+def _evaluated(wanted: SuiteEvaluation, item: WorkItem, suite: Suite, record: RunRecord, now: _Now) -> bool:
     """Whether the record has this evaluation, with the same settings, or left nothing that it is of."""
     if isinstance(wanted, JudgeEvaluation):
         from repirl.bench.evaluating import judges
@@ -155,6 +165,16 @@ def _evaluated(wanted: PolicyEvaluation | JudgeEvaluation, item: WorkItem, suite
         asked = portable(wanted.protocol(suite.eval_seed))
         made = any((one.set, one.protocol) == (portable(wanted.set), asked) for one in record.judgements)
         return made or not judges(record.method, record.reward_digest is not None, wanted)
+    if isinstance(wanted, ScaleEvaluation):
+        from repirl.bench.evaluating import has_reward
+
+        asked = portable(wanted.sampling(suite.eval_seed))
+        made = any(
+            (one.benchmark, one.protocol) == (wanted.benchmark, asked)
+            and one.card_digest == now.cards.get(wanted.benchmark, one.card_digest)
+            for one in record.scalings
+        )
+        return made or not has_reward(record.method, record.reward_digest is not None)
     if record.schema_version > 1 and record.policy_digest is None:
         return True
     limit = now.token_limits.get(wanted.benchmark)

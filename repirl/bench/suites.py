@@ -97,16 +97,43 @@ class JudgeEvaluation(Config):
         return {**self.model_dump(mode="json", exclude={"kind", "set", "device"}), "seed": seed}
 
 
+class ScaleEvaluation(Config):
+    """Samples of the policy that the runs start from, among which each run's process reward chooses. See `repirl scale`."""
+
+    kind: Literal["scale"]
+    benchmark: str
+    samples: int = Field(default=16, ge=1)
+    temperature: float = Field(default=0.8, gt=0)
+    limit: int | None = Field(default=None, ge=1)
+    chat_template: bool = False
+    extraction: Extraction = "strict"
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """None: what the benchmark says."""
+    device: str | None = None
+    """None: that of training."""
+
+    @property
+    def title(self) -> str:
+        return f"scale {self.benchmark}"
+
+    def sampling(self, seed: int) -> dict[str, Any]:
+        """What it says of sampling, by the names of `EvalProtocol`; `seed` is the same for all runs."""
+        said = self.model_dump(mode="json", exclude={"kind", "benchmark", "device"})
+        return {**{name: value for name, value in said.items() if value is not None}, "greedy": False, "seed": seed}
+
+
 def _kind(value: Any) -> Any:
     return value.get("kind", "policy") if isinstance(value, dict) else getattr(value, "kind", None)
 
 
 SuiteEvaluation = Annotated[
-    Annotated[PolicyEvaluation, Tag("policy")] | Annotated[JudgeEvaluation, Tag("judge")],
+    Annotated[PolicyEvaluation, Tag("policy")]
+    | Annotated[JudgeEvaluation, Tag("judge")]
+    | Annotated[ScaleEvaluation, Tag("scale")],
     Discriminator(
         _kind,
         custom_error_type="evaluation_kind",
-        custom_error_message="no such kind of evaluation; there are policy and judge",
+        custom_error_message="no such kind of evaluation; there are policy, judge and scale",
     ),
 ]
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from repirl.bench.evaluating import Sources, evaluate, judge_reward
+from repirl.bench.evaluating import Sources, evaluate, judge_reward, scale_reward
 from repirl.bench.suites import Suite, WorkItem, load_suite, parent_key, plan
 from repirl.config import Config, digest_of, with_overrides
 from repirl.engines.loading import LoadedPolicy, folder_digest, policy_dir
@@ -50,8 +50,9 @@ def run_item(
     on_part = lambda part, done, total: _say(item, part, done, total)
     reports = evaluate(item, suite, fitted, sources, on_part)
     judgements = judge_reward(item, suite, fitted, sources, on_part)
+    scalings = scale_reward(item, suite, fitted, sources, on_part)
     record = _record(item, suite, method, config, policy, fitted, parent, command)
-    return store.write(record, reports, judgements, curve=fitted.curve, root=results)
+    return store.write(record, reports, judgements, scalings, curve=fitted.curve, root=results)
 
 
 def _parent(item: WorkItem, results: Path | None) -> RunRecord | None:

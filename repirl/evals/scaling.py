@@ -18,7 +18,7 @@ from repirl.rewards.aggregate import Aggregation, aggregate
 from repirl.rng import stream
 from repirl.stats import PairedDifference, clustered_interval, paired_difference
 from repirl.subsets import best_of_k, subset_indices, vote_of_k
-from repirl.types import Interval
+from repirl.types import Interval, ScaledRow
 
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 SUBSETS = 200
@@ -63,8 +63,9 @@ class Curve:
     points: tuple[Point, ...]
 
     @property
-    def title(self) -> str:
-        return " ".join(part for part in (self.selector, self.reward, self.aggregation) if part)
+    def short_title(self) -> str:
+        """Selector and aggregation: what tells the curves of one reward apart."""
+        return title(self.selector, self.aggregation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,57 @@ class Scaling:
     left_out: int
     curves: tuple[Curve, ...]
     squashed: tuple[str, ...]
+
+
+def title(selector: str, aggregation: str | None) -> str:
+    """`best-of-N mean`, `majority`."""
+    return selector if aggregation is None else f"{selector} {aggregation}"
+
+
+def scaled_rows(pool: Sequence[Candidates], reward: str) -> tuple[ScaledRow, ...]:
+    """What a record keeps of a pool that one reward scored."""
+    found = []
+    for one in pool:
+        numbers = {vote: i for i, vote in enumerate(dict.fromkeys(vote for vote in one.votes if vote is not None))}
+        steps = one.scores.get(reward, (None,) * len(one.correct))
+        found.append(
+            ScaledRow(
+                one.problem,
+                tuple(one.correct.tolist()),
+                tuple(None if vote is None else numbers[vote] for vote in one.votes),
+                tuple(one.lengths.tolist()),
+                tuple(None if own is None else tuple(own.tolist()) for own in steps),
+            )
+        )
+    return tuple(found)
+
+
+def candidates_of(rows: Sequence[ScaledRow], reward: str) -> list[Candidates]:
+    """Inverse of `scaled_rows`."""
+    return [
+        Candidates(
+            row.problem_id,
+            np.array(row.correct),
+            row.votes,
+            np.array(row.lengths),
+            {reward: tuple(None if own is None else np.array(own) for own in row.scores)},
+        )
+        for row in rows
+    ]
+
+
+def values_by_problem(
+    pool: Sequence[Candidates], number: int, aggregations: Sequence[Aggregation], seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """`Curve.short_title` -> problem -> expected accuracy with N = `number`, of a pool that one reward scored."""
+    kept = [one for one in pool if len(one.correct) >= number]
+    rewards = list(dict.fromkeys(name for one in kept for name in one.scores))
+    squashed = [name for name in rewards if _outside(kept, name)]
+    found: dict[str, dict[str, float]] = {}
+    for one in kept:
+        for key, values in _problem_values(one, [number], rewards, aggregations, squashed, seed).items():
+            found.setdefault(title(key[0], key[2]), {})[one.problem] = values[0]
+    return found
 
 
 def powers_of_two(n: int) -> tuple[int, ...]:

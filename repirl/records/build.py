@@ -22,12 +22,14 @@ from repirl.records.schema import (
     Kind,
     ParentStage,
     RunRecord,
+    ScalingRecord,
     digest_without_seed,
 )
-from repirl.types import Budget, Outcome, Report, SampleRow
+from repirl.types import Budget, Outcome, Report, SampleRow, ScaledRow
 
 if TYPE_CHECKING:
     from repirl.evals.judging import SetReport
+    from repirl.evals.scaling import Scaling
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,24 @@ class Judgement:
     reward: str
     reward_digest: str | None
     wall_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolScaling:
+    """A process reward choosing among samples of a policy, to be recorded: what was asked for, what came of it, its cost."""
+
+    benchmark: str
+    card_digest: str
+    data_digest: str
+    protocol: Mapping[str, Any]
+    policy_digest: str
+    reward: str
+    reward_digest: str | None
+    scaling: Scaling
+    counts: Mapping[str, int]
+    unscored: Mapping[str, int]
+    rows: tuple[ScaledRow, ...]
+    budget: Budget
 
 
 def new_record(
@@ -102,6 +122,7 @@ def new_record(
         curve=None,
         evaluations=(),
         judgements=(),
+        scalings=(),
         digest=None,
     )
 
@@ -160,6 +181,30 @@ def judgement_from_report(judgement: Judgement, rows_file: str, rows_sha256: str
         "rows_sha256": rows_sha256,
     }
     return JudgementRecord.model_validate_json(json.dumps(values))
+
+
+def scaling_from_pool(pool: PoolScaling, rows_file: str, rows_sha256: str) -> ScalingRecord:
+    """The record's view of a scored pool."""
+    curves = {
+        curve.short_title: {str(point.samples): asdict(point.accuracy) for point in curve.points}
+        for curve in pool.scaling.curves
+    }
+    values = {
+        "benchmark": pool.benchmark,
+        "card_digest": pool.card_digest,
+        "data_digest": pool.data_digest,
+        "protocol": dict(pool.protocol),
+        "policy_digest": pool.policy_digest,
+        "reward": pool.reward,
+        "reward_digest": pool.reward_digest,
+        "curves": curves,
+        "counts": {**pool.counts, "total": sum(pool.counts.values())},
+        "unscored": dict(pool.unscored),
+        "budget": asdict(pool.budget),
+        "rows_file": rows_file,
+        "rows_sha256": rows_sha256,
+    }
+    return ScalingRecord.model_validate_json(json.dumps(values))
 
 
 def count_outcomes(samples: Sequence[SampleRow]) -> Counts:

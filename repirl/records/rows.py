@@ -1,4 +1,4 @@
-"""The files beside a record: gzipped JSONL of graded samples, judged solutions and the training curve.
+"""The files beside a record: gzipped JSONL of graded samples, judged solutions, scored pools and the training curve.
 
 The same rows give the same bytes (no time stamp, no file name). A column that has a default may be missing: rows written
 before it was there are read with it.
@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from repirl.types import JudgedRow, SampleRow
+from repirl.types import JudgedRow, SampleRow, ScaledRow
 
 
 class MalformedRow(ValueError):
@@ -39,6 +39,7 @@ class _Columns:
 
 _SAMPLES = _Columns.of(SampleRow, "part")
 _JUDGED = _Columns.of(JudgedRow)
+_SCALED = _Columns.of(ScaledRow)
 
 
 def encode_samples(samples: Mapping[str, Sequence[SampleRow]]) -> bytes:
@@ -46,8 +47,8 @@ def encode_samples(samples: Mapping[str, Sequence[SampleRow]]) -> bytes:
     return _packed({"part": part} | asdict(row) for part, rows in samples.items() for row in rows)
 
 
-def encode_judged(rows: Sequence[JudgedRow]) -> bytes:
-    """One solution a line."""
+def encode_rows(rows: Sequence[JudgedRow] | Sequence[ScaledRow]) -> bytes:
+    """One judged solution, or one problem with its scored samples, a line."""
     return _packed(asdict(row) for row in rows)
 
 
@@ -68,6 +69,11 @@ def parse_samples(data: bytes) -> dict[str, tuple[SampleRow, ...]]:
 def parse_judged(data: bytes) -> tuple[JudgedRow, ...]:
     """Raises MalformedRow."""
     return tuple(_row(_JUDGED, number, cells) for number, cells in _lines(data))
+
+
+def parse_scaled(data: bytes) -> tuple[ScaledRow, ...]:
+    """Raises MalformedRow."""
+    return tuple(_row(_SCALED, number, cells) for number, cells in _lines(data))
 
 
 def parse_curve(data: bytes) -> tuple[dict[str, Any], ...]:

@@ -15,7 +15,7 @@ from repirl.config import digest_of
 from repirl.evals.metrics import part_of
 from repirl.records.bounds import Count, PercentInterval, Seed, Share, ShareInterval, Spent
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=150)]
 Kind = Literal["method", "null", "reference"]
@@ -145,6 +145,28 @@ class JudgementRecord(_Strict):
     rows_sha256: Sha256
 
 
+class ScalingRecord(_Strict):
+    """Test-time scaling: one process reward choosing among samples of a policy; the scored samples are in `rows_file`.
+
+    `curves`: selector (`best-of-N mean`, `majority`) -> N -> accuracy. `protocol` says how the pool was sampled,
+    `policy_digest` from which weights. `unscored` counts samples without scores by reason.
+    """
+
+    benchmark: str
+    card_digest: str
+    data_digest: str
+    protocol: dict[str, JsonValue]
+    policy_digest: Sha256
+    reward: str
+    reward_digest: Sha256 | None
+    curves: dict[str, dict[str, ShareInterval]]
+    counts: Counts
+    unscored: dict[str, Count]
+    budget: Spent
+    rows_file: FileName
+    rows_sha256: Sha256
+
+
 class ParentStage(_Strict):
     """A run from whose policy a later stage started, and what it cost itself."""
 
@@ -173,11 +195,11 @@ class RunRecord(_Strict):
     one first. Digests of policy and reward are those of the weights that were left, None where there are none.
     `digest` is that of all other fields, as JSON; None until the record is stored.
 
-    Schema 1 (`upgrade.py`) knows no `runtime`, curve, judgements or digests of what was left; its `budget` is of training and
-    validation together.
+    Schema 2 has no `scalings`. Schema 1 (`upgrade.py`) knows no `runtime`, curve, judgements or digests of what was left; its
+    `budget` is of training and validation together.
     """
 
-    schema_version: Literal[1, 2]
+    schema_version: Literal[1, 2, 3]
     run_id: Slug
     suite: Slug
     label: Slug
@@ -208,6 +230,7 @@ class RunRecord(_Strict):
     curve: CurveFile | None
     evaluations: tuple[EvaluationRecord, ...]
     judgements: tuple[JudgementRecord, ...]
+    scalings: tuple[ScalingRecord, ...] = ()
     digest: Sha256 | None
 
     @property
@@ -220,6 +243,7 @@ class RunRecord(_Strict):
         """Name -> SHA-256 of every file beside the record."""
         files = [(one.samples_file, one.samples_sha256) for one in self.evaluations]
         files += [(one.rows_file, one.rows_sha256) for one in self.judgements]
+        files += [(one.rows_file, one.rows_sha256) for one in self.scalings]
         files += [(self.curve.file, self.curve.sha256)] if self.curve is not None else []
         return dict(files)
 
@@ -233,11 +257,13 @@ class RunRecord(_Strict):
             raise ValueError(f"run_id is not one of {self.key}: label, stage and seed say another run")
         if self.created_utc.utcoffset() is None:
             raise ValueError("created_utc has no time zone")
-        if len(self.row_files) != len(self.evaluations) + len(self.judgements) + (self.curve is not None):
+        with_rows = (*self.evaluations, *self.judgements, *self.scalings)
+        if len(self.row_files) != len(with_rows) + (self.curve is not None):
             raise ValueError("two evaluations name the same file")
         if self.parents is not None and (self.after is None) != (not self.parents):
             raise ValueError("after and parents disagree")
         asked = [{"set": one.set, **one.protocol} for one in self.judgements]
+        asked += [{"benchmark": one.benchmark, **one.protocol} for one in self.scalings]
         for text in (*_strings([self.config, asked, self.base_policy.name]), *command_words(self.command)):
             if is_machine_path(text):
                 raise ValueError(f"a record must not name a path of one machine: {text}")

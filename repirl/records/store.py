@@ -25,11 +25,18 @@ from repirl.errors import UserError
 from repirl.paths import shown
 from repirl.records import index, rows
 from repirl.records.bounds import check_integers
-from repirl.records.build import Judgement, count_outcomes, evaluation_from_report, judgement_from_report
+from repirl.records.build import (
+    Judgement,
+    PoolScaling,
+    count_outcomes,
+    evaluation_from_report,
+    judgement_from_report,
+    scaling_from_pool,
+)
 from repirl.records.index import RECORD_FILE
-from repirl.records.schema import SCHEMA_VERSION, CurveFile, EvaluationRecord, JudgementRecord, RunRecord
+from repirl.records.schema import SCHEMA_VERSION, CurveFile, EvaluationRecord, JudgementRecord, RunRecord, ScalingRecord
 from repirl.records.upgrade import upgraded
-from repirl.types import JudgedRow, Report, SampleRow
+from repirl.types import JudgedRow, Report, SampleRow, ScaledRow
 
 CURVE_FILE = "curve.jsonl.gz"
 _PENDING = ".tmp-"
@@ -61,6 +68,10 @@ class StoredRun:
         """The solutions of a set as they were judged. Raises UserError if the file is not what the record says."""
         return self._read(judgement.rows_file, judgement.rows_sha256, rows.parse_judged)
 
+    def scaled(self, scaling: ScalingRecord) -> tuple[ScaledRow, ...]:
+        """The pool as the reward scored it. Raises UserError if the file is not what the record says."""
+        return self._read(scaling.rows_file, scaling.rows_sha256, rows.parse_scaled)
+
     def curve(self) -> tuple[dict[str, Any], ...]:
         """Metrics of each step of training, empty where none were kept. Raises UserError as above."""
         curve = self.record.curve
@@ -78,6 +89,7 @@ def write(
     record: RunRecord,
     reports: Sequence[Report],
     judgements: Sequence[Judgement] = (),
+    scalings: Sequence[PoolScaling] = (),
     *,
     curve: Path | None = None,
     root: Path | None = None,
@@ -103,12 +115,14 @@ def write(
         for report in reports
     ]
     judged = [
-        judgement_from_report(one, *add(f"judged-{one.report.name}", rows.encode_judged(one.report.judged.rows)))
+        judgement_from_report(one, *add(f"judged-{one.report.name}", rows.encode_rows(one.report.judged.rows)))
         for one in judgements
     ]
+    scaled = [scaling_from_pool(one, *add(f"scaled-{one.benchmark}", rows.encode_rows(one.rows))) for one in scalings]
     filled = record.model_dump(mode="json") | {
         "evaluations": [one.model_dump(mode="json") for one in evaluations],
         "judgements": [one.model_dump(mode="json") for one in judged],
+        "scalings": [one.model_dump(mode="json") for one in scaled],
     }
     if curve is not None:
         files[CURVE_FILE] = rows.encode_curve(curve.read_bytes())

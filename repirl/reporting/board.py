@@ -14,10 +14,11 @@ from repirl.types import Interval
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What a number is of: a benchmark's metric for policies, a step-labelled set's for process rewards (`judge`).
+    """What a number is of: a benchmark's metric for policies, a step-labelled set's for process rewards (`judge`), or what
+    choosing among samples by a process reward gives (`scale`).
 
-    Numbers with different digests never share a column (docs/design.md rule 7). A judged set has no card. Policies' numbers are
-    shares from 0 to 1, rewards' are in percent.
+    Numbers with different digests never share a column (docs/design.md rule 7). A judged set has no card. Judged
+    sets' numbers are in percent, all others shares from 0 to 1.
     """
 
     benchmark: str
@@ -25,7 +26,7 @@ class Column:
     card_digest: str
     data_digest: str
     protocol_digest: str
-    kind: Literal["policy", "judge"] = "policy"
+    kind: Literal["policy", "judge", "scale"] = "policy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,12 +63,18 @@ def collect(
     if evaluated is not None:
         numbers = [{c: v for c, v in one.items() if (c.kind, c.benchmark) in evaluated} for one in numbers]
     found = {column for one in numbers for column in one}
-    columns = tuple(sorted(found, key=lambda c: (c.kind == "judge", c.benchmark, c.metric != "greedy", c.metric, *_digests(c))))
+    columns = tuple(sorted(found, key=_place))
     rows = _with_cells(rows, numbers, columns, baseline)
     order = sorted(range(len(rows)), key=lambda i: _standing(rows[i], columns))
     rows, numbers = [rows[i] for i in order], [numbers[i] for i in order]
     differences = stated_differences(rows, numbers, columns, contrasts)
     return Board(suite, columns, tuple(rows), differences, tuple(superseded), protocols, baseline)
+
+
+def _place(column: Column) -> tuple[Any, ...]:
+    """Policies' numbers first, then those of judged sets, then those of scaling."""
+    kind = ("policy", "judge", "scale").index(column.kind)
+    return kind, column.benchmark, column.metric != "greedy", column.metric, *_digests(column)
 
 
 def _check_seeds(runs: Sequence[StoredRun]) -> None:

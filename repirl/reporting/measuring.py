@@ -11,7 +11,8 @@ import numpy as np
 from repirl.errors import UserError
 from repirl.evals import prm_quality as quality
 from repirl.evals.metrics import part_of, problem_values
-from repirl.records.schema import EvaluationRecord, JudgementRecord, digest_without_seed, without_seed
+from repirl.evals.scaling import BEST_OF_N, MAJORITY, RANDOM, WEIGHTED, candidates_of, title, values_by_problem
+from repirl.records.schema import EvaluationRecord, JudgementRecord, ScalingRecord, digest_without_seed, without_seed
 from repirl.records.store import StoredRun
 from repirl.reporting.board import Column
 from repirl.rng import stream
@@ -130,6 +131,8 @@ def measure(runs: Sequence[StoredRun], protocols: Protocols) -> dict[Column, Mea
             _add_policy(run, evaluation, _protocol(evaluation.protocol, protocols), found)
         for judgement in run.record.judgements:
             _add_judged(run, judgement, _protocol(judgement.protocol, protocols), found)
+        for scaling in run.record.scalings:
+            _add_scaled(run, scaling, _protocol({**scaling.protocol, "policy": scaling.policy_digest}, protocols), found)
     return found
 
 
@@ -169,6 +172,26 @@ def _add_judged(run: StoredRun, judgement: JudgementRecord, protocol: str, found
         before.ungraded + sum(judgement.unscored.values()),
         before.total + judgement.num_solutions,
     )
+
+
+def _add_scaled(run: StoredRun, scaling: ScalingRecord, protocol: str, found: dict[Column, Measured]) -> None:
+    """Best-of-N and weighted majority by the mean of the step scores with the most samples, and majority itself."""
+    number = max(map(int, scaling.curves[RANDOM]))
+    values = values_by_problem(candidates_of(run.scaled(scaling), "reward"), number, ["mean"])
+    shown = {f"best-of-{number}": title(BEST_OF_N, "mean"), f"weighted@{number}": title(WEIGHTED, "mean")}
+    for label, of in {**shown, f"maj@{number}": MAJORITY}.items():
+        if of not in values:
+            continue
+        column = Column(scaling.benchmark, label, scaling.card_digest, scaling.data_digest, protocol, "scale")
+        recorded = scaling.curves[of][str(number)].value
+        _must_agree(run, f"{of} of {scaling.benchmark}", recorded, float(np.mean(list(values[of].values()))), 1e-6)
+        before = found.get(column, Measured(ProblemValues({}), 0, 0))
+        assert isinstance(before.values, ProblemValues), "values of one column are of one kind"
+        found[column] = Measured(
+            ProblemValues({**before.values.by_seed, run.record.seed: values[of]}),
+            before.ungraded + scaling.counts.ungraded,
+            before.total + scaling.counts.total,
+        )
 
 
 def _must_agree(run: StoredRun, what: str, recorded: float, again: float, tolerance: float) -> None:

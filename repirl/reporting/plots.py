@@ -59,7 +59,7 @@ def draw(path: Path, panels: Sequence[Panel], *, x_label: str, y_label: str, pow
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     colors = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "repirl", "font.size": 9, **colors}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "curves", "font.size": 9, **colors}):
         figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * rows), layout="constrained")
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axis, panel in zip(axes, panels, strict=False):

@@ -31,7 +31,7 @@ def to_terminal(board: Board) -> RenderableType:
     parts: list[RenderableType] = []
     for stage in board.stages:
         rows = board.rows_of(stage)
-        columns = [c for c in board.columns_of(stage) if c.kind == "judge" or c.metric.startswith(("greedy", "avg@"))]
+        columns = [c for c in board.columns_of(stage) if c.kind != "policy" or c.metric.startswith(("greedy", "avg@"))]
         for name in dict.fromkeys(table_name(column) for column in columns):
             parts.append(_numbers(f"{board.suite}, trained on {stage}: {name}", rows, columns, name, labels))
         parts += [_kept(rows)]

@@ -27,7 +27,7 @@ def column_labels(columns: Sequence[Column]) -> dict[Column, str]:
 
 def table_name(column: Column) -> str:
     """What the columns of one table have in common."""
-    return f"judge {column.benchmark}" if column.kind == "judge" else column.benchmark
+    return column.benchmark if column.kind == "policy" else f"{column.kind} {column.benchmark}"
 
 
 def difference_line(difference: Difference, labels: dict[Column, str]) -> str:
