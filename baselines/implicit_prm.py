@@ -38,11 +38,11 @@ class ImplicitPRM(Method[ImplicitPRMConfig]):
     name = "implicit_prm"
     title = "ImplicitPRM"
     source = "arXiv 2412.01981"
-    status = "loss agrees with the closed form; tiny recipe searched at 30 updates, collapses at 60"
+    status = "loss agrees with the closed form; settings of the tiny recipe searched; not run at the paper's size"
     needs = frozenset({"rollouts", "outcomes"})
     yields = ("policy", "reward")
     level = "token"
-    recipes = {"tiny": tiny_implicit(ImplicitPRMConfig, lr=3e-5, beta=0.05)}
+    recipes = {"tiny": tiny_implicit(ImplicitPRMConfig, lr=1e-5, beta=0.05)}
 
     def fit(self, context: FitContext, config: ImplicitPRMConfig) -> Fitted:
         """Sample and grade a pool, train on it; leaves `policy/` and `reward/` in the run folder."""
