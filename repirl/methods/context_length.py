@@ -53,7 +53,7 @@ def within_context(data: TrainingSet, policy: Any, too_long: str, *, chat: bool)
     if left_out and too_long == "refuse":
         todo = "set data.too_long=drop to leave them out, or train a policy with a longer context"
         raise UserError(f"too long for the policy's context of {limit} tokens", said, todo)
-    if not problems or not validation:
+    if not problems or (data.validation and not validation):
         raise UserError(f"no prompt fits into the policy's context of {limit} tokens", said, "give shorter problems")
     return replace(data, problems=problems, validation=validation, demonstrations=demonstrations, left_out=left_out)
 

@@ -42,7 +42,8 @@ def fit_learner(
     checkpoint_every: int = 1,
     save_reward: Callable[[Learner, Path], None] | None = None,
 ) -> Fitted:
-    """Run (or continue) a learner that trains the context's policy, and save what it made in the context's folder.
+    """Run (or continue) a learner that trains the context's policy, and save what it made in the context's folder. Without
+    validation problems nothing is validated.
 
     Afterwards the model in memory has the weights of the chosen checkpoint, also where the run had finished before. UserError
     while another process uses the folder.
@@ -52,7 +53,7 @@ def fit_learner(
             context,
             RunFolder(context.folder, run_identity(context, config, method, data)),
             make_learner,
-            lambda: Validator(_collector(context, sampling, grade_rollouts), data.validation, validation, context.seed),
+            lambda: _validator(context, sampling, data, validation),
             steps,
             checkpoint_every,
             save_reward,
@@ -64,7 +65,7 @@ def _fit(
     context: FitContext,
     run: RunFolder,
     make_learner: Callable[[], Learner],
-    make_validator: Callable[[], Validator],
+    make_validator: Callable[[], Validator | None],
     steps: int,
     checkpoint_every: int,
     save_reward: Callable[[Learner, Path], None] | None,
@@ -109,6 +110,18 @@ def fit_reward(
 def make_collector(context: FitContext, sampling: SamplingConfig) -> Collector:
     """Samples to learn from, of the context's policy; graded by the problems' own graders if the method declares outcomes."""
     return _collector(context, sampling, grade_rollouts if context.gives("outcomes") else None)
+
+
+def _validator(
+    context: FitContext, sampling: SamplingConfig, data: TrainingSet, validation: ValidationConfig
+) -> Validator | None:
+    """None for a set without validation problems, of which then the last checkpoint is the result."""
+    if not data.validation:
+        if validation.select == "best":
+            todo = "set validation.select=last (loop.validation.select for a policy gradient)"
+            raise UserError("no validation problems to choose a checkpoint by", "select=best", todo)
+        return None
+    return Validator(_collector(context, sampling, grade_rollouts), data.validation, validation, context.seed)
 
 
 def _collector(context: FitContext, sampling: SamplingConfig, grader: Grader | None) -> Collector:

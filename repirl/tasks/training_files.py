@@ -84,20 +84,21 @@ EURUS_2_RL_DATA = PublishedSet(
 PUBLISHED_SOURCES = ("math-train", "eurus-2-rl-data:math", "eurus-2-rl-data:code")
 
 
-def file_rows(path: Path, prompt_suffix: str) -> Iterator[TrainingRow]:
+def file_rows(path: Path, prompt_suffix: str, *, labelled: bool = True) -> Iterator[TrainingRow]:
     """Rows {"problem", "answer" or "tests", optional "id", "demonstrations": [text, ...]} of a JSONL file.
 
-    UserError for a malformed row, and for an id that comes twice: demonstrations go by id.
+    Without `labelled` answers, tests and demonstrations are not read, and need not be there. UserError for a malformed row, and
+    for an id that comes twice: demonstrations go by id.
     """
     line_of: dict[str, int] = {}
     for number, row in read_objects(path):
         where = f"line {number} of {path.name}"
         if not isinstance(row.get("problem"), str):
             raise UserError(f"{where} lacks the text field", "problem")
-        answer, tests = row.get("answer"), row.get("tests")
+        answer, tests = (row.get("answer"), row.get("tests")) if labelled else ("", None)
         if tests is None and not isinstance(answer, str):
             raise UserError(f"{where} lacks the text field", "answer", "or `tests`, for a programming problem")
-        texts = row.get("demonstrations") or []
+        texts = (row.get("demonstrations") or []) if labelled else []
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise UserError(f"`demonstrations` in {where} is not a list of texts", str(texts)[:60])
         given = row.get("id")
@@ -112,7 +113,7 @@ def file_rows(path: Path, prompt_suffix: str) -> Iterator[TrainingRow]:
             path.stem,
             row["problem"] + prompt_suffix,
             "math" if tests is None else "code",
-            answer if tests is None else None,
+            answer if tests is None and labelled else None,
             None if tests is None else decode_tests(tests, where),
             source=row["problem"],
         )

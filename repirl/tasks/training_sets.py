@@ -34,10 +34,16 @@ def steps_right(problem: Problem, text: str) -> bool | None:
     return bool(labels) and all(labels)
 
 
+UNLABELLED = "unlabelled"
+"""The source of problems without answers: what test-time training is given (docs/design.md rule 9)."""
+
+
 class TrainingSetConfig(Config):
     """Which problems. `source` is an embedded family (`arith`, `arith_hard`, `minicode`), a JSONL file (`file`), or a
     published set: `math-train`, `eurus-2-rl-data:math`, `eurus-2-rl-data:code` (see `training_files.py`), of which `file`
     may name a local folder.
+
+    `unlabelled` is a file of which problems alone are read: no answers, no validation problems.
 
     Rows of a file: {"problem", "answer" or "tests", optional "id", "demonstrations": [text, ...]}; the last
     `validation_problems` rows are held out. A published set has its own validation part, or has as many problems held
@@ -45,7 +51,7 @@ class TrainingSetConfig(Config):
     """
 
     source: str = "arith"
-    """Embedded family, `file`, or a published set."""
+    """Embedded family, `file`, `unlabelled`, or a published set."""
     file: str | None = None
     """A JSONL file, or the local folder of a published set."""
     levels: tuple[int, ...] = tuple(range(1, 9))
@@ -89,16 +95,28 @@ def load_training_set(config: TrainingSetConfig, *, with_demonstrations: bool = 
         demonstrations = {
             p.id: tuple(family.demonstrations(p, config.demos_per_problem, config.problem_seed)) for p in problems
         }
+    elif config.source == UNLABELLED:
+        problems, validation, demonstrations = _unlabelled(config), [], {}
     elif config.source in ("file", *PUBLISHED_SOURCES):
         train, held_out = _from_rows(config)
         problems, validation = [row.problem for row in train], [row.problem for row in held_out]
         demonstrations = {row.problem.id: row.demonstrations[: config.demos_per_problem] for row in [*train, *held_out]}
     else:
-        known = ", ".join([*FAMILIES, "file", *PUBLISHED_SOURCES])
+        known = ", ".join([*FAMILIES, "file", UNLABELLED, *PUBLISHED_SOURCES])
         raise UserError("unknown training set", config.source, f"choose one of {known}")
     parts = [[[p.id, p.prompt, _gold(p)] for p in part] for part in (problems, validation)]
     digest = digest_of([*parts, {key: [demo.text for demo in demos] for key, demos in demonstrations.items()}])
     return TrainingSet(tuple(problems), tuple(validation), demonstrations if with_demonstrations else {}, digest)
+
+
+def _unlabelled(config: TrainingSetConfig) -> list[Problem]:
+    if config.file is None:
+        raise UserError("no file of problems given", todo="set data.file to a JSONL with `problem`")
+    rows = file_rows(Path(config.file), config.prompt_suffix, labelled=False)
+    problems = [row.problem for row in rows][: config.num_problems]
+    if not problems:
+        raise UserError("the file has no problems", config.file)
+    return problems
 
 
 def _from_rows(config: TrainingSetConfig) -> tuple[list[TrainingRow], list[TrainingRow]]:
