@@ -9,7 +9,7 @@ A completion's reward is a signal that needs no label, and `format_weight` times
 - `random`: 1 or 0 with probability 1/2, `format`: nothing but the format reward. Both are controls.
 
 Certainty and entropy are the method `intrinsic`, which needs no label either. With `data.source=unlabelled` the problems have
-no answers in this process at all, and nothing is validated: the last checkpoint is the result, as `loop.validation.select` says.
+no answers in this process at all, and nothing is validated: the last checkpoint is the result (`loop.validation.select`).
 Deviation: TTRL draws 64 samples for the vote and learns from 32; here the group is both.
 """
 

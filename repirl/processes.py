@@ -1,7 +1,9 @@
-"""What processes owe each other: one user of a folder at a time, and no worker that outlives its parent."""
+"""What processes owe each other: one user of a folder at a time, no worker that outlives its parent, no look at what a
+process must not know."""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -12,6 +14,8 @@ from pathlib import Path
 from repirl.errors import UserError
 
 LOCK_FILE = ".lock"
+UNREADABLE = "REPIRL_UNREADABLE"
+"""Variable of a process's environment: files and folders, as PATH has them, that it refuses to open."""
 
 
 @contextmanager
@@ -40,6 +44,22 @@ def die_with_parent(parent_pid: int) -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
         if os.getppid() != parent_pid:  # it ended before we asked
             os._exit(1)
+
+
+def refuse_unreadable() -> None:
+    """From here on this process opens nothing under the paths that `UNREADABLE` names: PermissionError. It cannot be undone."""
+    paths = tuple(os.path.realpath(path) for path in os.environ.get(UNREADABLE, "").split(os.pathsep) if path)
+    if not paths:
+        return
+
+    def refuse(event: str, arguments: tuple[object, ...]) -> None:
+        if event != "open" or not isinstance(arguments[0], str | bytes | os.PathLike):
+            return
+        asked = os.path.realpath(os.fsdecode(arguments[0]))
+        if any(asked == path or asked.startswith(path + os.sep) for path in paths):
+            raise PermissionError(errno.EACCES, "this process must not read it", asked)
+
+    sys.addaudithook(refuse)
 
 
 def interrupt_on_sigterm() -> None:

@@ -245,7 +245,7 @@ def test_every_reward_is_looked_at_by_the_loop(name, policy_folder, tmp_path, le
     for metric in ("score_correct", "score_failed", "score_empty", "score_one_token", "score_repeated", "score_truncated"):
         seen = has_reward and ("outcomes" in load_method(name).needs or metric not in ("score_correct", "score_failed"))
         assert (f"prm/{metric}" in found) == seen, metric
-    may_be_constant = name in ("oracle", "generative", "rl_tango")  # of a random policy's rollouts and judgements
+    may_be_constant = name in ("oracle", "generative", "rl_tango", "test_time")  # of a random policy's rollouts and judgements
     assert ("prm/length_correlation" in found) == (has_reward and name != "constant") or may_be_constant
 
 

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import typer
 
 from repirl import __version__
-from repirl.cli import attack, bench, check, evaluate, grade, judge, leaderboard, listing, scale, show, train, verify
+from repirl.cli import adapt, attack, bench, check, evaluate, grade, judge, leaderboard, listing, scale, show, train, verify
 from repirl.errors import GradingFault, NumericalFault, UserError
-from repirl.processes import interrupt_on_sigterm
+from repirl.processes import interrupt_on_sigterm, refuse_unreadable
 
 # BadParameter < UsageError < ClickException: the base is public only in some versions of typer.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (listing, show, check, train, evaluate, judge, scale, attack, grade, bench, leaderboard, verify):
+for module in (listing, show, check, train, evaluate, judge, scale, adapt, attack, grade, bench, leaderboard, verify):
     module.register(app)
 
 
@@ -96,5 +96,6 @@ def _complain(message: str, code: int) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
+    refuse_unreadable()
     interrupt_on_sigterm()
     sys.exit(run())

@@ -1,0 +1,147 @@
+"""`repirl adapt`: test-time training on a benchmark's problems without their answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from repirl.cli.output import JsonFlag, check_folder, emit, note, working
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+SIGNALS = ("prm", "majority", "random", "format", "self_certainty", "negative_entropy", "outcome")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("adapt")(adapt_command)
+
+
+def adapt_command(
+    reward: Annotated[str | None, typer.Argument(help="A frozen process reward, as in `repirl judge`.")] = None,
+    signal: Annotated[
+        str | None,
+        typer.Option(help="Instead: majority, random, format, self_certainty, negative_entropy; outcome, which is told."),
+    ] = None,
+    benchmark: Annotated[str, typer.Option(help="Whose problems.")] = "arith_long",
+    problems: Annotated[int, typer.Option(min=2, help="So many, from the first, are adapted to.")] = 64,
+    held_out: Annotated[int, typer.Option(min=2, help="The next ones show what else changed.")] = 64,
+    policy: Annotated[str, typer.Option(help="Embedded name, folder, or hub id.")] = "tiny",
+    recipe: Annotated[str, typer.Option(help="Of the method `test_time`.")] = "tiny",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Change of the recipe: key.path=value.")] = None,
+    chat_template: Annotated[bool, typer.Option(help="Apply the policy's chat template.")] = False,
+    samples: Annotated[int, typer.Option(min=2, help="Completions of each problem before and after.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of training and of the samples.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder.", show_default="runs/adapt-SIGNAL-sSEED")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Test-time training: a process without the answers trains the policy, this one measures it before and after."""
+    from repirl.engines.loading import load_policy
+    from repirl.errors import UserError
+    from repirl.evals.adapting import adapted, train_apart, write_problems
+    from repirl.evals.policy import evaluate_policy
+    from repirl.evals.protocol import EvalProtocol
+    from repirl.tasks.benchmarks import load_benchmark
+
+    chosen = signal or "prm"
+    if (chosen == "prm") != (reward is not None) or chosen not in SIGNALS:
+        todo = f"signals: {', '.join(SIGNALS[1:])}"
+        raise UserError("give a reward, or one signal in its place", signal or str(reward), todo)
+    folder = out or Path("runs") / f"adapt-{chosen}-s{seed}"
+    check_folder(folder, "--out")
+    with working("loading"):
+        card = load_benchmark(benchmark, data_dir=data_dir)
+    if len(card.problems) < problems + held_out:
+        raise UserError(f"{benchmark} has too few problems", len(card.problems), "lower --problems or --held-out")
+    told = chosen == "outcome"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "problems.jsonl"
+    write_problems(file, card.problems[:problems], with_answers=told)
+    protocol = EvalProtocol(samples=samples, seed=seed, limit=problems + held_out, chat_template=chat_template)
+    metrics = [f"maj@{samples}"]
+    with working("before") as on_progress:
+        start = load_policy(policy)
+        before = evaluate_policy(start, card, protocol, folder=folder / "before", on_progress=on_progress, metrics=metrics)
+    run = folder / "run"
+    given = ["--policy", policy, "--seed", str(seed), "--recipe", recipe, "--out", str(run), "--json"]
+    given += ["--set", "loop.sampling.chat_template=true"] if chat_template else []
+    note(f"training on {problems} problems by {chosen}, in a process of its own")
+    unreadable = [] if data_dir is None else [data_dir]
+    train_apart([*_method(chosen, reward, file, told), *given, *_settings(settings)], unreadable)
+    with working("after") as on_progress:
+        left = load_policy(run / "policy")
+        after = evaluate_policy(left, card, protocol, folder=folder / "after", on_progress=on_progress, metrics=metrics)
+    curve = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    payload = {
+        "benchmark": benchmark,
+        "signal": chosen,
+        "reward": reward,
+        "folder": str(folder),
+        "adapted": asdict(adapted(before, after, card.problems[:problems])),
+        "held_out": asdict(adapted(before, after, card.problems[problems : problems + held_out])),
+        "curve": [
+            {name: line[name] for name in ("step", "entropy", "length_mean", "truncated") if name in line}
+            for line in curve
+            if "entropy" in line
+        ],
+    }
+    note(f"run: {run}")
+    emit(as_json, payload, lambda: _tables(payload))
+
+
+def _method(signal: str, reward: str | None, file: Path, told: bool) -> list[str]:
+    """Method and settings: what the child process trains, on which file, by what."""
+    data = ["--set", f"data.source={'file' if told else 'unlabelled'}", "--set", f"data.file={file.resolve()}"]
+    if told:
+        return ["rloo", *data, "--set", "data.validation_problems=1"]
+    if signal in ("self_certainty", "negative_entropy"):
+        return ["intrinsic", *data, "--set", f"signal={signal}"]
+    own = ["--set", f"signal={signal}", *(["--set", f"reward={_place(reward)}"] if reward is not None else [])]
+    return ["test_time", *data, *own]
+
+
+def _place(reward: str) -> str:
+    return str(Path(reward).resolve()) if Path(reward).is_dir() else reward
+
+
+def _settings(settings: list[str] | None) -> list[str]:
+    return [part for setting in settings or () for part in ("--set", setting)]
+
+
+def _tables(payload: dict[str, Any]) -> Group:
+    from rich.console import Group
+    from rich.table import Table
+
+    table = Table(
+        title=f"{payload['benchmark']}: test-time training by {payload['reward'] or payload['signal']}", title_justify="left"
+    )
+    for column in ("problems", "metric", "before", "after", "difference", "95% interval"):
+        table.add_column(column)
+    lines = []
+    for name in ("adapted", "held_out"):
+        side = payload[name]
+        for metric, change in side["changes"].items():
+            gap = change["difference"]["interval"]
+            table.add_row(
+                f"{side['problems']} {name.replace('_', ' ')}",
+                metric,
+                f"{change['before']['value']:.3f}",
+                f"{change['after']['value']:.3f}",
+                f"{gap['value']:+.3f}",
+                f"[{gap['low']:+.3f}, {gap['high']:+.3f}]",
+            )
+        table.add_section()
+        moves = ", ".join(f"{count} {kind}" for kind, count in side["transitions"].items())
+        answers = f"different answers a problem {side['answers_before']:.1f} -> {side['answers_after']:.1f}"
+        lines.append(f"{name.replace('_', ' ')}, greedy: {moves}; {answers}")
+    first, last = payload["curve"][0], payload["curve"][-1]
+    lines.append(
+        f"updates {last['step']}: entropy {first['entropy']:.3f} -> {last['entropy']:.3f}, "
+        f"length {first['length_mean']:.0f} -> {last['length_mean']:.0f} tokens"
+    )
+    return Group(table, *lines)

@@ -1,0 +1,106 @@
+"""`repirl adapt`: what trains has no answers, what measures has."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from repirl.cli.main import run
+from repirl.errors import UserError
+from repirl.evals.adapting import adapted, train_apart, write_problems
+from repirl.processes import UNREADABLE
+from repirl.tasks import arith
+from repirl.types import Interval, Problem, Report, SampleRow
+
+PROBLEMS = arith.problems("test", 4, levels=(3,))
+
+
+def test_the_file_holds_problems_alone(tmp_path: Path) -> None:
+    write_problems(tmp_path / "a.jsonl", PROBLEMS)
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [set(row) for row in rows] == [{"id", "problem"}] * 4
+    write_problems(tmp_path / "b.jsonl", PROBLEMS, with_answers=True)
+    assert '"answer"' in (tmp_path / "b.jsonl").read_text()
+    with pytest.raises(UserError, match="told the answers"):
+        write_problems(tmp_path / "c.jsonl", [Problem("x", "f", "p", "code")], with_answers=True)
+
+
+def test_a_process_refuses_what_it_must_not_read(tmp_path: Path) -> None:
+    """Also through a link and by another name; other files stay open to it."""
+    secret, link = tmp_path / "data" / "answers.jsonl", tmp_path / "link"
+    secret.parent.mkdir()
+    secret.write_text("{}")
+    link.symlink_to(secret)
+    (tmp_path / "database").write_text("fine")
+    code = (
+        "from repirl.processes import refuse_unreadable; refuse_unreadable(); import sys\n"
+        "print(open(sys.argv[2]).read())\n"
+        "for path in sys.argv[1:2] + sys.argv[3:]:\n"
+        "    try: open(path); print('read')\n"
+        "    except PermissionError: print('refused')\n"
+    )
+    paths = [str(secret), str(tmp_path / "database"), str(link), str(secret.parent / ".." / "data" / "answers.jsonl")]
+    environment = {**os.environ, UNREADABLE: str(secret.parent)}
+    done = subprocess.run([sys.executable, "-c", code, *paths], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["fine", "refused", "refused", "refused"]
+
+
+def test_training_cannot_open_the_benchmark_s_folder(tmp_path: Path) -> None:
+    """The very file that it is told to learn from, if that lies where the answers are."""
+    inside = tmp_path / "data" / "problems.jsonl"
+    inside.parent.mkdir()
+    write_problems(inside, PROBLEMS)
+    arguments = ["test_time", "--set", "data.source=unlabelled", "--set", f"data.file={inside}", "--out", str(tmp_path / "run")]
+    with pytest.raises(UserError, match="cannot read the file"):
+        train_apart(arguments, [inside.parent])
+
+
+def report(right: dict[str, list[bool]]) -> Report:
+    """problem -> greedy verdict, then those of two samples."""
+
+    def row(problem: str, index: int, good: bool) -> SampleRow:
+        return SampleRow(problem, index, "correct" if good else "wrong", "", "1" if good else f"{index}0", 3, "")
+
+    greedy = tuple(row(problem, 0, own[0]) for problem, own in right.items())
+    sampled = tuple(row(problem, i, good) for problem, own in right.items() for i, good in enumerate(own[1:]))
+    return Report("b", "c", "d", {}, {"greedy": Interval(0), "avg@2": Interval(0)}, {}, {"greedy": greedy, "sampled": sampled})
+
+
+def test_transitions_and_changes_by_hand() -> None:
+    ids = [problem.id for problem in PROBLEMS]
+    before = report(dict(zip(ids, [[False] * 3, [True] * 3, [True, True, False], [False] * 3], strict=True)))
+    after = report(dict(zip(ids, [[True] * 3, [True] * 3, [False] * 3, [False] * 3], strict=True)))
+    found = adapted(before, after, PROBLEMS)
+    moves = found.transitions
+    assert (moves.learned, moves.kept, moves.corrupted, moves.never) == (1, 1, 1, 1)
+    change = found.changes["avg@2"]
+    assert (change.before.value, change.after.value) == (0.375, 0.5)
+    assert change.difference.interval.value == pytest.approx(0.125)
+    assert (found.answers_before, found.answers_after) == (1.75, 1.5)
+    assert adapted(before, after, PROBLEMS[:1]).transitions.learned == 1
+
+
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--problems", "4", "--held-out", "2", "--samples", "2", "--benchmark", "arith", "--json"]
+    small += ["--set", "loop.steps=2", "--set", "loop.sampling.prompts_per_step=2", "--set", "loop.sampling.group_size=2"]
+    assert run(["adapt", "confidence", *small, "--out", str(tmp_path / "prm")]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["adapted"]["problems"], shown["held_out"]["problems"]) == (4, 2)
+    assert sum(shown["adapted"]["transitions"].values()) == 4
+    assert [line["step"] for line in shown["curve"]] == [1, 2]
+    config = json.loads((tmp_path / "prm" / "run" / "config.json").read_text())
+    assert "answer" not in (tmp_path / "prm" / "problems.jsonl").read_text()
+    assert "unlabelled" in json.dumps(config)
+    assert run(["adapt", "--signal", "outcome", *small, "--out", str(tmp_path / "told")]) == 0
+    assert json.loads(capsys.readouterr().out)["signal"] == "outcome"
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["confidence", "--signal", "majority"], ["--signal", "hope"], ["confidence", "--problems", "9999"]]
+)
+def test_mistakes_are_named(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["adapt", *arguments]) == 2
+    assert "error: " in capsys.readouterr().err
