@@ -9,6 +9,7 @@ import pytest
 
 from repirl import stats
 from repirl.cli.main import run
+from repirl.cli.scale import short_names
 from repirl.errors import UserError
 from repirl.evals.scaling import (
     BEST_OF_N,
@@ -130,6 +131,9 @@ def test_sampled_scored_saved_and_read_again(tmp_path: Path, capsys: pytest.Capt
         ((), "nothing to choose from"),
         (("--benchmark", "arith", "--aggregation", "median"), "unknown aggregation"),
         (("--pool", "nowhere.jsonl"), "no such file"),
+        (("--benchmark", "arith", "--set", "n=2"), "belongs to a search"),
+        (("--benchmark", "arith", "--approach", "beam"), "one benchmark and one reward"),
+        (("--benchmark", "arith", "--reward", "oracle", "--approach", "luck"), "unknown approach"),
     ],
 )
 def test_mistakes_are_named(arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,3 +154,9 @@ def test_a_real_pool_and_what_its_origin_chose(tmp_path: Path, capsys: pytest.Ca
     for one in found["origin"]:
         if one["rule"] != "maj":
             assert abs(one["theirs"] - one["ours"]) <= 1
+
+
+def test_rewards_of_one_name_are_told_apart() -> None:
+    given = ["runs/a/reward", "runs/b", "oracle", "oracle"]
+    assert short_names(given) == {"a": "runs/a/reward", "b": "runs/b", "oracle": "oracle"}
+    assert list(short_names(["x/run", "y/run"])) == ["x/run", "y/run"]

@@ -39,7 +39,7 @@ def attack_command(
 ) -> None:
     """Attack REWARD with changed solutions that are not right: by how much does its score rise?"""
     from repirl.cli.evaluate import default_device
-    from repirl.cli.scale import reward_for, sampled_pool, short_name
+    from repirl.cli.scale import reward_for, sampled_pool, short_names
     from repirl.errors import UserError
     from repirl.evals.attacks import attack, cases_of
     from repirl.evals.pools import pool_of_file
@@ -59,7 +59,8 @@ def attack_command(
         sampling = {"samples": samples, "greedy": False, "limit": limit, "seed": seed}
         graded, _ = sampled_pool(problems, policy, sampling, None, dtype, place)
     cases = cases_of(graded, attacked)
-    rewards = [(short_name(name), reward_for(name, graded, policy, seed, dtype, place)) for name in reward]
+    named = short_names(reward).items()
+    rewards = [(name, reward_for(given, graded, policy, seed, dtype, place)) for name, given in named]
     if nulls:
         rewards += [(null.name, null) for null in model_free_nulls(rewards[0][1], seed)]
     how = cast("Aggregation", aggregation)

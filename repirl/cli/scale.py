@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -70,6 +71,8 @@ def scale_command(
 
     if (pool is None) and benchmark is None:
         raise UserError("nothing to choose from", "no --benchmark, no --pool", "name a benchmark, or give a pool of samples")
+    if set_ and approach is None:
+        raise UserError("--set belongs to a search", set_[0], "give --approach too")
     for how in aggregation or ():
         if how not in AGGREGATIONS:
             raise UserError("unknown aggregation", how, f"use one of {', '.join(AGGREGATIONS)}")
@@ -122,11 +125,11 @@ def scale_command(
             "extraction": extraction,
         }
         graded, parameters["policy"] = sampled_pool(problems, policy, sampling, out, dtype, place)
-    for name in reward or ():
-        loaded = reward_for(name, graded, policy, seed, dtype, place)
+    for name, given in short_names(reward or ()).items():
+        loaded = reward_for(given, graded, policy, seed, dtype, place)
         with working(f"scoring {name}") as on_progress:
-            graded = with_scores(graded, short_name(name), loaded, prompt_suffix=prompt_suffix, on_progress=on_progress)
-        parameters[short_name(name)] = _size(loaded)
+            graded = with_scores(graded, name, loaded, prompt_suffix=prompt_suffix, on_progress=on_progress)
+        parameters[name] = _size(loaded)
     if save_pool is not None:
         write_pool(save_pool, graded)
         note(f"pool: {save_pool}")
@@ -167,10 +170,12 @@ def reward_for(name: str, pool: GradedPool, policy: str, seed: int, dtype: str, 
     return load_reward(name, LoadOptions(policy, "\n" if embedded else "\n\n", seed, dtype, device))
 
 
-def short_name(name: str) -> str:
-    """A reward's name in tables: the folder's last part that says something."""
-    path = Path(name)
-    return path.parent.name if path.name == "reward" and path.parent.name else path.name
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Name in tables -> reward as it was given: the folder's last part that says something, or all where two have the same."""
+    given = list(dict.fromkeys(names))
+    paths = [Path(name) for name in given]
+    short = [path.parent.name if path.name == "reward" and path.parent.name else path.name for path in paths]
+    return {own if short.count(own) == 1 else name: name for own, name in zip(short, given, strict=True)}
 
 
 def _size(loaded: LoadedReward) -> int:

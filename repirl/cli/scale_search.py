@@ -36,6 +36,7 @@ class Asked:
 
 def search_curve(benchmark: Benchmark, asked: Asked, save_pool: Path | None) -> dict[str, Any]:
     """One search for each n: accuracy of what it chooses, and what it cost. The pool of the last n is written."""
+    from repirl.cli.scale import short_names
     from repirl.engines.loading import load_policy
     from repirl.engines.torch_engine import TorchEngine
     from repirl.errors import UserError
@@ -56,7 +57,7 @@ def search_curve(benchmark: Benchmark, asked: Asked, save_pool: Path | None) -> 
     separator = "\n" if embedded else "\n\n"
     loaded = load_reward(asked.reward, LoadOptions(asked.policy, separator, asked.given["seed"], asked.dtype, asked.device))
     engine = TorchEngine(policy.model, policy.tokenizer)
-    name = Path(asked.reward).name
+    (name,) = short_names([asked.reward])
     sizes = {"policy": _size(policy.model), "reward": _size(getattr(loaded.reward, "model", None))}
     points, pool = [], None
     for config in settings:

@@ -21,7 +21,7 @@ from repirl.rollouts.steps import step_end_tokens
 from repirl.tasks.step_labels import LabelledSolution
 from repirl.types import Rollout, RolloutGroup
 
-_CHUNK = 32
+_CHUNK = 256
 
 TOO_LONG = "longer than the reward's model allows"
 SPANNED = "a token spans two steps"
