@@ -23,7 +23,7 @@ from repirl.rewards.load import LoadedReward
 from repirl.rng import seed_for, stream
 from repirl.rollouts.prompts import encode_prompt
 from repirl.tasks.sample_pools import PooledProblem, PooledSample
-from repirl.types import Problem
+from repirl.types import Problem, Rollout
 
 OnProgress = Callable[[int, int], None]
 _MAX_ROWS = 512
@@ -119,10 +119,10 @@ class _Run:
             if not any(plans):
                 break
             last = depth == config.max_steps - 1
-            children = self._children(plans, depth, last=last)
+            children = self._children(plans, str(depth), last=last)
             rows, children = self._scored(rows, children)
             if config.lookahead and not last:
-                children = self._looked_ahead(rows, children, depth)
+                children = self._looked_ahead(rows, children)
             plans = self._advance(approach, children, held, depth)
         return [sorted(own, key=lambda node: -node.value) for own in held]
 
@@ -140,12 +140,14 @@ class _Run:
             plans.append(list(step.expand))
         return plans
 
-    def _children(self, plans: Sequence[Sequence[Expansion]], depth: int, *, last: bool) -> list[Node]:
+    def _children(
+        self, plans: Sequence[Sequence[Expansion]], round_name: str, *, last: bool = False, greedy: bool = False
+    ) -> list[Node]:
         """One step more of every node that is to be expanded, as often as it says; to the end in the last round."""
         config, asked = self.config, [one for plan in plans for one in plan]
         params = SamplingParams(
             config.max_new_tokens,
-            config.temperature,
+            0.0 if greedy else config.temperature,
             stop=() if last else (self.separator,),
             seed=seed_for(config.seed, "search"),
         )
@@ -158,7 +160,7 @@ class _Run:
                         problem.id,
                         (*self.prompts[one.node.problem], *one.node.tokens),
                         one.copies,
-                        stream=f"{problem.id}/{depth}/{place}",
+                        stream=f"{problem.id}/{round_name}/{place}",
                         max_new_tokens=config.max_new_tokens - len(one.node.tokens),
                     )
                 )
@@ -166,22 +168,24 @@ class _Run:
         children = []
         for one, group in zip(asked, groups, strict=True):
             for rollout in group:
-                children.append(self._child(one.node, rollout, one.tree))
+                children.append(self._child(one.node, rollout, one.tree, to_the_end=last))
                 self.generated += len(rollout.token_ids)
         return children
 
-    def _child(self, parent: Node, rollout: Any, tree: int) -> Node:
+    def _child(self, parent: Node, rollout: Rollout, tree: int, *, to_the_end: bool) -> Node:
         tokens = (*parent.tokens, *rollout.token_ids.tolist())
-        text = parent.text + rollout.text
-        stopped_at_step = rollout.finish_reason == "stop" and rollout.text.endswith(self.separator)
-        full = len(tokens) >= self.config.max_new_tokens or rollout.finish_reason == "length"
-        end = "live" if stopped_at_step and not full else "length" if full and not self._finished(rollout) else "stop"
+        end = "length" if rollout.finish_reason == "length" else "stop"
+        if end == "stop" and not to_the_end and rollout.text.endswith(self.separator):
+            end = "live" if len(tokens) < self.config.max_new_tokens else "length"
         return Node(
-            problem=parent.problem, tokens=tokens, text=text, end=end, parent=parent, tree=tree, log_weight=parent.log_weight
+            problem=parent.problem,
+            tokens=tokens,
+            text=parent.text + rollout.text,
+            end=end,
+            parent=parent,
+            tree=tree,
+            log_weight=parent.log_weight,
         )
-
-    def _finished(self, rollout: Any) -> bool:
-        return rollout.finish_reason == "stop" and not rollout.text.endswith(self.separator)
 
     def _scored(self, rows: Any, children: Sequence[Node]) -> tuple[Any, list[Node]]:
         """The children with the scores of all their steps and what these are worth; rows for them alone."""
@@ -192,30 +196,20 @@ class _Run:
             for i, (child, own) in enumerate(zip(children, steps, strict=True))
         ]
 
-    def _looked_ahead(self, rows: Any, children: Sequence[Node], depth: int) -> list[Node]:
+    def _looked_ahead(self, rows: Any, children: Sequence[Node]) -> list[Node]:
         """Live children are worth what greedy steps behind them make of them; those steps are thrown away."""
-        ahead = [child for child in children if child.end == "live"]
-        worth = {id(child): child for child in ahead}
-        place = {id(child): child for child in ahead}
         generated = self.generated
-        plain = self.config
-        self.config = plain.model_copy(update={"temperature": 0.0})
-        try:
-            for k in range(plain.lookahead):
-                live = [node for node in place.values() if node.end == "live"]
-                if not live:
-                    break
-                plans = [[Expansion(node, 1, node.tree)] for node in live]
-                grown = self._children(plans, (depth + 1) * 1000 + k, last=False)
-                rows, grown = self._scored(rows, grown)
-                keys = [key for key, node in place.items() if node.end == "live"]
-                for key, node in zip(keys, grown, strict=True):
-                    worth[key] = place[key] = node
-        finally:
-            self.config = plain
+        ends = {child.key: child for child in children if child.end == "live"}
+        for _ in range(self.config.lookahead):
+            live = {key: node for key, node in ends.items() if node.end == "live"}
+            if not live:
+                break
+            plans = [[Expansion(node, 1, node.tree)] for node in live.values()]
+            rows, grown = self._scored(rows, self._children(plans, "lookahead", greedy=True))
+            ends |= dict(zip(live, grown, strict=True))
         self.lookahead += self.generated - generated
         self.generated = generated
-        return [replace(child, value=worth[id(child)].value) if id(child) in worth else child for child in children]
+        return [replace(child, value=ends[child.key].value) if child.key in ends else child for child in children]
 
     def cost(self, leaves: Sequence[Sequence[Node]]) -> SearchCost:
         """Of the run; what lies on the way to no leaf was discarded."""
