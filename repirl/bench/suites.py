@@ -43,14 +43,10 @@ class SuiteRun(Config):
         return {"label": values.get("method"), **values} if isinstance(values, dict) else values
 
 
-class PolicyEvaluation(Config):
-    """One benchmark and how it is sampled, for runs that leave a policy."""
+class _Sampled(Config):
+    """How a policy is sampled on a benchmark; settings by the names of `EvalProtocol`."""
 
-    kind: Literal["policy"] = "policy"
     benchmark: str
-    samples: int = Field(default=8, ge=0)
-    temperature: float = Field(default=1.0, gt=0)
-    greedy: bool = True
     limit: int | None = Field(default=None, ge=1)
     chat_template: bool = False
     extraction: Extraction = "strict"
@@ -59,16 +55,25 @@ class PolicyEvaluation(Config):
     device: str | None = None
     """None: that of training."""
 
-    @property
-    def title(self) -> str:
-        return f"benchmark {self.benchmark}"
-
     def sampling(self, seed: int) -> dict[str, Any]:
         """What it says of sampling, by the names of `EvalProtocol`."""
         said = self.model_dump(mode="json", exclude={"kind", "benchmark", "device"})
         if self.max_new_tokens is None:
             del said["max_new_tokens"]
         return {**said, "seed": seed}
+
+
+class PolicyEvaluation(_Sampled):
+    """One benchmark, for runs that leave a policy."""
+
+    kind: Literal["policy"] = "policy"
+    samples: int = Field(default=8, ge=0)
+    temperature: float = Field(default=1.0, gt=0)
+    greedy: bool = True
+
+    @property
+    def title(self) -> str:
+        return f"benchmark {self.benchmark}"
 
 
 class JudgeEvaluation(Config):
@@ -97,29 +102,20 @@ class JudgeEvaluation(Config):
         return {**self.model_dump(mode="json", exclude={"kind", "set", "device"}), "seed": seed}
 
 
-class ScaleEvaluation(Config):
-    """Samples of the policy that the runs start from, among which each run's process reward chooses. See `repirl scale`."""
+class ScaleEvaluation(_Sampled):
+    """Samples of the policy that the runs start from, among which each run's process reward chooses. See `repirl scale`.
+
+    The seed of its sampling is the same for all runs.
+    """
 
     kind: Literal["scale"]
-    benchmark: str
     samples: int = Field(default=16, ge=1)
     temperature: float = Field(default=0.8, gt=0)
-    limit: int | None = Field(default=None, ge=1)
-    chat_template: bool = False
-    extraction: Extraction = "strict"
-    max_new_tokens: int | None = Field(default=None, ge=1)
-    """None: what the benchmark says."""
-    device: str | None = None
-    """None: that of training."""
+    greedy: Literal[False] = False
 
     @property
     def title(self) -> str:
         return f"scale {self.benchmark}"
-
-    def sampling(self, seed: int) -> dict[str, Any]:
-        """What it says of sampling, by the names of `EvalProtocol`; `seed` is the same for all runs."""
-        said = self.model_dump(mode="json", exclude={"kind", "benchmark", "device"})
-        return {**{name: value for name, value in said.items() if value is not None}, "greedy": False, "seed": seed}
 
 
 def _kind(value: Any) -> Any:
