@@ -334,6 +334,11 @@ def test_a_run_that_two_suites_have_is_made_once(tmp_path: Path) -> None:
     assert {column.benchmark for column in board.columns} == {"arith"}
     outcome = run_suite("three", options, lambda event: None)
     assert (outcome.skipped, outcome.done) == ((), ("base-arith-s0", "base-arith-s1"))
+    # Of several suites the first that has a run with these settings gives it: seed 1 of `two`, with 2 samples and not 3.
+    several = two.replace('"small"', '["three", "two", "small"]').replace("[0, 1]", "[0, 1, 2]")
+    (suites / "five.toml").write_text(several)
+    outcome = run_suite("five", options, lambda event: None)
+    assert (outcome.skipped, outcome.done) == (("base-arith-s0", "base-arith-s1"), ("base-arith-s2",))
     with pytest.raises(UserError, match="shares runs with an unknown suite: 'smaller'"):
         load_suite("four", options.include)
 

@@ -82,15 +82,15 @@ def run_suite(name: str, options: SuiteOptions, on_event: OnEvent) -> SuiteOutco
     items = selected(name, options)
     recorded = {run.record.key: run.record for run in store.find(name, root=options.results)}
     suite = load_suite(name, options.include)
-    others = [] if suite.shares is None else store.find(suite.shares, root=options.results)
-    shared = {run.record.key: run.record for run in others}
+    others = [run.record for other in suite.shares for run in store.find(other, root=options.results)]
+    shared = {record.key: [one for one in others if one.key == record.key] for record in others}
     known = [item for item in items if item.key in recorded or item.key in shared]
     now = _now(known, suite, options)
     for item in known:
         if item.key in recorded:
             _check_same(item, suite, recorded[item.key], options, now)
-        elif not _differing(item, suite, shared[item.key], options, now):
-            recorded[item.key] = shared[item.key]
+        elif same := [record for record in shared[item.key] if not _differing(item, suite, record, options, now)]:
+            recorded[item.key] = same[0]
     waiting = [item for item in items if item.key not in recorded]
     skipped = tuple(item.key for item in items if item.key in recorded)
     for key in skipped:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from repirl.config import Config, parse_config
 from repirl.errors import UserError
@@ -159,12 +159,18 @@ class Suite(Config):
     """None: the runs are told apart by their learning curves alone."""
     contrasts: tuple[Contrast, ...] = ()
     baseline: str | None = None
-    shares: str | None = None
-    """A suite whose runs are this one's as well, where key, settings and evaluations are the same: they are made once."""
+    shares: tuple[str, ...] = ()
+    """Suites (or one) whose runs are this one's as well, where key, settings and evaluations are the same: they are made once.
+    The first that has such a run gives it."""
     runtime: Runtime = Runtime()
     eval_seed: int = 0
     """Sampling seed of evaluations, to which a run's seed is added where a policy is sampled: runs of one seed are compared
     on the same streams. Judged sets are the same for all runs."""
+
+    @field_validator("shares", mode="before")
+    @classmethod
+    def _one_is_several(cls, shares: Any) -> Any:
+        return (shares,) if isinstance(shares, str) else shares
 
     @property
     def evaluated(self) -> frozenset[tuple[str, str]]:
@@ -202,8 +208,8 @@ def load_suite(name: str, include: Sequence[str | Path] = ()) -> Suite:
         if is_file(path):
             suite = parse_config(Suite, read_toml(path))
             _check_contrasts(name, suite)
-            if suite.shares is not None and suite.shares not in suite_names(include):
-                raise UserError(f"suite {name} shares runs with an unknown suite", suite.shares)
+            if unknown := [other for other in suite.shares if other not in suite_names(include)]:
+                raise UserError(f"suite {name} shares runs with an unknown suite", unknown[0])
             return suite
     raise UserError("unknown suite", name, f"choose one of {', '.join(suite_names(include))}")
 

@@ -46,12 +46,13 @@ def build_board(suite: str, *, results: Path | None = None, include: Sequence[st
     if suite not in suite_names(include):
         return collect(suite, runs)
     told = load_suite(suite, include)
-    if told.shares is None:
+    if not told.shares:
         return collect(suite, runs, told.contrasts, told.baseline)
     planned = {item.key: item for item in plan(suite, told)}
-    own = {run.record.key for run in runs}
-    others = [run for run in store.find(told.shares, root=results) if run.record.key in planned.keys() - own]
-    runs += [run for run in others if same_method(planned[run.record.key], run.record, tuple(map(str, include)))]
+    for other in told.shares:
+        missing = planned.keys() - {run.record.key for run in runs}
+        others = [run for run in store.find(other, root=results) if run.record.key in missing]
+        runs += [run for run in others if same_method(planned[run.record.key], run.record, tuple(map(str, include)))]
     return collect(suite, runs, told.contrasts, told.baseline, told.evaluated)
 
 
