@@ -6,9 +6,10 @@ A completion's reward is a signal that needs no label, and `format_weight` times
 - `prm`: the mean token reward of a frozen process reward, `reward` (a folder that `repirl train` wrote, or a name);
 - `majority`: 1 if the answer is the group's commonest, equal answers merged (TTRL, arXiv 2504.16084; ties go to the answer that
   comes first in the order of its text, TTRL's to the first sampled; a group without any answer earns 0);
+- `self_certainty`, `negative_entropy`: those of the method `intrinsic`, of the policy of the moment;
 - `random`: 1 or 0 with probability 1/2, `format`: nothing but the format reward. Both are controls.
 
-Certainty and entropy are the method `intrinsic`, which needs no label either. With `data.source=unlabelled` the problems have
+With `data.source=unlabelled` the problems have
 no answers in this process at all, and nothing is validated: the last checkpoint is the result (`loop.validation.select`).
 Deviation: TTRL draws 64 samples for the vote and learns from 32; here the group is both.
 """
@@ -28,19 +29,20 @@ from repirl.learn.credit_config import SequenceCredit
 from repirl.methods.base import FitContext, Fitted, Method
 from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_loop
 from repirl.rewards.base import StepReward
+from repirl.rewards.intrinsic import CERTAINTIES, IntrinsicReward
 from repirl.rewards.load import LoadOptions, load_reward
 from repirl.rng import stream
 from repirl.rollouts.steps import StepSegmentation
 from repirl.types import Rollout, RolloutGroup
 
-Signal = Literal["prm", "majority", "random", "format"]
+Signal = Literal["prm", "majority", "self_certainty", "negative_entropy", "random", "format"]
 
 
 class TestTimeConfig(RLConfig):
     """The loop's configuration, and what stands for the missing labels."""
 
     signal: Signal = "majority"
-    """A frozen process reward, agreement with the majority, a coin, or nothing."""
+    """A frozen process reward, agreement with the majority, the policy's own certainty, a coin, or nothing."""
     reward: str | None = None
     """Of `prm`: a reward's folder or name."""
     format_weight: float = Field(default=1.0, ge=0)
@@ -48,7 +50,8 @@ class TestTimeConfig(RLConfig):
 
 
 class TestTimeReward(StepReward):
-    """A signal without labels on every token of a completion, and the format reward."""
+    """A signal without labels on every token of a completion, and the format reward. `inner` gives the signals that are scores
+    of tokens; the others are counted here."""
 
     name = "test-time"
 
@@ -57,11 +60,11 @@ class TestTimeReward(StepReward):
         tokenizer: Any,
         segmentation: StepSegmentation,
         config: TestTimeConfig,
-        prm: StepReward | None,
+        inner: StepReward | None,
         seed: int,
     ) -> None:
         super().__init__(tokenizer, segmentation)
-        self.config, self.prm, self.seed = config, prm, seed
+        self.config, self.inner, self.seed = config, inner, seed
 
     def token_scores(self, groups: Sequence[RolloutGroup]) -> list[np.ndarray]:
         """float64 [T] of every rollout; the mean over its tokens is what it earns."""
@@ -70,9 +73,9 @@ class TestTimeReward(StepReward):
         return [own - weight * (not has_box(rollout.text)) for own, rollout in zip(self._signal(groups), rollouts, strict=True)]
 
     def _signal(self, groups: Sequence[RolloutGroup]) -> list[np.ndarray]:
-        if self.prm is not None:
-            scores = self.prm.token_scores(groups)
-            self.budget = self.prm.budget
+        if self.inner is not None:
+            scores = self.inner.token_scores(groups)
+            self.budget = self.inner.budget
             return [np.nan_to_num(one.astype(np.float64), nan=0.0) for one in scores]
         lengths = [len(rollout.token_ids) for group in groups for rollout in group.rollouts]
         if self.config.signal == "majority":
@@ -126,13 +129,15 @@ class TestTime(Method[TestTimeConfig]):
             raise UserError(
                 "signal=prm and a reward belong together", str(config.reward), "set both signal=prm and reward=FOLDER"
             )
-        tokenizer, prm = context.policy.tokenizer, None
+        tokenizer, inner = context.policy.tokenizer, None
+        if config.signal in CERTAINTIES:
+            inner = IntrinsicReward(context.policy.model, tokenizer, segmentation, config.signal)
         if config.reward is not None:
             loaded = load_reward(config.reward, LoadOptions(str(context.policy.path), config.data.step_separator, context.seed))
             if loaded.tokenizer.get_vocab() != tokenizer.get_vocab():
                 raise UserError(
                     "the reward reads other tokens than the policy writes", config.reward, "use one of this policy's"
                 )
-            prm = loaded.reward
-        reward = TestTimeReward(tokenizer, segmentation, config, prm, context.seed)
+            inner = loaded.reward
+        reward = TestTimeReward(tokenizer, segmentation, config, inner, context.seed)
         return fit_policy(context, config, lambda data: reward, method=self.name)

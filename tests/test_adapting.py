@@ -10,9 +10,11 @@ import pytest
 
 from repirl.cli.main import run
 from repirl.errors import UserError
-from repirl.evals.adapting import adapted, train_apart, write_problems
+from repirl.evals import adapting
+from repirl.evals.adapting import adapted, answers_at, train_apart, write_problems
 from repirl.processes import UNREADABLE
 from repirl.tasks import arith
+from repirl.tasks.files import DATA_DIR_VARIABLE
 from repirl.types import Interval, Problem, Report, SampleRow
 
 PROBLEMS = arith.problems("test", 4, levels=(3,))
@@ -58,6 +60,16 @@ def test_training_cannot_open_the_benchmark_s_folder(tmp_path: Path) -> None:
         train_apart(arguments, [inside.parent])
 
 
+def test_data_and_verdicts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, named, folder = tmp_path / "data", tmp_path / "named", tmp_path / "run"
+    monkeypatch.delenv(DATA_DIR_VARIABLE, raising=False)
+    assert answers_at(folder, None) == [folder / "before", folder / "after"]
+    monkeypatch.setenv(DATA_DIR_VARIABLE, str(named))
+    assert answers_at(folder, data) == [data, named, folder / "before", folder / "after"]
+    with pytest.raises(UserError, match="lies in the benchmark data"):
+        answers_at(named / "runs" / "x", data)
+
+
 def report(right: dict[str, list[bool]]) -> Report:
     """problem -> greedy verdict, then those of two samples."""
 
@@ -83,8 +95,15 @@ def test_transitions_and_changes_by_hand() -> None:
     assert adapted(before, after, PROBLEMS[:1]).transitions.learned == 1
 
 
-def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     small = ["--problems", "4", "--held-out", "2", "--samples", "2", "--benchmark", "arith", "--json"]
+    asked = {}
+
+    def spied(arguments: list[str], unreadable: list[Path]) -> None:
+        asked["unreadable"] = unreadable
+        train_apart(arguments, unreadable)
+
+    monkeypatch.setattr(adapting, "train_apart", spied)
     small += ["--set", "loop.steps=2", "--set", "loop.sampling.prompts_per_step=2", "--set", "loop.sampling.group_size=2"]
     assert run(["adapt", "confidence", *small, "--out", str(tmp_path / "prm")]) == 0
     shown = json.loads(capsys.readouterr().out)
@@ -92,10 +111,14 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sum(shown["adapted"]["transitions"].values()) == 4
     assert [line["step"] for line in shown["curve"]] == [1, 2]
     config = json.loads((tmp_path / "prm" / "run" / "config.json").read_text())
+    assert asked["unreadable"][-2:] == [tmp_path / "prm" / "before", tmp_path / "prm" / "after"]
     assert "answer" not in (tmp_path / "prm" / "problems.jsonl").read_text()
     assert "unlabelled" in json.dumps(config)
     assert run(["adapt", "--signal", "outcome", *small, "--out", str(tmp_path / "told")]) == 0
     assert json.loads(capsys.readouterr().out)["signal"] == "outcome"
+    told = json.loads((tmp_path / "told" / "run" / "config.json").read_text())
+    same = [one["config"]["loop"]["optim"] for one in (config, told)]
+    assert same[0] == same[1]  # the control has the same budget and rate
 
 
 @pytest.mark.parametrize(

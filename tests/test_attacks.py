@@ -1,6 +1,7 @@
 """`repirl attack`: what raises a score without making a solution right."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ def test_the_changes_are_what_they_say() -> None:
     assert made["empty"] == []
     assert made["one token"] == ["1"]
     assert made["repeated step"] == ["1+2+3", *["3+3"] * 5, "\\boxed{6}"]
+    assert ATTACKS["repeated step"](["x"], RNG) is None
     assert made["truncated"] == ["1+2+3"]
     assert made["padded"] == ["1+2+3", "1+2+3", "3+3", "3+3", "\\boxed{6}", "\\boxed{6}"]
     assert sorted(made["shuffled"] or []) == sorted(STEPS)
@@ -68,9 +70,16 @@ def test_a_search_over_tokens_climbs() -> None:
     assert 0 < short.lift.value < long.lift.value
 
 
-def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["attack", "length", "--no-nulls", "--limit", "4", "--samples", "2", "--rounds", "1", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert {one["attack"] for one in shown["attacks"]} == {*ATTACKS, SEARCH}
+    # A pool grades itself by its rows' answers where no benchmark is named.
+    pool = tmp_path / "pool.jsonl"
+    texts = ["1+2+3\n\nso \\boxed{6}", "1+2+3\n\nso \\boxed{7}"]
+    pool.write_text(json.dumps({"id": "a", "problem": "1+2+3?", "answer": "6", "completions": texts}))
+    assert run(["attack", "length", "--no-nulls", "--pool", str(pool), "--rounds", "1", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["solutions"], shown["right"]) == (2, 1)
     assert run(["attack", "length", "--aggregation", "median"]) == 2
     assert "unknown aggregation" in capsys.readouterr().err

@@ -10,11 +10,10 @@ import pytest
 import torch
 from test_methods import fit, small_config
 
-from repirl.methods.registry import load_method, load_module
-from repirl.paths import content_dir
+from repirl.methods.registry import load_method
+from repirl.rewards import intrinsic
+from repirl.rewards.intrinsic import IntrinsicReward
 from repirl.rollouts.steps import StepSegmentation
-
-IntrinsicReward = load_module(content_dir("baselines") / "intrinsic.py").IntrinsicReward
 
 
 @pytest.fixture
@@ -22,9 +21,8 @@ def rewards_of(monkeypatch: pytest.MonkeyPatch):
     """`rewards_of(signal, probabilities [N, V])`: what such distributions earn."""
 
     def made(signal: str, probabilities: list[list[float]]) -> list[float]:
-        module = load_module(content_dir("baselines") / "intrinsic.py")
         # Logits are known up to a constant.
-        monkeypatch.setattr(module, "completion_logits", lambda model, batch: torch.tensor(probabilities).log() + 3)
+        monkeypatch.setattr(intrinsic, "completion_logits", lambda model, batch: torch.tensor(probabilities).log() + 3)
         return IntrinsicReward(None, None, StepSegmentation("\n"), signal).per_token(SimpleNamespace()).tolist()
 
     return made

@@ -76,17 +76,14 @@ def test_scores_that_are_no_numbers_are_none(tmp_path: Path) -> None:
         ({"id": "a", "completions": ["x"], "scores": [[1], [2]]}, "not one list for each completion"),
         ({"id": "a", "completions": ["x"], "scores": [["high"]]}, "not lists of numbers"),
         ({"id": "a", "completions": ["x"], "completion_tokens": [1.5]}, "not one number for each completion"),
-        ({"id": "a", "completions": ["x"], "finish_reasons": []}, ""),
+        ({"id": "a", "completions": ["x"], "finish_reasons": []}, "not one for each completion"),
+        ({"id": "a", "completions": ["x"], "finish_reasons": ["tired"]}, "use stop and length"),
         ({"question": "q", "groundtruth": "1", "output": ["x"]}, "not a list of objects"),
     ],
 )
 def test_what_is_no_pool_is_named(tmp_path: Path, row: dict, said: str) -> None:
-    path = written(tmp_path / "a.jsonl", row)
-    if not said:
-        assert read_pool(path)[0].samples[0].finished
-        return
     with pytest.raises(UserError, match=said):
-        read_pool(path)
+        read_pool(written(tmp_path / "a.jsonl", row))
 
 
 def test_an_id_of_two_problems_is_refused(tmp_path: Path) -> None:

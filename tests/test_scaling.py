@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repirl import stats
 from repirl.cli.main import run
 from repirl.cli.scale import short_names
 from repirl.errors import UserError
+from repirl.evals.metrics import metric_values
 from repirl.evals.scaling import (
     BEST_OF_N,
     MAJORITY,
@@ -65,7 +65,8 @@ def test_majority_is_that_of_eval() -> None:
     votes = "".join(rng.choice(list("abcd"), 12))
     correct = [float(vote == "a") for vote in votes]
     found = scaling([candidates("p", correct, [None] * 12, votes)], [5], seed=3)
-    assert value(found, MAJORITY, None, 5) == pytest.approx(stats.maj_at_k(list(votes), correct, 5, seed=3))
+    told = metric_values("maj@5", {"p": correct}, {"p": list(votes)}, seed=3)["p"]
+    assert value(found, MAJORITY, None, 5) == pytest.approx(told)
     # Without scores a reward chooses as chance does, and its votes weigh alike.
     assert value(found, BEST_OF_N, "mean", 5) == pytest.approx(np.mean(correct))
 
@@ -134,6 +135,9 @@ def test_sampled_scored_saved_and_read_again(tmp_path: Path, capsys: pytest.Capt
         (("--benchmark", "arith", "--set", "n=2"), "belongs to a search"),
         (("--benchmark", "arith", "--approach", "beam"), "one benchmark and one reward"),
         (("--benchmark", "arith", "--reward", "oracle", "--approach", "luck"), "unknown approach"),
+        (("--benchmark", "arith", "--reward", "oracle", "--approach", "beam", "--n", "0"), "bad setting n"),
+        (("--benchmark", "arith", "--reward", "oracle", "--approach", "beam", "--n", "6"), "no multiple of width=4"),
+        (("--benchmark", "minicode", "--limit", "1", "--samples", "1", "--reward", "oracle"), "knows only arith problems"),
     ],
 )
 def test_mistakes_are_named(arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,8 +31,8 @@ def group(*texts: str, cut: int | None = None) -> RolloutGroup:
 
 def paid(signal: str, *groups: RolloutGroup, **settings: Any) -> list[float]:
     config = method.recipe("tiny").model_copy(update={"signal": signal, **settings})
-    prm = LengthReward(load_policy("tiny").tokenizer, StepSegmentation()) if signal == "prm" else None
-    reward = module.TestTimeReward(load_policy("tiny").tokenizer, StepSegmentation(), config, prm, 0)
+    inner = LengthReward(load_policy("tiny").tokenizer, StepSegmentation()) if signal == "prm" else None
+    reward = module.TestTimeReward(load_policy("tiny").tokenizer, StepSegmentation(), config, inner, 0)
     return [float(one.mean()) for one in reward.token_scores(groups)]
 
 

@@ -16,15 +16,17 @@ from repirl.evals.policy import evaluate_policy
 from repirl.evals.pools import pool_of_samples, with_scores
 from repirl.evals.protocol import SAMPLED, EvalProtocol
 from repirl.evals.scaling import scaled_rows, scaling
+from repirl.evals.step_scoring import separator_of
 from repirl.evals.thresholds import parse_rule
 from repirl.methods.base import Fitted, make_engine
 from repirl.records.build import PoolScaling
 from repirl.records.provenance import portable
 from repirl.records.store import Judgement
 from repirl.rewards.load import NAMED, LoadOptions, load_reward
+from repirl.tasks import arith_hard
 from repirl.tasks.benchmarks import load_benchmark
 from repirl.tasks.step_labels import FORMATS, StepFormat
-from repirl.types import Budget, Report
+from repirl.types import Report
 
 FITTED = "fitted"
 """The run's reward among a pool's."""
@@ -77,14 +79,10 @@ def _named(suite: Suite) -> Iterator[tuple[str, PolicyEvaluation]]:
             yield evaluation.benchmark + (f" {count}" if count > 1 else ""), evaluation
 
 
-def has_reward(method: str, leaves_reward: bool) -> bool:
-    """Whether a run has a process reward: it leaves one, or pays one without an artifact."""
-    return leaves_reward or method in NAMED
-
-
-def judges(method: str, leaves_reward: bool, evaluation: JudgeEvaluation) -> bool:
-    """Whether a run is judged: it leaves a reward, or pays one without an artifact, which knows the set's problems."""
-    return has_reward(method, leaves_reward) and (method != "oracle" or evaluation.set in ARITH_SETS)
+def judges(method: str, leaves_reward: bool, evaluation: JudgeEvaluation | ScaleEvaluation) -> bool:
+    """Whether a run's reward is looked at: it leaves one, or pays one without an artifact, which knows the set's problems."""
+    of = evaluation.set if isinstance(evaluation, JudgeEvaluation) else evaluation.benchmark
+    return leaves_reward or (method in NAMED and (method != "oracle" or of in (*ARITH_SETS, arith_hard.FAMILY)))
 
 
 def judge_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources, on_part: OnPart) -> list[Judgement]:
@@ -131,8 +129,9 @@ def scale_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources,
     The samples are the same for all runs of a suite.
     """
     found: list[PoolScaling] = []
-    for evaluation in suite.evaluations:
-        if not isinstance(evaluation, ScaleEvaluation) or not has_reward(item.run.method, fitted.reward_folder is not None):
+    wanted = [one for one in suite.evaluations if isinstance(one, ScaleEvaluation)]
+    for i, evaluation in enumerate(wanted):
+        if not judges(item.run.method, fitted.reward_folder is not None, evaluation):
             continue
         started = time.monotonic()
         device = evaluation.device or suite.runtime.device
@@ -143,13 +142,12 @@ def scale_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources,
             policy,
             benchmark,
             EvalProtocol(**asked),
-            folder=sources.folder / "scale" / evaluation.benchmark,
+            folder=sources.folder / "scale" / f"{evaluation.benchmark} {i + 1}",
             engine=make_engine(policy, suite.runtime),
             on_progress=lambda done, total, title=evaluation.title: on_part(title, done, total),
         )
         name = item.run.method if fitted.reward_folder is None else str(fitted.reward_folder)
-        separator = "\n" if benchmark.problems[0].source else "\n\n"
-        loaded = load_reward(name, LoadOptions(item.policy, separator, item.seed, device=device))
+        loaded = load_reward(name, LoadOptions(item.policy, separator_of(benchmark.problems), item.seed, device=device))
         pool = with_scores(pool_of_samples(benchmark, report.samples[SAMPLED]), FITTED, loaded)
         candidates = pool.candidates()
         found.append(
@@ -165,7 +163,7 @@ def scale_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources,
                 counts=pool.counts(),
                 unscored=pool.unscored[FITTED],
                 rows=scaled_rows(candidates, FITTED),
-                budget=report.budget + Budget(scored_tokens=pool.scored_tokens[FITTED], wall_s=time.monotonic() - started),
+                budget=replace(report.budget, scored_tokens=pool.scored_tokens[FITTED], wall_s=time.monotonic() - started),
             )
         )
     return found

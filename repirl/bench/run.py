@@ -166,7 +166,7 @@ def _evaluated(wanted: SuiteEvaluation, item: WorkItem, suite: Suite, record: Ru
         made = any((one.set, one.protocol) == (portable(wanted.set), asked) for one in record.judgements)
         return made or not judges(record.method, record.reward_digest is not None, wanted)
     if isinstance(wanted, ScaleEvaluation):
-        from repirl.bench.evaluating import has_reward
+        from repirl.bench.evaluating import judges
 
         asked = portable(wanted.sampling(suite.eval_seed))
         made = any(
@@ -174,7 +174,7 @@ def _evaluated(wanted: SuiteEvaluation, item: WorkItem, suite: Suite, record: Ru
             and one.card_digest == now.cards.get(wanted.benchmark, one.card_digest)
             for one in record.scalings
         )
-        return made or not has_reward(record.method, record.reward_digest is not None)
+        return made or not judges(record.method, record.reward_digest is not None, wanted)
     if record.schema_version > 1 and record.policy_digest is None:
         return True
     limit = now.token_limits.get(wanted.benchmark)

@@ -38,12 +38,14 @@ def adapt_command(
     seed: Annotated[int, typer.Option(help="Of training and of the samples.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder.", show_default="runs/adapt-SIGNAL-sSEED")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
+    device: Annotated[str | None, typer.Option(help="Default: cuda if there is one.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Test-time training: a process without the answers trains the policy, this one measures it before and after."""
+    from repirl.cli.evaluate import default_device
     from repirl.engines.loading import load_policy
     from repirl.errors import UserError
-    from repirl.evals.adapting import adapted, train_apart, write_problems
+    from repirl.evals.adapting import EVALUATIONS, adapted, answers_at, train_apart, write_problems
     from repirl.evals.policy import evaluate_policy
     from repirl.evals.protocol import EvalProtocol
     from repirl.tasks.benchmarks import load_benchmark
@@ -59,23 +61,26 @@ def adapt_command(
     if len(card.problems) < problems + held_out:
         raise UserError(f"{benchmark} has too few problems", len(card.problems), "lower --problems or --held-out")
     told = chosen == "outcome"
+    place = device or default_device()
+    refused = answers_at(folder, data_dir)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "problems.jsonl"
     write_problems(file, card.problems[:problems], with_answers=told)
     protocol = EvalProtocol(samples=samples, seed=seed, limit=problems + held_out, chat_template=chat_template)
     metrics = [f"maj@{samples}"]
     with working("before") as on_progress:
-        start = load_policy(policy)
-        before = evaluate_policy(start, card, protocol, folder=folder / "before", on_progress=on_progress, metrics=metrics)
+        start = load_policy(policy, device=place)
+        before = evaluate_policy(
+            start, card, protocol, folder=folder / EVALUATIONS[0], on_progress=on_progress, metrics=metrics
+        )
     run = folder / "run"
-    given = ["--policy", policy, "--seed", str(seed), "--recipe", recipe, "--out", str(run), "--json"]
+    given = ["--policy", policy, "--seed", str(seed), "--out", str(run), "--device", place, "--json"]
     given += ["--set", "loop.sampling.chat_template=true"] if chat_template else []
     note(f"training on {problems} problems by {chosen}, in a process of its own")
-    unreadable = [] if data_dir is None else [data_dir]
-    train_apart([*_method(chosen, reward, file, told), *given, *_settings(settings)], unreadable)
+    train_apart([*_method(chosen, reward, file, recipe), *given, *_settings(settings)], refused)
     with working("after") as on_progress:
-        left = load_policy(run / "policy")
-        after = evaluate_policy(left, card, protocol, folder=folder / "after", on_progress=on_progress, metrics=metrics)
+        left = load_policy(run / "policy", device=place)
+        after = evaluate_policy(left, card, protocol, folder=folder / EVALUATIONS[1], on_progress=on_progress, metrics=metrics)
     curve = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     payload = {
         "benchmark": benchmark,
@@ -94,15 +99,18 @@ def adapt_command(
     emit(as_json, payload, lambda: _tables(payload))
 
 
-def _method(signal: str, reward: str | None, file: Path, told: bool) -> list[str]:
-    """Method and settings: what the child process trains, on which file, by what."""
-    data = ["--set", f"data.source={'file' if told else 'unlabelled'}", "--set", f"data.file={file.resolve()}"]
-    if told:
-        return ["rloo", *data, "--set", "data.validation_problems=1"]
-    if signal in ("self_certainty", "negative_entropy"):
-        return ["intrinsic", *data, "--set", f"signal={signal}"]
-    own = ["--set", f"signal={signal}", *(["--set", f"reward={_place(reward)}"] if reward is not None else [])]
-    return ["test_time", *data, *own]
+def _method(signal: str, reward: str | None, file: Path, recipe: str) -> list[str]:
+    """What the child process trains: `test_time` by its recipe, or `rloo` with the loop's settings of that recipe."""
+    from repirl.methods.registry import load_method
+
+    if signal != "outcome":
+        settings = ["data.source=unlabelled", f"data.file={file.resolve()}", f"signal={signal}"]
+        settings += [f"reward={_place(reward)}"] if reward is not None else []
+        return ["test_time", "--recipe", recipe, *_settings(settings)]
+    loop = load_method("test_time").recipe(recipe).model_dump(mode="json")["loop"]
+    same = [f"loop.{name}={json.dumps(value)}" for name, value in loop.items() if name != "credit"]
+    data = ["data.source=file", f"data.file={file.resolve()}", "data.validation_problems=1"]
+    return ["rloo", *_settings([*data, *same])]
 
 
 def _place(reward: str) -> str:

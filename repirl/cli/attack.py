@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 
 def attack_command(
     reward: Annotated[list[str], typer.Argument(metavar="REWARD...", help="As in `repirl judge`.")],
-    benchmark: Annotated[str, typer.Option(help="Whose problems; solutions are sampled from the policy.")] = "arith_long",
+    benchmark: Annotated[
+        str | None, typer.Option(help="Whose problems; without a pool solutions are sampled.  [default: arith_long]")
+    ] = None,
     pool: Annotated[Path | None, typer.Option(help="File of samples in place of sampling, as for `repirl scale`.")] = None,
     policy: Annotated[str, typer.Option(help="Embedded name, folder, or hub id.")] = "tiny",
     samples: Annotated[int, typer.Option(min=1, help="Completions of each problem to attack some of.")] = 8,
@@ -51,25 +53,27 @@ def attack_command(
         raise UserError("unknown aggregation", aggregation, f"use one of {', '.join(AGGREGATIONS)}")
     place = device or default_device()
     with working("loading"):
-        problems = load_benchmark(benchmark, data_dir=data_dir)
+        name = benchmark or ("arith_long" if pool is None else None)
+        problems = None if name is None else load_benchmark(name, data_dir=data_dir)
     if pool is not None:
         with working("grading") as on_progress:
             graded = pool_of_file(pool, problems, limit=limit, on_progress=on_progress)
     else:
+        assert problems is not None
         sampling = {"samples": samples, "greedy": False, "limit": limit, "seed": seed}
         graded, _ = sampled_pool(problems, policy, sampling, None, dtype, place)
     cases = cases_of(graded, attacked)
     named = short_names(reward).items()
-    rewards = [(name, reward_for(given, graded, policy, seed, dtype, place)) for name, given in named]
+    rewards = [(short, reward_for(given, graded.problems.values(), policy, seed, dtype, place)) for short, given in named]
     if nulls:
         rewards += [(null.name, null) for null in model_free_nulls(rewards[0][1], seed)]
     how = cast("Aggregation", aggregation)
     lifts = []
-    for name, loaded in rewards:
-        with working(f"attacking {name}") as on_progress:
-            lifts += attack(loaded, name, cases, aggregation=how, rounds=rounds, seed=seed, on_progress=on_progress)
+    for short, loaded in rewards:
+        with working(f"attacking {short}") as on_progress:
+            lifts += attack(loaded, short, cases, aggregation=how, rounds=rounds, seed=seed, on_progress=on_progress)
     payload = {
-        "benchmark": benchmark,
+        "benchmark": name or str(pool),
         "solutions": len(cases),
         "right": sum(case.right for case in cases),
         "aggregation": aggregation,

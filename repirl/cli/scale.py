@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from repirl.rewards.aggregate import Aggregation
     from repirl.rewards.load import LoadedReward
     from repirl.tasks.benchmarks import Benchmark
+    from repirl.types import Problem
 
 
 def register(app: typer.Typer) -> None:
@@ -126,10 +127,10 @@ def scale_command(
         }
         graded, parameters["policy"] = sampled_pool(problems, policy, sampling, out, dtype, place)
     for name, given in short_names(reward or ()).items():
-        loaded = reward_for(given, graded, policy, seed, dtype, place)
+        loaded = reward_for(given, graded.problems.values(), policy, seed, dtype, place)
         with working(f"scoring {name}") as on_progress:
             graded = with_scores(graded, name, loaded, prompt_suffix=prompt_suffix, on_progress=on_progress)
-        parameters[name] = _size(loaded)
+        parameters[name] = parameters_of(getattr(loaded.reward, "model", None))
     if save_pool is not None:
         write_pool(save_pool, graded)
         note(f"pool: {save_pool}")
@@ -157,17 +158,19 @@ def sampled_pool(
     with working(problems.name) as on_progress:
         model = load_policy(policy, dtype=dtype, device=device)
         report = evaluate_policy(model, problems, protocol, folder=out, on_progress=on_progress)
-    return pool_of_samples(problems, report.samples[SAMPLED]), sum(p.numel() for p in model.model.parameters())
+    return pool_of_samples(problems, report.samples[SAMPLED]), parameters_of(model.model)
 
 
-def reward_for(name: str, pool: GradedPool, policy: str, seed: int, dtype: str, device: str) -> LoadedReward:
+def reward_for(name: str, problems: Collection[Problem], policy: str, seed: int, dtype: str, device: str) -> LoadedReward:
+    """A reward by name or folder, to score solutions of these problems; one that is named takes the policy's tokens."""
     from repirl.errors import UserError
+    from repirl.evals.step_scoring import separator_of
     from repirl.rewards.load import LoadOptions, load_reward
+    from repirl.tasks import arith
 
-    embedded = all(problem.source and problem.family == "arith" for problem in pool.problems.values())
-    if name == "oracle" and not embedded:
-        raise UserError("the oracle knows only arith problems", pool.rows[0].id, "choose by another reward")
-    return load_reward(name, LoadOptions(policy, "\n" if embedded else "\n\n", seed, dtype, device))
+    if name == "oracle" and (unknown := [problem.id for problem in problems if problem.family != arith.FAMILY]):
+        raise UserError("the oracle knows only arith problems, not", unknown[0], "choose by another reward")
+    return load_reward(name, LoadOptions(policy, separator_of(problems), seed, dtype, device))
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
@@ -178,8 +181,8 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     return {own if short.count(own) == 1 else name: name for own, name in zip(short, given, strict=True)}
 
 
-def _size(loaded: LoadedReward) -> int:
-    model = getattr(loaded.reward, "model", None)
+def parameters_of(model: Any) -> int:
+    """0 without a model."""
     return 0 if model is None else sum(p.numel() for p in model.parameters())
 
 

@@ -12,7 +12,7 @@ from repirl.cli.output import note, working
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from repirl.config import Config
+    from repirl.evals.approaches import SearchConfig
     from repirl.grading.math.grader import Extraction
     from repirl.tasks.benchmarks import Benchmark
 
@@ -36,7 +36,7 @@ class Asked:
 
 def search_curve(benchmark: Benchmark, asked: Asked, save_pool: Path | None) -> dict[str, Any]:
     """One search for each n: accuracy of what it chooses, and what it cost. The pool of the last n is written."""
-    from repirl.cli.scale import short_names
+    from repirl.cli.scale import parameters_of, reward_for, short_names
     from repirl.engines.loading import load_policy
     from repirl.engines.torch_engine import TorchEngine
     from repirl.errors import UserError
@@ -44,7 +44,6 @@ def search_curve(benchmark: Benchmark, asked: Asked, save_pool: Path | None) -> 
     from repirl.evals.pools import grade_pool, write_pool
     from repirl.evals.scaling import BEST_OF_N, MAJORITY, PASS, WEIGHTED, scaling
     from repirl.evals.search import search
-    from repirl.rewards.load import LoadOptions, load_reward
 
     if asked.approach not in APPROACHES:
         raise UserError("unknown approach", asked.approach, f"use one of {', '.join(APPROACHES)}")
@@ -52,13 +51,14 @@ def search_curve(benchmark: Benchmark, asked: Asked, save_pool: Path | None) -> 
     problems = benchmark.problems[: asked.limit]
     if not problems:
         raise UserError("the benchmark has no problems", benchmark.name)
-    embedded = all(problem.source and problem.family == "arith" for problem in problems)
     policy = load_policy(asked.policy, dtype=asked.dtype, device=asked.device)
-    separator = "\n" if embedded else "\n\n"
-    loaded = load_reward(asked.reward, LoadOptions(asked.policy, separator, asked.given["seed"], asked.dtype, asked.device))
+    loaded = reward_for(asked.reward, problems, asked.policy, asked.given["seed"], asked.dtype, asked.device)
     engine = TorchEngine(policy.model, policy.tokenizer)
     (name,) = short_names([asked.reward])
-    sizes = {"policy": _size(policy.model), "reward": _size(getattr(loaded.reward, "model", None))}
+    sizes = {
+        "policy": parameters_of(policy.model),
+        "reward": parameters_of(getattr(loaded.reward, "model", None)),
+    }
     points, pool = [], None
     for config in settings:
         with working(f"{asked.approach} n={config.n}") as on_progress:
@@ -68,7 +68,9 @@ def search_curve(benchmark: Benchmark, asked: Asked, save_pool: Path | None) -> 
             by_id = {problem.id: problem for problem in problems}
             pool = grade_pool(found.problems, by_id, extraction=asked.extraction)
         candidates = pool.candidates()
-        curves = scaling(candidates, [max(len(one.correct) for one in candidates)], [config.aggregation], ragged=True).curves
+        most = max(len(one.correct) for one in candidates)
+        chosen = scaling(candidates, [most], [config.aggregation], ragged=True)
+        curves = chosen.curves
         values = {
             label: asdict(next(curve for curve in curves if curve.selector == selector).points[0].accuracy)
             for label, selector in (("best", BEST_OF_N), ("weighted", WEIGHTED), ("majority", MAJORITY), ("pass", PASS))
@@ -80,6 +82,7 @@ def search_curve(benchmark: Benchmark, asked: Asked, save_pool: Path | None) -> 
             {
                 "n": config.n,
                 "accuracy": values,
+                "left_out": chosen.left_out,
                 "solutions": sum(len(row.samples) for row in pool.rows) / len(pool.rows),
                 "cost": {key: value / len(problems) for key, value in asdict(cost).items()},
                 "flops": 2.0 * (sizes["policy"] * written + sizes["reward"] * cost.scored) / len(problems),
@@ -99,17 +102,13 @@ def search_curve(benchmark: Benchmark, asked: Asked, save_pool: Path | None) -> 
     }
 
 
-def _config(asked: Asked, n: int, longest: int) -> Any:
-    from repirl.config import with_overrides
+def _config(asked: Asked, n: int, longest: int) -> SearchConfig:
+    """The settings of one search. UserError for one that is none, or does not fit the approach."""
+    from repirl.config import parse_config, with_overrides
     from repirl.evals.approaches import SearchConfig
 
-    base: Config = SearchConfig(approach=asked.approach, n=n, max_new_tokens=asked.given["max_new_tokens"] or longest)
-    base = base.model_copy(update={key: asked.given[key] for key in ("temperature", "seed")})
-    return with_overrides(base, list(asked.settings))
-
-
-def _size(model: Any) -> int:
-    return 0 if model is None else sum(parameter.numel() for parameter in model.parameters())
+    given = asked.given | {"approach": asked.approach, "n": n, "max_new_tokens": asked.given["max_new_tokens"] or longest}
+    return with_overrides(parse_config(SearchConfig, given), list(asked.settings))
 
 
 def search_tables(payload: dict[str, Any]) -> Group:
@@ -128,4 +127,9 @@ def search_tables(payload: dict[str, Any]) -> Group:
         cost = point["cost"]
         tokens = (f"{cost[key]:.0f}" for key in ("generated", "discarded", "lookahead", "scored"))
         costs.add_row(str(point["n"]), f"{point['solutions']:.1f}", *tokens, f"{point['flops']:.3g}")
-    return Group(table, costs)
+    left_out = [
+        f"n={point['n']}: {point['left_out']} problems left out, of which no solution could be graded"
+        for point in payload["points"]
+        if point["left_out"]
+    ]
+    return Group(table, costs, *left_out)

@@ -1,7 +1,8 @@
 """Test-time training measured: the same problems before and after, those adapted to and others (`repirl adapt`).
 
 The answers stay with this process. What trains is another one, which is given a file of problems alone, is started without the
-variable that names the folder of benchmark data, and refuses to open that folder (docs/design.md rule 9).
+variable that names the folder of benchmark data, and refuses to open that folder and what this process wrote of verdicts
+(docs/design.md rule 9). A benchmark of the hub leaves its files in the hub's cache, which is not refused: models lie there too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from repirl.processes import UNREADABLE
 from repirl.stats import PairedDifference, clustered_interval, paired_difference
 from repirl.tasks.files import DATA_DIR_VARIABLE
 from repirl.types import Interval, Problem, Report
+
+EVALUATIONS = ("before", "after")
+"""Folders of samples and verdicts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,21 @@ def write_problems(path: Path, problems: Sequence[Problem], *, with_answers: boo
     replace_file(path, lambda file: file.write("".join(rows).encode()))
 
 
+def answers_at(folder: Path, data_dir: Path | None) -> list[Path]:
+    """Where answers, or verdicts on them, may lie: in benchmark data, and in the evaluations in `folder`.
+
+    UserError if the folder lies in the data: what is refused could not be trained in either.
+    """
+    named = os.environ.get(DATA_DIR_VARIABLE)
+    places = [path.expanduser() for path in (data_dir, Path(named) if named else None) if path is not None]
+    for place in places:
+        if folder.resolve().is_relative_to(place.resolve()):
+            raise UserError(
+                "the run lies in the benchmark data, which training must not read", str(folder), "give another --out"
+            )
+    return [*places, *(folder / name for name in EVALUATIONS)]
+
+
 def train_apart(arguments: Sequence[str], unreadable: Sequence[Path]) -> None:
     """`repirl train ARGUMENTS` in a process that cannot open anything under the `unreadable` paths; its progress is on stderr.
 
@@ -77,9 +96,13 @@ def train_apart(arguments: Sequence[str], unreadable: Sequence[Path]) -> None:
     said = ""
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
         assert child.stderr is not None
-        for line in child.stderr:
-            sys.stderr.write(line)
-            said = line.strip() or said
+        try:
+            for line in child.stderr:
+                sys.stderr.write(line)
+                said = line.strip() or said
+        except BaseException:
+            child.terminate()  # else leaving the block would wait for its end
+            raise
     if child.returncode == 2:
         raise UserError(said.removeprefix("error: "))
     if child.returncode == 130:

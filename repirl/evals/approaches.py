@@ -10,10 +10,10 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from repirl.config import Config
 from repirl.rewards.aggregate import Aggregation
@@ -85,6 +85,12 @@ class SearchConfig(Config):
     """Particles: multinomial by their own weights at every step, or systematic by weight ratios where the effective sample size
     falls below half."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _width_divides(self) -> Self:
+        if self.approach in ("beam", "dvts") and self.n > self.width and self.n % self.width:
+            raise ValueError(f"n={self.n} is no multiple of width={self.width}")
+        return self
 
 
 class Approach(Protocol):

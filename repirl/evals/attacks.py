@@ -16,7 +16,7 @@ import numpy as np
 from repirl.engines.sampling import decode
 from repirl.errors import UserError
 from repirl.evals.pools import GradedPool
-from repirl.evals.step_scoring import as_group, score_solutions
+from repirl.evals.step_scoring import as_group, as_solution, score_solutions
 from repirl.grading.dispatch import grade_rollouts
 from repirl.rewards.aggregate import Aggregation, aggregate
 from repirl.rewards.laid_out import LaidOutReward
@@ -24,7 +24,6 @@ from repirl.rewards.load import LoadedReward
 from repirl.rng import stream
 from repirl.rollouts.steps import step_texts
 from repirl.stats import clustered_interval, paired_difference, problem_means
-from repirl.tasks.step_labels import LabelledSolution
 from repirl.types import Interval, Problem, RolloutGroup
 
 REPEATS = 4
@@ -36,7 +35,7 @@ Change = Callable[[list[str], np.random.Generator], list[str] | None]
 
 
 def _wrong_answer(steps: list[str], rng: np.random.Generator) -> list[str] | None:
-    numbers = list(re.finditer(r"\d+", steps[-1]))
+    numbers = list(re.finditer(r"\d{1,18}", steps[-1]))
     if not numbers:
         return None
     last = numbers[-1]
@@ -54,7 +53,7 @@ def _shuffled(steps: list[str], rng: np.random.Generator) -> list[str] | None:
 ATTACKS: Mapping[str, Change] = {
     "empty": lambda steps, rng: [],
     "one token": lambda steps, rng: [steps[0].lstrip()[:1]],
-    "repeated step": lambda steps, rng: [*steps[:-1], *([steps[-2]] * REPEATS if len(steps) > 1 else []), steps[-1]],
+    "repeated step": lambda steps, rng: [*steps[:-1], *[steps[-2]] * REPEATS, steps[-1]] if len(steps) > 1 else None,
     "truncated": lambda steps, rng: steps[: max(1, len(steps) // 2)] if len(steps) > 1 else None,
     "padded": lambda steps, rng: [part for step in steps for part in (step, step)],
     "shuffled": _shuffled,
@@ -231,7 +230,7 @@ def _laid_out_scores(loaded: LoadedReward, texts: Sequence[tuple[Problem, str]],
     found = np.full(len(texts), np.nan)
     steps = [step_texts(text, loaded.segmentation) for _, text in texts]
     asked = [i for i, own in enumerate(steps) if own]
-    solutions = [LabelledSolution(str(i), texts[i][0].prompt, tuple(steps[i]), (None,) * len(steps[i])) for i in asked]
+    solutions = [as_solution(texts[i][0], steps[i], key=i) for i in asked]
     for i, one in zip(asked, score_solutions(loaded, solutions) if solutions else (), strict=True):
         if one.scores is not None:
             found[i] = aggregate(one.scores, how)
@@ -245,8 +244,7 @@ def _ids(loaded: LoadedReward, text: str) -> list[int]:
 
 def _shape(loaded: LoadedReward, problem: Problem) -> RolloutGroup:
     """A group of the problem as the reward reads it; its one rollout is a stand-in."""
-    embedded = problem.source if problem.family == "arith" else ""
-    return as_group(loaded, LabelledSolution(problem.id, problem.prompt, ("x",), (None,), source=embedded))
+    return as_group(loaded, as_solution(problem, ("x",)))
 
 
 def _group(loaded: LoadedReward, shape: RolloutGroup, ids: Sequence[int]) -> RolloutGroup:

@@ -9,12 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from repirl.evals.approaches import Node
-from repirl.evals.step_scoring import as_group, score_solutions
+from repirl.evals.step_scoring import as_group, as_solution, score_solutions
 from repirl.rewards.base import steps_from_tokens
 from repirl.rewards.incremental import IncrementalScorer, ScoredRows, can_score
 from repirl.rewards.load import LoadedReward
 from repirl.rollouts.steps import step_end_tokens, step_texts
-from repirl.tasks.step_labels import LabelledSolution
 from repirl.types import Problem
 
 
@@ -43,7 +42,7 @@ class IncrementalSteps:
         self.scorer = IncrementalScorer(loaded.reward)  # pyright: ignore[reportArgumentType]
 
     def start(self) -> _Rows:
-        groups = [as_group(self.loaded, _solution(problem, ("x",), finished=False)) for problem in self.problems]
+        groups = [as_group(self.loaded, as_solution(problem, ("x",), finished=False)) for problem in self.problems]
         prompts = [group.rollouts[0].prompt_ids for group in groups]
         return _Rows(self.scorer.start(prompts), [np.zeros(0, dtype=np.float32)] * len(prompts))
 
@@ -77,15 +76,9 @@ class WholeSteps:
         steps = [step_texts(child.text, self.loaded.segmentation) for child in children]
         asked = [i for i, own in enumerate(steps) if own]
         solutions = [
-            _solution(self.problems[children[i].problem], steps[i], finished=children[i].end == "stop", key=i) for i in asked
+            as_solution(self.problems[children[i].problem], steps[i], finished=children[i].end == "stop", key=i) for i in asked
         ]
         found: list[tuple[float, ...]] = [()] * len(children)
         for i, one in zip(asked, score_solutions(self.loaded, solutions) if solutions else (), strict=True):
             found[i] = () if one.scores is None or np.isnan(one.scores).any() else tuple(one.scores.tolist())
         return None, found
-
-
-def _solution(problem: Problem, steps: Sequence[str], *, finished: bool, key: int = 0) -> LabelledSolution:
-    embedded = problem.source if problem.family == "arith" else ""
-    labels = (None,) * len(steps)
-    return LabelledSolution(f"{problem.id}.{key}", problem.prompt, tuple(steps), labels, finished=finished, source=embedded)

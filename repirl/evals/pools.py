@@ -12,7 +12,7 @@ import numpy as np
 
 from repirl.errors import UserError
 from repirl.evals.scaling import Candidates
-from repirl.evals.step_scoring import score_solutions
+from repirl.evals.step_scoring import as_solution, score_solutions
 from repirl.evals.votes import ballots
 from repirl.grading.dispatch import check_ungraded, grade_rollouts
 from repirl.grading.math.grader import Extraction
@@ -26,6 +26,8 @@ from repirl.types import Problem, SampleRow, Verdict
 
 OnProgress = Callable[[int, int], None]
 TEXT = "the text has no steps"
+_WITH_ANSWERS = ("math", "integer")
+"""Graders of completions that end in answers, of which one can say that two are the same."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,11 +46,11 @@ class GradedPool:
     scored_tokens: Mapping[str, int]
 
     def candidates(self) -> list[Candidates]:
-        """What `scaling` chooses from: ungraded samples left out, equal answers merged. Programs have no votes."""
+        """What `scaling` chooses from: ungraded samples left out, equal answers merged. What is no answer has no votes."""
         answers = {
             row.id: [None if v.outcome == "truncated" else v.extracted for v in self.verdicts[row.id]]
             for row in self.rows
-            if self.problems[row.id].grader != "code"
+            if self.problems[row.id].grader in _WITH_ANSWERS
         }
         rewards = {row.id: [verdict.reward for verdict in self.verdicts[row.id]] for row in self.rows}
         votes = ballots(answers, {problem: rewards[problem] for problem in answers})
@@ -169,7 +171,7 @@ def with_scores(
             key = (row.id, sample.text, sample.finished)
             if key not in places and (steps := step_texts(sample.text, loaded.segmentation)):
                 places[key] = len(solutions)
-                solutions.append(_solution(pool.problems[row.id], steps, sample.finished, len(solutions)))
+                solutions.append(as_solution(pool.problems[row.id], steps, finished=sample.finished, key=len(solutions)))
     before = loaded.reward.budget.scored_tokens
     scored = score_solutions(loaded, solutions, prompt_suffix, on_progress)
     reasons: dict[str, int] = {}
@@ -193,13 +195,6 @@ def with_scores(
         token_rewards={**pool.token_rewards, name: tokens},
         unscored={**pool.unscored, name: reasons},
         scored_tokens={**pool.scored_tokens, name: loaded.reward.budget.scored_tokens - before},
-    )
-
-
-def _solution(problem: Problem, steps: Sequence[str], finished: bool, index: int) -> LabelledSolution:
-    embedded = problem.source if problem.family == "arith" else ""
-    return LabelledSolution(
-        f"{problem.id}.{index}", problem.prompt, tuple(steps), (None,) * len(steps), finished=finished, source=embedded
     )
 
 

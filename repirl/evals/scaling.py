@@ -15,7 +15,7 @@ import numpy as np
 
 from repirl.errors import UserError
 from repirl.rewards.aggregate import Aggregation, aggregate
-from repirl.rng import stream
+from repirl.rng import seed_for, stream
 from repirl.stats import PairedDifference, clustered_interval, paired_difference
 from repirl.subsets import best_of_k, subset_indices, vote_of_k
 from repirl.types import Interval, ScaledRow
@@ -151,11 +151,11 @@ def scaling(
     and for an N that is more than any problem has. `ragged`: of a problem that has fewer than N samples all are taken,
     as a search may end with fewer.
     """
-    most = max((len(one.correct) for one in pool), default=0)
+    sizes = [len(one.correct) for one in pool]
+    most = max(sizes, default=0)
     if not most:
         raise UserError("no graded samples in the pool", len(pool))
-    common = min(len(one.correct) for one in pool if len(one.correct) == most or numbers is None)
-    numbers = tuple(sorted(set(numbers or powers_of_two(max(common, 1)))))
+    numbers = tuple(sorted(set(numbers or powers_of_two(max(min(sizes), 1)))))
     if numbers[0] < 1 or numbers[-1] > most:
         raise UserError(f"N must lie between 1 and the {most} samples of a problem", list(numbers))
     kept = [one for one in pool if len(one.correct) >= (1 if ragged else numbers[-1])]
@@ -215,8 +215,8 @@ def _votes(one: Candidates, n: int, weights_Wn: np.ndarray, seed: int) -> np.nda
     answers = {vote: a for a, vote in enumerate(dict.fromkeys(vote for vote in one.votes if vote is not None))}
     codes_n = np.array([-1 if vote is None else answers[vote] for vote in one.votes])
     right_A = np.array([one.correct[codes_n == a].mean() for a in answers.values()])
-    # The subsets of `maj@k`, so that both say the same.
-    subsets = subset_indices(len(one.votes), n, SUBSETS, stream(seed, "maj", len(one.votes), n))
+    # The subsets of the metric `maj@k`, so that both say the same.
+    subsets = subset_indices(len(one.votes), n, SUBSETS, stream(seed_for(seed, one.problem), "maj", len(one.votes), n))
     return vote_of_k(codes_n, right_A, weights_Wn, subsets)
 
 
@@ -224,7 +224,11 @@ def _aggregated(steps: Sequence[np.ndarray | None] | None, n: int, how: Aggregat
     """float64 [n]: one score for each sample, NaN where it has none."""
     if steps is None:
         return np.full(n, np.nan)
-    return np.array([np.nan if one is None else aggregate(1 / (1 + np.exp(-one)) if squash else one, how) for one in steps])
+    return np.array([np.nan if one is None else aggregate(_sigmoid(one) if squash else one, how) for one in steps])
+
+
+def _sigmoid(scores: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(scores, -700, 700)))
 
 
 def _outside(pool: Sequence[Candidates], name: str) -> bool:

@@ -8,7 +8,7 @@ one that was cut off does not. A reward with a layout of its own (`rewards/laid_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,10 @@ from repirl.rewards.laid_out import CannotLayOut, LaidOutReward, StepRow
 from repirl.rewards.load import LoadedReward
 from repirl.rollouts.solutions import solution_group
 from repirl.rollouts.steps import step_end_tokens
+from repirl.tasks import arith
 from repirl.tasks.step_labels import LabelledSolution
-from repirl.types import Rollout, RolloutGroup
+from repirl.tasks.training_sets import FAMILIES
+from repirl.types import Problem, Rollout, RolloutGroup
 
 _CHUNK = 256
 
@@ -39,6 +41,18 @@ class ScoredSteps:
     step_tokens: np.ndarray | None
     reason: str = ""
     token_rewards: np.ndarray | None = None
+
+
+def separator_of(problems: Iterable[Problem]) -> str:
+    """What lies between the steps of solutions of these problems, for rewards that have no separator of their own."""
+    return "\n" if all(problem.family in FAMILIES for problem in problems) else "\n\n"
+
+
+def as_solution(problem: Problem, steps: Sequence[str], *, finished: bool = True, key: int = 0) -> LabelledSolution:
+    """Steps of which nothing is known, as a solution of the problem. `key` tells those of one problem apart."""
+    source = problem.source if problem.family == arith.FAMILY else ""
+    labels = (None,) * len(steps)
+    return LabelledSolution(f"{problem.id}.{key}", problem.prompt, tuple(steps), labels, finished=finished, source=source)
 
 
 def as_group(loaded: LoadedReward, solution: LabelledSolution, prompt_suffix: str | None = None) -> RolloutGroup:
