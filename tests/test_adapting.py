@@ -122,8 +122,26 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["confidence", "--signal", "majority"], ["--signal", "hope"], ["confidence", "--problems", "9999"]]
+    ("arguments", "said"),
+    [
+        ([], "give a reward, or one signal"),
+        (["confidence", "--signal", "majority"], "give a reward, or one signal"),
+        (["--signal", "hope"], "give a reward, or one signal"),
+        (["confidence", "--problems", "9999"], "too few problems"),
+        (["nowhere"], "no such process reward"),
+        (["confidence", "--set", "loop.stepz=3"], "did you mean loop.steps"),
+        (["--signal", "outcome", "--set", "signal=prm"], "no such setting"),
+    ],
 )
-def test_mistakes_are_named(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["adapt", *arguments]) == 2
-    assert "error: " in capsys.readouterr().err
+def test_mistakes_are_named_before_anything_is_sampled(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["adapt", *arguments, "--out", str(tmp_path / "run")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_of_training_is_said_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        train_apart(["test_time", "--set", "data.source=unlabelled", "--set", f"data.file={tmp_path}/x.jsonl"], [])
+    assert "error" not in capfd.readouterr().err

@@ -132,6 +132,8 @@ def test_sampled_scored_saved_and_read_again(tmp_path: Path, capsys: pytest.Capt
         ((), "nothing to choose from"),
         (("--benchmark", "arith", "--aggregation", "median"), "unknown aggregation"),
         (("--pool", "nowhere.jsonl"), "no such file"),
+        (("--benchmark", "arith", "--reward", "nowhere"), "no such process reward"),
+        (("--benchmark", "arith", "--n", "99"), "more than the samples"),
         (("--benchmark", "arith", "--set", "n=2"), "belongs to a search"),
         (("--benchmark", "arith", "--approach", "beam"), "one benchmark and one reward"),
         (("--benchmark", "arith", "--reward", "oracle", "--approach", "luck"), "unknown approach"),

@@ -63,8 +63,10 @@ def adapt_command(
     told = chosen == "outcome"
     place = device or default_device()
     refused = answers_at(folder, data_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / "problems.jsonl"
+    more = [*(["loop.sampling.chat_template=true"] if chat_template else []), *(settings or ())]
+    training = _training(chosen, reward, file, recipe, more)
+    folder.mkdir(parents=True, exist_ok=True)
     write_problems(file, card.problems[:problems], with_answers=told)
     protocol = EvalProtocol(samples=samples, seed=seed, limit=problems + held_out, chat_template=chat_template)
     metrics = [f"maj@{samples}"]
@@ -75,9 +77,8 @@ def adapt_command(
         )
     run = folder / "run"
     given = ["--policy", policy, "--seed", str(seed), "--out", str(run), "--device", place, "--json"]
-    given += ["--set", "loop.sampling.chat_template=true"] if chat_template else []
     note(f"training on {problems} problems by {chosen}, in a process of its own")
-    train_apart([*_method(chosen, reward, file, recipe), *given, *_settings(settings)], refused)
+    train_apart([*training, *given], refused)
     with working("after") as on_progress:
         left = load_policy(run / "policy", device=place)
         after = evaluate_policy(left, card, protocol, folder=folder / EVALUATIONS[1], on_progress=on_progress, metrics=metrics)
@@ -99,26 +100,33 @@ def adapt_command(
     emit(as_json, payload, lambda: _tables(payload))
 
 
-def _method(signal: str, reward: str | None, file: Path, recipe: str) -> list[str]:
-    """What the child process trains: `test_time` by its recipe, or `rloo` with the loop's settings of that recipe."""
-    from repirl.methods.registry import load_method
+def _training(signal: str, reward: str | None, file: Path, recipe: str, more: list[str]) -> list[str]:
+    """What the child process is told: `test_time` by its recipe, or `rloo` with the loop's settings of that recipe.
 
+    UserError for settings and rewards that there are not, before anything is sampled.
+    """
+    from repirl.config import with_overrides
+    from repirl.methods.registry import load_method
+    from repirl.rewards.load import LoadOptions, load_reward
+
+    if reward is not None:
+        load_reward(reward, LoadOptions())
     if signal != "outcome":
         settings = ["data.source=unlabelled", f"data.file={file.resolve()}", f"signal={signal}"]
         settings += [f"reward={_place(reward)}"] if reward is not None else []
-        return ["test_time", "--recipe", recipe, *_settings(settings)]
-    loop = load_method("test_time").recipe(recipe).model_dump(mode="json")["loop"]
-    same = [f"loop.{name}={json.dumps(value)}" for name, value in loop.items() if name != "credit"]
-    data = ["data.source=file", f"data.file={file.resolve()}", "data.validation_problems=1"]
-    return ["rloo", *_settings([*data, *same])]
+        method, chosen = "test_time", recipe
+    else:
+        loop = load_method("test_time").recipe(recipe).model_dump(mode="json")["loop"]
+        settings = ["data.source=file", f"data.file={file.resolve()}", "data.validation_problems=1"]
+        settings += [f"loop.{name}={json.dumps(value)}" for name, value in loop.items() if name != "credit"]
+        method, chosen = "rloo", "tiny"
+    settings += more
+    with_overrides(load_method(method).recipe(chosen), settings)
+    return [method, "--recipe", chosen, *(part for setting in settings for part in ("--set", setting))]
 
 
 def _place(reward: str) -> str:
     return str(Path(reward).resolve()) if Path(reward).is_dir() else reward
-
-
-def _settings(settings: list[str] | None) -> list[str]:
-    return [part for setting in settings or () for part in ("--set", setting)]
 
 
 def _tables(payload: dict[str, Any]) -> Group:

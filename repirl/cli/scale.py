@@ -110,11 +110,16 @@ def scale_command(
         emit(as_json, searched, lambda: search_tables(searched))
         return
     parameters: dict[str, int] = {}
+    names = short_names(reward or ())
     if pool is not None:
         with working("grading") as on_progress:
             graded = pool_of_file(pool, problems, extraction=way, limit=limit, on_progress=on_progress)
     else:
         assert problems is not None
+        for given in names.values():  # a mistake is to be seen before anything is sampled
+            reward_for(given, problems.problems[:limit], policy, seed, dtype, place)
+        if number and max(number) > samples:
+            raise UserError("N is more than the samples of a problem", max(number), f"--samples is {samples}")
         sampling = {
             "samples": samples,
             "temperature": temperature,
@@ -126,7 +131,7 @@ def scale_command(
             "extraction": extraction,
         }
         graded, parameters["policy"] = sampled_pool(problems, policy, sampling, out, dtype, place)
-    for name, given in short_names(reward or ()).items():
+    for name, given in names.items():
         loaded = reward_for(given, graded.problems.values(), policy, seed, dtype, place)
         with working(f"scoring {name}") as on_progress:
             graded = with_scores(graded, name, loaded, prompt_suffix=prompt_suffix, on_progress=on_progress)

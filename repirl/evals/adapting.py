@@ -98,19 +98,20 @@ def train_apart(arguments: Sequence[str], unreadable: Sequence[Path]) -> None:
         assert child.stderr is not None
         try:
             for line in child.stderr:
-                sys.stderr.write(line)
-                said = line.strip() or said
+                sys.stderr.write(said)
+                said = line  # the last line is an error's, which is raised and not said here
         except BaseException:
             child.terminate()  # else leaving the block would wait for its end
             raise
+    said = said.strip()
+    if child.returncode == 0:
+        return
     if child.returncode == 2:
         raise UserError(said.removeprefix("error: "))
     if child.returncode == 130:
         raise KeyboardInterrupt
-    if child.returncode != 0:
-        raise NumericalFault(
-            f"training ended with code {child.returncode}: {said}", "the same command goes on from its checkpoint"
-        )
+    what = f"training ended with code {child.returncode}: {said}"
+    raise NumericalFault(what, "the same command goes on from its checkpoint")
 
 
 def adapted(before: Report, after: Report, problems: Sequence[Problem]) -> Adapted:

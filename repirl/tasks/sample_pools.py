@@ -94,7 +94,8 @@ def _completions(row: Row, where: str) -> PooledProblem:
     tokens = _numbers(row.get("completion_tokens"), n, f"`completion_tokens` in {where}")
     reasons = ["stop"] * n if row.get("finish_reasons") is None else row["finish_reasons"]
     if not isinstance(reasons, list) or len(reasons) != n or not all(reason in ("stop", "length") for reason in reasons):
-        raise UserError(f"`finish_reasons` in {where} are not one for each completion", str(reasons)[:60], "use stop and length")
+        what = f"`finish_reasons` in {where} are not one for each completion"
+        raise UserError(what, str(reasons)[:60], "use stop and length")
     return PooledProblem(
         _id(row, ("problem_id", "unique_id", "id"), where),
         _text(row, ("problem", "question", "prompt")),
