@@ -9,31 +9,34 @@ A completion's reward is a signal that needs no label, and `format_weight` times
 - `self_certainty`, `negative_entropy`: those of the method `intrinsic`, of the policy of the moment;
 - `random`: 1 or 0 with probability 1/2, `format`: nothing but the format reward. Both are controls.
 
-With `data.source=unlabelled` the problems have
-no answers in this process at all, and nothing is validated: the last checkpoint is the result (`loop.validation.select`).
+Every update's answers are written to `answers/`, and its metrics hold signal, agreement and repetition; the last
+`watch.problems` problems are not trained on but watched, and stop a run whose signal rises while their agreement falls
+(`learn.watching`). With `data.source=unlabelled` the problems have no answers in this process at all, and nothing is validated:
+the last checkpoint is the result (`loop.validation.select`).
 Deviation: TTRL draws 64 samples for the vote and learns from 32; here the group is both.
 """
 
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from repirl.errors import UserError
-from repirl.evals.votes import merge, same_answers
 from repirl.grading.math.boxes import has_box
-from repirl.grading.math.extract import final_answer
 from repirl.learn.credit_config import SequenceCredit
+from repirl.learn.watching import AnswerLog, Answers, Watch, WatchConfig, answers_of, batch_view
 from repirl.methods.base import FitContext, Fitted, Method
+from repirl.methods.fitting import make_collector
 from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_loop
-from repirl.rewards.base import StepReward
+from repirl.rewards.base import Learned, StepReward
 from repirl.rewards.intrinsic import CERTAINTIES, IntrinsicReward
 from repirl.rewards.load import LoadOptions, load_reward
 from repirl.rng import stream
 from repirl.rollouts.steps import StepSegmentation
-from repirl.types import Rollout, RolloutGroup
+from repirl.tasks.training_sets import TrainingSet
+from repirl.types import Budget, Rollout, RolloutGroup
 
 Signal = Literal["prm", "majority", "self_certainty", "negative_entropy", "random", "format"]
 
@@ -47,11 +50,13 @@ class TestTimeConfig(RLConfig):
     """Of `prm`: a reward's folder or name."""
     format_weight: float = Field(default=1.0, ge=0)
     """Of the format reward: 0 with a box, else -1."""
+    watch: WatchConfig = WatchConfig()
+    """Problems beside those trained on, and when to stop."""
 
 
 class TestTimeReward(StepReward):
     """A signal without labels on every token of a completion, and the format reward. `inner` gives the signals that are scores
-    of tokens; the others are counted here."""
+    of tokens; the others are counted here. `log` and `watch` see every update (None: nothing is kept)."""
 
     name = "test-time"
 
@@ -62,49 +67,66 @@ class TestTimeReward(StepReward):
         config: TestTimeConfig,
         inner: StepReward | None,
         seed: int,
+        log: AnswerLog | None = None,
+        watch: Watch | None = None,
     ) -> None:
         super().__init__(tokenizer, segmentation)
-        self.config, self.inner, self.seed = config, inner, seed
+        self.config, self.inner, self.seed, self.log, self.watch = config, inner, seed, log, watch
 
     def token_scores(self, groups: Sequence[RolloutGroup]) -> list[np.ndarray]:
         """float64 [T] of every rollout; the mean over its tokens is what it earns."""
-        rollouts = [rollout for group in groups for rollout in group.rollouts]
-        weight = self.config.format_weight
-        return [own - weight * (not has_box(rollout.text)) for own, rollout in zip(self._signal(groups), rollouts, strict=True)]
+        return self._paid(groups, answers_of(groups) if self.config.signal == "majority" else None)
 
-    def _signal(self, groups: Sequence[RolloutGroup]) -> list[np.ndarray]:
+    def learn(self, groups: Sequence[RolloutGroup], step: int) -> Learned:
+        """Scores, and looks at what is there before update `step` + 1."""
+        answers = answers_of(groups)
+        paid = self._paid(groups, answers)
+        metrics = batch_view(groups, answers, [float(one.mean()) for one in paid])
+        if self.log is not None:
+            self.log.write(step + 1, groups, answers)
+        if self.watch is not None:
+            looked = self.watch.look(step, lambda seen: [float(one.mean()) for one in self.token_scores(seen)])
+            metrics |= {f"watch/{name}": value for name, value in looked.items()}
+        self._count()
+        return Learned(self.steps(groups, paid), metrics)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "inner": None if self.inner is None else self.inner.state(),
+            "watch": None if self.watch is None else self.watch.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
         if self.inner is not None:
-            scores = self.inner.token_scores(groups)
-            self.budget = self.inner.budget
-            return [np.nan_to_num(one.astype(np.float64), nan=0.0) for one in scores]
+            self.inner.load_state(state["inner"])
+        if self.watch is not None:
+            self.watch.load_state(state["watch"])
+        self._count()
+
+    def _count(self) -> None:
+        """What the reward that is asked, and watching, consumed so far."""
+        spent = Budget() if self.inner is None else self.inner.budget
+        self.budget = spent if self.watch is None else spent + self.watch.collector.budget
+
+    def _paid(self, groups: Sequence[RolloutGroup], answers: Answers | None) -> list[np.ndarray]:
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
+        signal = self._signal(groups, answers)
+        weight = self.config.format_weight
+        return [own - weight * (not has_box(rollout.text)) for own, rollout in zip(signal, rollouts, strict=True)]
+
+    def _signal(self, groups: Sequence[RolloutGroup], answers: Answers | None) -> list[np.ndarray]:
+        if self.inner is not None:
+            return [np.nan_to_num(one.astype(np.float64), nan=0.0) for one in self.inner.token_scores(groups)]
         lengths = [len(rollout.token_ids) for group in groups for rollout in group.rollouts]
-        if self.config.signal == "majority":
-            values = majority_rewards(groups)
+        values = [0.0] * len(lengths)
+        if self.config.signal == "majority" and answers is not None:
+            values = [float(agrees) for own in answers.with_majority() for agrees in own]
         elif self.config.signal == "random":
             values = [self._coin(group, rollout) for group in groups for rollout in group.rollouts]
-        else:
-            values = [0.0] * len(lengths)
         return [np.full(length, value) for length, value in zip(lengths, values, strict=True)]
 
     def _coin(self, group: RolloutGroup, rollout: Rollout) -> float:
         return float(stream(self.seed, "coin", group.problem.id, rollout.token_ids.tolist()).integers(2))
-
-
-def majority_rewards(groups: Sequence[RolloutGroup]) -> list[float]:
-    """1.0 for each rollout whose answer is its group's commonest, else 0.0; one that was cut off has no answer."""
-    answers = [
-        [final_answer(rollout.text) if rollout.finish_reason == "stop" else None for rollout in group.rollouts]
-        for group in groups
-    ]
-    given = {str(g): [answer for answer in own if answer] for g, own in enumerate(answers)}
-    stands_for = merge(given, same_answers)
-    found = []
-    for g, own in enumerate(answers):
-        votes = [stands_for[str(g)][answer] if answer else None for answer in own]
-        counts = Counter(vote for vote in votes if vote is not None)
-        winner = min(counts, key=lambda vote: (-counts[vote], vote)) if counts else None
-        found += [float(vote is not None and vote == winner) for vote in votes]
-    return found
 
 
 class TestTime(Method[TestTimeConfig]):
@@ -139,5 +161,20 @@ class TestTime(Method[TestTimeConfig]):
                     "the reward reads other tokens than the policy writes", config.reward, "use one of this policy's"
                 )
             inner = loaded.reward
-        reward = TestTimeReward(tokenizer, segmentation, config, inner, context.seed)
-        return fit_policy(context, config, lambda data: reward, method=self.name)
+        log, watched = AnswerLog(context.folder), config.watch.problems
+
+        def make_reward(data: TrainingSet) -> TestTimeReward:
+            watch = None
+            if watched:
+                collector = make_collector(context, config.loop.sampling)
+                watch = Watch(collector, data.problems[-watched:], config.watch, context.seed, log)
+            return TestTimeReward(tokenizer, segmentation, config, inner, context.seed, log, watch)
+
+        return fit_policy(
+            context,
+            config,
+            make_reward,
+            method=self.name,
+            trained_on=lambda data: replace(data, problems=data.problems[: len(data.problems) - watched]),
+            stop=lambda metrics: metrics.get("prm/watch/stop") == 1.0,
+        )

@@ -16,6 +16,8 @@ from repirl.errors import UserError
 LOCK_FILE = ".lock"
 UNREADABLE = "REPIRL_UNREADABLE"
 """Variable of a process's environment: files and folders, as PATH has them, that it refuses to open."""
+PARENT = "REPIRL_PARENT"
+"""Variable of a process's environment: the id of the process with which it ends."""
 
 
 @contextmanager
@@ -44,6 +46,12 @@ def die_with_parent(parent_pid: int) -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
         if os.getppid() != parent_pid:  # it ended before we asked
             os._exit(1)
+
+
+def end_with_parent() -> None:
+    """`die_with_parent` of the process that `PARENT` names, if it names one."""
+    if parent := os.environ.pop(PARENT, ""):
+        die_with_parent(int(parent))
 
 
 def refuse_unreadable() -> None:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+AnswersGiven = Literal["none", "right", "wrong"]
+"""What test-time training is told: nothing; the answers; or, for each problem, the answer of another (a control)."""
 Outcome = Literal["correct", "wrong", "truncated", "ungraded"]
 FinishReason = Literal["stop", "length"]
 Metrics = dict[str, Any]

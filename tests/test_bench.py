@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from repirl.bench.evaluating import judges
-from repirl.bench.run import SuiteOptions, _check_same, _event, _Now, run_suite
+from repirl.bench.known import Today, check_same
+from repirl.bench.run import SuiteOptions, _event, run_suite
 from repirl.bench.suites import JudgeEvaluation, PolicyEvaluation, Suite, SuiteRun, load_suite, plan, suite_names
 from repirl.bench.worker import _left_policy, _parent
 from repirl.config import with_overrides
@@ -291,6 +292,78 @@ def test_a_suite_runs_resumes_and_is_reported(tmp_path: Path) -> None:
         run_suite("small", options, events.append)
 
 
+APART = """
+title = "a reward, a run that it pays apart from the answers, and a control that is told them"
+[[runs]]
+method = "repirl"
+label = "ours"
+set = ["loop.steps=1", "loop.sampling.prompts_per_step=4", "loop.sampling.group_size=2", "data.num_problems=20",
+       "loop.validation.num_problems=4", "loop.validation.samples=1", "offline.updates=2", "offline.problems=8",
+       "irl.balance=false"]
+
+[[runs]]
+method = "test_time"
+label = "paid"
+stage = "adapt"
+problems = { benchmark = "arith", limit = 8 }
+reward = "ours"
+set = ["signal=prm", "loop.steps=2", "loop.sampling.prompts_per_step=4", "loop.sampling.group_size=2", "watch.problems=2"]
+
+[[runs]]
+method = "rloo"
+label = "told"
+stage = "adapt"
+problems = { benchmark = "arith", limit = 6, answers = "wrong" }
+set = ["loop.steps=1", "loop.sampling.prompts_per_step=4", "loop.sampling.group_size=2"]
+
+[[evaluations]]
+benchmark = "arith"
+samples = 2
+limit = 8
+"""
+
+
+def test_a_run_that_trains_apart_from_the_answers(tmp_path: Path) -> None:
+    """It waits for the reward that pays it, and its record says on what it was trained, by which run's reward, what it
+    unlearned, and how right it was while it could not know."""
+    include = _include(tmp_path / "more", APART)
+    options = SuiteOptions(work=tmp_path / "work", results=tmp_path / "results", jobs=2, include=(include,), command="x")
+    outcome = run_suite("small", options, lambda event: None)
+    assert outcome.failed == {}
+    stored = {run.record.key: run for run in store.find("small", root=options.results)}
+    ours, paid, told = (stored[key].record for key in ("ours-arith-s0", "paid-adapt-s0", "told-adapt-s0"))
+    assert paid.problems == {"benchmark": "arith", "limit": 8, "answers": "none"}
+    assert (told.problems or {})["answers"] == "wrong"
+    assert paid.reward_run is not None
+    assert (paid.reward_run.run_id, paid.reward_run.budget, told.reward_run) == (ours.run_id, ours.budget, None)
+    given = (options.work / "paid-adapt-s0" / "problems.jsonl").read_text()
+    assert len(given.splitlines()) == 8
+    assert "answer" not in given
+    assert "answer" in (options.work / "told-adapt-s0" / "problems.jsonl").read_text()
+    assert json.dumps(paid.config).count(str(tmp_path)) == 0
+    moved = [paid.diagnostics[f"arith/{name}"] for name in ("learned", "kept", "corrupted", "never")]
+    assert sum(value or 0 for value in moved) == 8
+    curve = stored["paid-adapt-s0"].curve()
+    assert [line["step"] for line in curve] == [1, 2]
+    assert all({"accuracy", "prm/signal", "prm/agreement"} <= line.keys() for line in curve)
+    assert "watch/accuracy" in curve[0]
+    row = next(row for row in build_board("small", results=options.results, include=[include]).rows if row.label == "paid")
+    assert row.cost.parents is not None
+    assert row.cost.parents["rollouts"] == (ours.budget + (ours.validation_budget or Budget())).rollouts
+    again = run_suite("small", options, lambda event: None)
+    assert (again.done, len(again.skipped)) == ((), 3)
+    (tmp_path / "more" / "suites" / "small.toml").write_text(APART.replace("limit = 8 }", "limit = 7 }"))
+    with pytest.raises(UserError, match="other settings"):
+        run_suite("small", options, lambda event: None)
+
+
+@pytest.mark.parametrize("reward", ["nobody", "paid"])
+def test_a_run_is_paid_by_one_that_is_there(tmp_path: Path, reward: str) -> None:
+    include = _include(tmp_path, APART.replace('reward = "ours"', f'reward = "{reward}"'))
+    with pytest.raises(UserError, match="is paid by a run that is not in it"):
+        plan("small", load_suite("small", [include]))
+
+
 def test_a_suite_that_was_changed_does_not_show_old_records(tmp_path: Path) -> None:
     only = SMALL[: SMALL.index('[[runs]]\nmethod = "rloo"')] + SMALL[SMALL.index("[[evaluations]]") :]
     only = only.replace('method = "base"', 'method = "base"\n\n[[runs]]\nmethod = "rloo"\nset = ["loop.steps=1"]')
@@ -343,7 +416,7 @@ def test_a_run_that_two_suites_have_is_made_once(tmp_path: Path) -> None:
         load_suite("four", options.include)
 
 
-def test_a_record_of_another_configuration_or_policy_is_told_apart(tmp_path: Path) -> None:
+def test_a_record_of_another_configuration_or_policy_is_told_apart() -> None:
     (item,) = [one for one in plan("tiny", load_suite("tiny")) if one.key == "rloo-arith-s0"]
     suite = load_suite("tiny")
     config = with_overrides(load_method("rloo").recipe("tiny"), list(item.run.set)).model_dump(mode="json")
@@ -353,8 +426,6 @@ def test_a_record_of_another_configuration_or_policy_is_told_apart(tmp_path: Pat
         for one in suite.evaluations
         if isinstance(one, PolicyEvaluation)
     ]
-    options = SuiteOptions(work=tmp_path, results=tmp_path, jobs=1)
-
     plain = {"dtype": "float32", "lora": None, "device": "cuda"}
 
     def check(config: dict, digest: str, cards: dict[str, str], method: str = "rloo", runtime: dict | None = plain) -> None:
@@ -369,9 +440,10 @@ def test_a_record_of_another_configuration_or_policy_is_told_apart(tmp_path: Pat
             reward_digest=None,
             evaluations=evaluations,
             judgements=(),
+            problems=None,
             runtime=runtime,
         )
-        _check_same(item, suite, record, options, _Now(cards, {"tiny": folder_digest(policy_dir("tiny"))}))  # pyright: ignore[reportArgumentType]
+        check_same(item, suite, record, (), Today(cards, {"tiny": folder_digest(policy_dir("tiny"))}))  # pyright: ignore[reportArgumentType]
 
     with pytest.raises(UserError, match="method"):
         check(config, digest, {}, method="bc")

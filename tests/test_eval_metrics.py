@@ -17,7 +17,7 @@ from repirl import stats
 from repirl.errors import UserError
 from repirl.evals import votes
 from repirl.evals.metrics import metric_values, parse_metric, problem_values
-from repirl.evals.votes import RIGHT, ballots, merge, same_answers
+from repirl.grading.math.votes import RIGHT, ballots, merge, same_answers
 from repirl.paths import CHECKOUT_DIR
 from repirl.types import Outcome, SampleRow
 

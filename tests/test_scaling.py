@@ -24,7 +24,8 @@ from repirl.evals.scaling import (
     scaling,
 )
 from repirl.paths import CHECKOUT_DIR
-from repirl.reporting.plots import draw_scaling
+from repirl.reporting.figures import of_scaling
+from repirl.reporting.plots import draw
 
 
 def candidates(problem: str, correct: list[float], scores: list[list[float] | None], votes: str, lengths=None) -> Candidates:
@@ -92,8 +93,8 @@ def test_the_numbers_and_the_pool_must_fit() -> None:
 
 def test_a_plot_takes_the_reader_s_colours(tmp_path: Path) -> None:
     pool = [candidates("a", [1, 0], [[0.9], [0.1]], "xy"), candidates("b", [0, 1], [[0.9], [0.1]], "xy")]
-    draw_scaling(tmp_path / "one.svg", scaling(pool))
-    draw_scaling(tmp_path / "two.svg", scaling(pool))
+    draw(tmp_path / "one.svg", of_scaling(scaling(pool)))
+    draw(tmp_path / "two.svg", of_scaling(scaling(pool)))
     text = (tmp_path / "one.svg").read_text()
     assert "currentColor" in text
     assert "prefers-color-scheme" in text

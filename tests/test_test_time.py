@@ -1,6 +1,7 @@
 """Training on problems without answers."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from test_methods import small_config
 
 from repirl.engines.loading import load_policy
 from repirl.errors import UserError
+from repirl.learn import watching
+from repirl.learn.watching import bad_looks, repetition
 from repirl.methods.base import FitContext
 from repirl.methods.registry import load_method
 from repirl.rewards.nulls import LengthReward
@@ -64,7 +67,7 @@ def unlabelled(path: Path, count: int = 12) -> Path:
 
 def test_it_runs_where_there_are_no_answers(tmp_path: Path, policy_folder) -> None:
     file = unlabelled(tmp_path / "problems.jsonl")
-    config = small_config("test_time")
+    config: Any = small_config("test_time")
     data = config.data.model_copy(update={"source": "unlabelled", "file": str(file)})
     config = config.model_copy(update={"data": data})
     fitted = method.fit(FitContext(load_policy(policy_folder), tmp_path / "run", 0), config)
@@ -76,7 +79,7 @@ def test_it_runs_where_there_are_no_answers(tmp_path: Path, policy_folder) -> No
 
 
 def test_without_validation_problems_the_best_checkpoint_cannot_be_chosen(tmp_path: Path, policy_folder) -> None:
-    config = small_config("test_time")
+    config: Any = small_config("test_time")
     data = config.data.model_copy(update={"source": "unlabelled", "file": str(unlabelled(tmp_path / "p.jsonl"))})
     validation = config.loop.validation.model_copy(update={"select": "best"})
     config = config.model_copy(update={"data": data, "loop": config.loop.model_copy(update={"validation": validation})})
@@ -89,3 +92,63 @@ def test_a_signal_and_its_reward_belong_together(tmp_path: Path, policy_folder) 
     for wrong in ({"signal": "prm"}, {"reward": "confidence"}):
         with pytest.raises(UserError, match="belong together"):
             method.fit(FitContext(load_policy(policy_folder), tmp_path, 0), config.model_copy(update=wrong))
+
+
+def test_a_look_is_bad_if_the_signal_rises_while_agreement_falls() -> None:
+    hacked = [(0.1, 0.6), (0.2, 0.7), (0.3, 0.64), (0.4, 0.6)]
+    assert bad_looks(hacked, 0.05) == 2
+    assert bad_looks(hacked, 0.2) == 0  # not by so much
+    assert bad_looks([*hacked, (0.5, 0.8)], 0.05) == 0  # it came back
+    assert bad_looks([(-signal, agreement) for signal, agreement in hacked], 0.05) == 0  # the signal falls too: not hacked
+    assert bad_looks([], 0.05) == 0
+
+
+def test_repetition_by_hand() -> None:
+    assert repetition(np.arange(20)) == 0
+    assert repetition(np.zeros(20, dtype=int)) == pytest.approx(12 / 13)  # 13 pieces of 8, all the same
+    assert repetition(np.arange(3)) == 0
+
+
+def test_watched_problems_are_not_trained_on_and_stop_a_hacked_run(
+    tmp_path: Path, policy_folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Agreement is made to fall from look to look, the signal to rise: the second bad look ends training after its update."""
+    falling, rising = iter([0.9, 0.5, 0.4, 0.3]), iter([0.1, 0.2, 0.3, 0.4])
+    monkeypatch.setattr(watching, "batch_view", lambda *of: {"signal": next(rising), "agreement": next(falling)})
+    config: Any = small_config("test_time")
+    data = config.data.model_copy(update={"source": "unlabelled", "file": str(unlabelled(tmp_path / "p.jsonl"))})
+    watch = config.watch.model_copy(update={"problems": 4, "every": 1, "samples": 2})
+    loop = config.loop.model_copy(update={"steps": 8})
+    config = config.model_copy(update={"data": data, "watch": watch, "loop": loop, "signal": "format"})
+    fitted = method.fit(FitContext(load_policy(policy_folder), tmp_path / "run", 0), config)
+    assert fitted.diagnostics["step"] == 3
+    assert fitted.diagnostics["prm/watch/stop"] == 1
+    log = watching.AnswerLog(tmp_path / "run")
+    seen = {problem for step in (1, 2, 3) for problem, _ in log.read(step)}
+    looked = {problem for problem, _ in log.read(0, watched=True)}
+    assert len(looked) == 4
+    assert seen
+    assert not seen & looked
+
+
+def test_a_resumed_run_looks_as_one_that_was_not_stopped(tmp_path: Path, policy_folder) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, steps: int, metrics: Any) -> None:
+        if step == 2:
+            raise Killed
+
+    config: Any = small_config("test_time")
+    data = config.data.model_copy(update={"source": "unlabelled", "file": str(unlabelled(tmp_path / "p.jsonl"))})
+    watch = config.watch.model_copy(update={"problems": 4, "every": 1, "samples": 2})
+    loop = config.loop.model_copy(update={"steps": 4})
+    config = config.model_copy(update={"data": data, "watch": watch, "loop": loop, "signal": "negative_entropy"})
+    whole = method.fit(FitContext(load_policy(policy_folder), tmp_path / "whole", 0), config)
+    with pytest.raises(Killed):
+        method.fit(FitContext(load_policy(policy_folder), tmp_path / "run", 0, kill), config)
+    again = method.fit(FitContext(load_policy(policy_folder), tmp_path / "run", 0), config)
+    assert replace(again.budget, wall_s=0) == replace(whole.budget, wall_s=0)
+    assert whole.budget.scored_tokens > 0
+    for name in ("prm/watch/signal", "prm/watch/agreement", "prm/signal"):
+        assert again.diagnostics[name] == pytest.approx(whole.diagnostics[name], abs=1e-5)

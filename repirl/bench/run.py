@@ -11,31 +11,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from repirl.bench.known import check_same, differing, today
 from repirl.bench.suites import (
-    JudgeEvaluation,
-    PolicyEvaluation,
-    ScaleEvaluation,
-    Suite,
-    SuiteEvaluation,
     WorkItem,
     load_suite,
-    parent_key,
     plan,
 )
-from repirl.config import Config, parse_config, with_overrides
-from repirl.engines.loading import folder_digest, policy_dir
 from repirl.errors import UserError
-from repirl.methods.registry import load_method
 from repirl.processes import only_user_of
 from repirl.records import store
-from repirl.records.provenance import portable
-from repirl.records.schema import RunRecord
-from repirl.records.upgrade import current_config
-from repirl.tasks.benchmarks import benchmark_cards, load_benchmark
 
 OnEvent = Callable[[dict[str, Any]], None]
 """Called with {"key", "part", "done", "total", ...} lines of the workers, and part "skipped", "done" or "failed"."""
@@ -69,7 +57,7 @@ class SuiteOutcome:
 
 
 def selected(name: str, options: SuiteOptions) -> list[WorkItem]:
-    """The items of a suite that `only` keeps, in order; UserError if it keeps none."""
+    """The items of a suite that `only` keeps; UserError for none."""
     items = plan(name, load_suite(name, options.include))
     kept = [item for item in items if not options.only or item.key.startswith(options.only)]
     if not kept:
@@ -85,11 +73,11 @@ def run_suite(name: str, options: SuiteOptions, on_event: OnEvent) -> SuiteOutco
     others = [run.record for other in suite.shares for run in store.find(other, root=options.results)]
     shared = {record.key: [one for one in others if one.key == record.key] for record in others}
     known = [item for item in items if item.key in recorded or item.key in shared]
-    now = _now(known, suite, options)
+    now = today(known, suite, options.include, options.data_dir)
     for item in known:
         if item.key in recorded:
-            _check_same(item, suite, recorded[item.key], options, now)
-        elif same := [record for record in shared[item.key] if not _differing(item, suite, record, options, now)]:
+            check_same(item, suite, recorded[item.key], options.include, now)
+        elif same := [record for record in shared[item.key] if not differing(item, suite, record, options.include, now)]:
             recorded[item.key] = same[0]
     waiting = [item for item in items if item.key not in recorded]
     skipped = tuple(item.key for item in items if item.key in recorded)
@@ -97,96 +85,6 @@ def run_suite(name: str, options: SuiteOptions, on_event: OnEvent) -> SuiteOutco
         on_event({"key": key, "part": "skipped", "done": 1, "total": 1})
     with only_user_of(options.work):
         return _Scheduler(options, waiting, on_event).run(skipped)
-
-
-@dataclass(frozen=True, slots=True)
-class _Now:
-    """What names stand for today: digests of benchmarks' cards and of policies, and benchmarks' own token limits."""
-
-    cards: dict[str, str]
-    policies: dict[str, str]
-    token_limits: dict[str, int] = field(default_factory=dict)
-
-
-def _now(known: Sequence[WorkItem], suite: Suite, options: SuiteOptions) -> _Now:
-    """What must be looked up to hold the records of `known` against the suite."""
-    cards = {card.name: card for card in benchmark_cards(options.include, options.data_dir)}
-    unsaid = {one.benchmark for one in suite.evaluations if isinstance(one, PolicyEvaluation) and one.max_new_tokens is None}
-    here = [name for name in sorted(unsaid & cards.keys()) if known and cards[name].status in ("embedded", "local")]
-    return _Now(
-        cards={name: card.digest for name, card in cards.items()},
-        policies={policy: folder_digest(policy_dir(policy)) for policy in {item.policy for item in known}},
-        token_limits={name: load_benchmark(name, options.data_dir, options.include).max_new_tokens for name in here},
-    )
-
-
-def _check_same(item: WorkItem, suite: Suite, record: RunRecord, options: SuiteOptions, now: _Now) -> None:
-    """UserError if a record was made with other settings than the suite has now: its numbers would stand for these."""
-    if differ := _differing(item, suite, record, options, now):
-        raise UserError(
-            f"the record of {item.key} was made with other settings ({', '.join(differ)})",
-            record.run_id,
-            "give the changed suite another name, or take its old records out of the results",
-        )
-
-
-def _differing(item: WorkItem, suite: Suite, record: RunRecord, options: SuiteOptions, now: _Now) -> list[str]:
-    """What of a record is not as the suite has it now.
-
-    The policy that a later stage starts from is a result, not a setting; the one at the root is.
-    """
-    differ = [] if same_method(item, record, options.include) else ["method"]
-    if record.runtime is not None and not all(
-        record.runtime.get(name) == value for name, value in suite.runtime.settings.items()
-    ):
-        differ.append("runtime")
-    root = record.base_policy.root_digest or (record.base_policy.digest if record.after is None else None)
-    if root not in (None, now.policies[item.policy]):
-        differ.append("policy")
-    return differ + [wanted.title for wanted in suite.evaluations if not _evaluated(wanted, item, suite, record, now)]
-
-
-def same_method(item: WorkItem, record: RunRecord, include: Sequence[str]) -> bool:
-    """Whether a record is of an item's method and has its settings."""
-    config = with_overrides(load_method(item.run.method, include).recipe(item.run.recipe), list(item.run.set))
-    return record.method == item.run.method and _recorded_config(record, type(config)) == config
-
-
-def _recorded_config(record: RunRecord, kind: type[Config]) -> Config:
-    """The configuration of a record as one of today; settings that its version did not know have their defaults."""
-    return parse_config(kind, current_config(record.config) if record.schema_version == 1 else record.config)
-
-
-def _evaluated(wanted: SuiteEvaluation, item: WorkItem, suite: Suite, record: RunRecord, now: _Now) -> bool:
-    """Whether the record has this evaluation, with the same settings, or left nothing that it is of."""
-    if isinstance(wanted, JudgeEvaluation):
-        from repirl.bench.evaluating import judges
-
-        asked = portable(wanted.protocol(suite.eval_seed))
-        made = any((one.set, one.protocol) == (portable(wanted.set), asked) for one in record.judgements)
-        return made or not judges(record.method, record.reward_digest is not None, wanted)
-    if isinstance(wanted, ScaleEvaluation):
-        from repirl.bench.evaluating import judges
-
-        asked = portable(wanted.sampling(suite.eval_seed))
-        made = any(
-            (one.benchmark, one.protocol) == (wanted.benchmark, asked)
-            and one.card_digest == now.cards.get(wanted.benchmark, one.card_digest)
-            for one in record.scalings
-        )
-        return made or not judges(record.method, record.reward_digest is not None, wanted)
-    if record.schema_version > 1 and record.policy_digest is None:
-        return True
-    limit = now.token_limits.get(wanted.benchmark)
-    sampling = ({} if limit is None else {"max_new_tokens": limit}) | wanted.sampling(suite.eval_seed + item.seed)
-    # What says nothing of extraction is older than the choice, or has no answers to extract.
-    unsaid = {"extraction": "strict" if record.schema_version == 1 else wanted.extraction}
-    return any(
-        one.benchmark == wanted.benchmark
-        and one.card_digest == now.cards.get(wanted.benchmark, one.card_digest)
-        and {name: (unsaid | one.protocol).get(name) for name in sampling} == sampling
-        for one in record.evaluations
-    )
 
 
 def _event(line: str) -> dict[str, Any] | None:
@@ -234,21 +132,20 @@ class _Scheduler:
         return SuiteOutcome(tuple(self.done), skipped, self.failed)
 
     def _next(self) -> WorkItem | None:
-        """The first waiting item whose parent is neither waiting nor running; one with a failed parent fails."""
+        """The first waiting item that needs no waiting or running one; one that needs a failed one fails."""
         pending = {item.key for item in self.waiting} | self.running.keys()
         for item in list(self.waiting):
-            parent = parent_key(item)
-            if parent in self.failed:
+            if failed := [key for key in item.needs if key in self.failed]:
                 self.waiting.remove(item)
-                self._fail(item.key, f"{parent}, from which it starts, failed")
-            elif parent is None or parent not in pending:
+                self._fail(item.key, f"{failed[0]}, which it needs, failed")
+            elif not pending & set(item.needs):
                 self.waiting.remove(item)
                 return item
         return None
 
     def _give_up(self) -> None:
         for item in self.waiting:
-            self._fail(item.key, "the run from which it starts never finished")
+            self._fail(item.key, "a run that it needs never finished")
         self.waiting.clear()
 
     def _fail(self, key: str, why: str) -> None:

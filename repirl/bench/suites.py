@@ -19,6 +19,17 @@ from repirl.grading.math.grader import Extraction
 from repirl.methods.base import Runtime
 from repirl.paths import content_dir
 from repirl.records.schema import run_key
+from repirl.types import AnswersGiven
+
+
+class TestTimeProblems(Config):
+    """Problems of a benchmark on which a run trains in a process that cannot read their answers, as in `repirl adapt`."""
+
+    benchmark: str
+    limit: int | None = Field(default=None, ge=2)
+    """Only the first problems."""
+    answers: AnswersGiven = "none"
+    """What it is told all the same: nothing, or (controls) the right answers, or those of other problems."""
 
 
 class SuiteRun(Config):
@@ -36,6 +47,10 @@ class SuiteRun(Config):
     policy: str | None = None
     """What a run without `after` starts from; None: the suite's."""
     set: tuple[str, ...] = ()
+    problems: TestTimeProblems | None = None
+    """Its training problems, in place of those of `data`."""
+    reward: str | None = None
+    """Label of the run, of the same seed, by whose reward it is paid (`reward` of its configuration)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -186,10 +201,22 @@ class WorkItem:
     run: SuiteRun
     seed: int
     policy: str
+    reward_key: str | None = None
+    """Of the run whose reward it is paid by."""
 
     @property
     def key(self) -> str:
         return run_key(self.run.label, self.run.stage, self.seed)
+
+    @property
+    def parent_key(self) -> str | None:
+        """Of the run whose policy it starts from, None for a policy by name."""
+        return run_key(self.run.label, self.run.after, self.seed) if self.run.after is not None else None
+
+    @property
+    def needs(self) -> list[str]:
+        """Keys of the runs that must have finished before it starts."""
+        return [key for key in (self.parent_key, self.reward_key) if key is not None]
 
 
 def _folders(include: Sequence[str | Path]) -> list[Path]:
@@ -232,8 +259,8 @@ def _check_contrasts(name: str, suite: Suite) -> None:
 def plan(name: str, suite: Suite) -> list[WorkItem]:
     """All runs of a suite, those that others start from first.
 
-    UserError for a run that is there twice, whose `after` is not in the suite or leads back to itself, or that has both
-    `after` and a policy.
+    UserError for a run that is there twice, whose `after` or `reward` is not in the suite or leads back to itself, or that has
+    both `after` and a policy.
     """
     runs = [(run, seed) for run in suite.runs for seed in run.seeds]
     by_key = {run_key(run.label, run.stage, seed): run for run, seed in runs}
@@ -243,8 +270,18 @@ def plan(name: str, suite: Suite) -> list[WorkItem]:
     found = []
     for run, seed in runs:
         lineage = list(_lineage(name, run, seed, by_key))
-        found.append((len(lineage), WorkItem(name, run, seed, lineage[-1].policy or suite.policy)))
+        reward = None if run.reward is None else _reward_key(name, run, seed, by_key)
+        item = WorkItem(name, run, seed, lineage[-1].policy or suite.policy, reward)
+        found.append((len(lineage) + (reward is not None), item))
     return [item for _, item in sorted(found, key=lambda one: one[0])]
+
+
+def _reward_key(name: str, run: SuiteRun, seed: int, by_key: dict[str, SuiteRun]) -> str:
+    own = [key for key, one in by_key.items() if one.label == run.reward and key.endswith(f"-s{seed}")]
+    if len(own) != 1 or by_key[own[0]].reward is not None:
+        key = run_key(run.label, run.stage, seed)
+        raise UserError(f"suite {name}: {key} is paid by a run that is not in it, or not one", run.reward, "name one label")
+    return own[0]
 
 
 def _lineage(name: str, run: SuiteRun, seed: int, by_key: dict[str, SuiteRun]) -> Iterator[SuiteRun]:
@@ -261,8 +298,3 @@ def _lineage(name: str, run: SuiteRun, seed: int, by_key: dict[str, SuiteRun]) -
         passed.add(parent)
         run, key = by_key[parent], parent
         yield run
-
-
-def parent_key(item: WorkItem) -> str | None:
-    """Key of the run whose policy an item starts from, None for a policy by name."""
-    return run_key(item.run.label, item.run.after, item.seed) if item.run.after is not None else None

@@ -6,13 +6,15 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from repirl.bench import apart
 from repirl.bench.evaluating import Sources, evaluate, judge_reward, scale_reward
-from repirl.bench.suites import Suite, WorkItem, load_suite, parent_key, plan
-from repirl.config import Config, digest_of, with_overrides
+from repirl.bench.suites import Suite, WorkItem, load_suite, plan
+from repirl.config import Config, digest_of
 from repirl.engines.loading import LoadedPolicy, folder_digest, policy_dir
 from repirl.errors import GradingFault, NumericalFault, UserError
 from repirl.methods.base import FitContext, Fitted, Method, start_policy
@@ -37,32 +39,43 @@ def run_item(
 ) -> store.StoredRun:
     """Fit and evaluate one item and store its record; every finished part is kept in `work` and not done again."""
     method = load_method(item.run.method, include)
-    config = with_overrides(method.recipe(item.run.recipe), list(item.run.set))
+    config = placed = apart.configuration(item, method)
     folder = work / item.key
     parent = _parent(item, results)
     start = str(item.policy if parent is None else _left_policy(item, parent, work))
+    places = apart.Places(work, results, include, data_dir)
+    paying = None if item.reward_key is None else _record_of(item.reward_key, item, results)
+    if item.run.problems is not None:
+        _say(item, "train", 0, 1)
+        reward = None if item.reward_key is None else apart.left_reward(item.reward_key, paying, work)
+        placed = apart.train(item, suite, start, reward, places)
     with training_in(suite.runtime.dtype):
         policy = start_policy(start, suite.runtime, item.seed)
         _say(item, "train", 0, 1)
         on_step = lambda step, steps, metrics: _say(item, "train", step, steps, metrics)
-        fitted = method.fit(FitContext(policy, folder, item.seed, on_step, runtime=suite.runtime), config)
+        fitted = method.fit(FitContext(policy, folder, item.seed, on_step, runtime=suite.runtime), placed)
     sources = Sources(folder, start, include, data_dir)
     on_part = lambda part, done, total: _say(item, part, done, total)
     reports = evaluate(item, suite, fitted, sources, on_part)
     judgements = judge_reward(item, suite, fitted, sources, on_part)
     scalings = scale_reward(item, suite, fitted, sources, on_part)
-    record = _record(item, suite, method, config, policy, fitted, parent, command)
+    if item.run.problems is not None:
+        curve, moved = apart.measured(item, suite, start, reports, places)
+        fitted = replace(fitted, curve=curve, diagnostics={**fitted.diagnostics, **moved})
+    record = _record(item, suite, method, config, policy, fitted, parent, paying, command)
     return store.write(record, reports, judgements, scalings, curve=fitted.curve, root=results)
 
 
 def _parent(item: WorkItem, results: Path | None) -> RunRecord | None:
     """The latest record of the run that an item starts from, None if it starts from a policy by name."""
-    parent = parent_key(item)
-    if parent is None:
-        return None
-    found = [run.record for run in store.find(item.suite, root=results) if run.record.key == parent]
+    return None if item.parent_key is None else _record_of(item.parent_key, item, results)
+
+
+def _record_of(key: str, item: WorkItem, results: Path | None) -> RunRecord:
+    """The latest record of a run that an item needs."""
+    found = [run.record for run in store.find(item.suite, root=results) if run.record.key == key]
     if not found:
-        raise UserError(f"{parent}, from which {item.key} starts, has no record", todo="run it first")
+        raise UserError(f"{key}, which {item.key} needs, has no record", todo="run it first")
     return max(found, key=lambda record: record.created_utc)
 
 
@@ -85,6 +98,7 @@ def _record(
     policy: LoadedPolicy,
     fitted: Fitted,
     parent: RunRecord | None,
+    paying: RunRecord | None,
     command: str,
 ) -> RunRecord:
     values = config.model_dump(mode="json")
@@ -112,6 +126,8 @@ def _record(
         budget=fitted.budget,
         validation_budget=fitted.validation_budget,
         parents=_stages_to(parent),
+        reward_run=None if paying is None else _stage(paying),
+        problems=None if item.run.problems is None else item.run.problems.model_dump(mode="json"),
         policy_digest=None if fitted.policy_folder is None else folder_digest(fitted.policy_folder),
         reward_digest=None if fitted.reward_folder is None else folder_digest(fitted.reward_folder),
         diagnostics=fitted.diagnostics,
@@ -125,8 +141,11 @@ def _stages_to(parent: RunRecord | None) -> tuple[ParentStage, ...] | None:
         return ()
     if parent.parents is None:
         return None
-    stage = ParentStage(key=parent.key, run_id=parent.run_id, budget=parent.budget, validation_budget=parent.validation_budget)
-    return (*parent.parents, stage)
+    return (*parent.parents, _stage(parent))
+
+
+def _stage(run: RunRecord) -> ParentStage:
+    return ParentStage(key=run.key, run_id=run.run_id, budget=run.budget, validation_budget=run.validation_budget)
 
 
 _last_said = 0.0

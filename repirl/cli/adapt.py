@@ -14,7 +14,11 @@ from repirl.cli.output import JsonFlag, check_folder, emit, note, working
 if TYPE_CHECKING:
     from rich.console import Group
 
-SIGNALS = ("prm", "majority", "random", "format", "self_certainty", "negative_entropy", "outcome")
+    from repirl.types import AnswersGiven
+
+SIGNALS = ("prm", "majority", "random", "format", "self_certainty", "negative_entropy", "outcome", "incorrect")
+TOLD: dict[str, AnswersGiven] = {"outcome": "right", "incorrect": "wrong"}
+"""Controls that are told answers: the right ones, or those of other problems."""
 
 
 def register(app: typer.Typer) -> None:
@@ -25,11 +29,16 @@ def adapt_command(
     reward: Annotated[str | None, typer.Argument(help="A frozen process reward, as in `repirl judge`.")] = None,
     signal: Annotated[
         str | None,
-        typer.Option(help="Instead: majority, random, format, self_certainty, negative_entropy; outcome, which is told."),
+        typer.Option(
+            help="Instead: majority, random, format, self_certainty, negative_entropy; outcome and incorrect, which are told."
+        ),
     ] = None,
     benchmark: Annotated[str, typer.Option(help="Whose problems.")] = "arith_long",
     problems: Annotated[int, typer.Option(min=2, help="So many, from the first, are adapted to.")] = 64,
     held_out: Annotated[int, typer.Option(min=2, help="The next ones show what else changed.")] = 64,
+    watch: Annotated[
+        int, typer.Option(min=0, help="So many of those are sampled while training: it stops if the signal hacks them.")
+    ] = 16,
     policy: Annotated[str, typer.Option(help="Embedded name, folder, or hub id.")] = "tiny",
     recipe: Annotated[str, typer.Option(help="Of the method `test_time`.")] = "tiny",
     settings: Annotated[list[str] | None, typer.Option("--set", help="Change of the recipe: key.path=value.")] = None,
@@ -45,9 +54,11 @@ def adapt_command(
     from repirl.cli.evaluate import default_device
     from repirl.engines.loading import load_policy
     from repirl.errors import UserError
-    from repirl.evals.adapting import EVALUATIONS, adapted, answers_at, train_apart, write_problems
+    from repirl.evals import adapting as apart
     from repirl.evals.policy import evaluate_policy
     from repirl.evals.protocol import EvalProtocol
+    from repirl.reporting.figures import of_adapting
+    from repirl.reporting.plots import draw
     from repirl.tasks.benchmarks import load_benchmark
 
     chosen = signal or "prm"
@@ -60,47 +71,69 @@ def adapt_command(
         card = load_benchmark(benchmark, data_dir=data_dir)
     if len(card.problems) < problems + held_out:
         raise UserError(f"{benchmark} has too few problems", len(card.problems), "lower --problems or --held-out")
-    told = chosen == "outcome"
+    if watch > held_out:
+        raise UserError("--watch is a part of the held-out problems", watch, f"give at most {held_out}")
     place = device or default_device()
-    refused = answers_at(folder, data_dir)
-    file = folder / "problems.jsonl"
+    sides = {"before": folder / "before", "after": folder / "after"}
+    refused = apart.answers_at(folder, data_dir, list(sides.values()))
+    file = folder / apart.PROBLEMS_FILE
+    given = TOLD.get(chosen, "none")
+    watched = 0 if chosen in TOLD else watch
     more = [*(["loop.sampling.chat_template=true"] if chat_template else []), *(settings or ())]
-    training = _training(chosen, reward, file, recipe, more)
+    training = _training(chosen, reward, file, watched, recipe, more)
     folder.mkdir(parents=True, exist_ok=True)
-    write_problems(file, card.problems[:problems], with_answers=told)
+    apart.write_problems(file, card.problems[: problems + watched], given)
     protocol = EvalProtocol(samples=samples, seed=seed, limit=problems + held_out, chat_template=chat_template)
     metrics = [f"maj@{samples}"]
-    with working("before") as on_progress:
-        start = load_policy(policy, device=place)
-        before = evaluate_policy(
-            start, card, protocol, folder=folder / EVALUATIONS[0], on_progress=on_progress, metrics=metrics
-        )
+    reports = {}
     run = folder / "run"
-    given = ["--policy", policy, "--seed", str(seed), "--out", str(run), "--device", place, "--json"]
-    note(f"training on {problems} problems by {chosen}, in a process of its own")
-    train_apart([*training, *given], refused)
-    with working("after") as on_progress:
-        left = load_policy(run / "policy", device=place)
-        after = evaluate_policy(left, card, protocol, folder=folder / EVALUATIONS[1], on_progress=on_progress, metrics=metrics)
-    curve = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    for side, place_of_samples in sides.items():
+        if side == "after":
+            note(f"training on {problems} problems by {chosen}, in a process of its own")
+            at = ["--policy", policy, "--seed", str(seed), "--out", str(run), "--device", place, "--json"]
+            apart.train_apart([*training, *at], refused)
+        with working(side) as on_progress:
+            measured = load_policy(policy if side == "before" else run / "policy", device=place)
+            reports[side] = evaluate_policy(
+                measured, card, protocol, folder=place_of_samples, on_progress=on_progress, metrics=metrics
+            )
+    curve = apart.graded_curve(run, card)
+    plot = folder / "curve.svg"
+    draw(plot, of_adapting(curve))
+    before, after = reports["before"], reports["after"]
     payload = {
         "benchmark": benchmark,
         "signal": chosen,
         "reward": reward,
         "folder": str(folder),
-        "adapted": asdict(adapted(before, after, card.problems[:problems])),
-        "held_out": asdict(adapted(before, after, card.problems[problems : problems + held_out])),
-        "curve": [
-            {name: line[name] for name in ("step", "entropy", "length_mean", "truncated") if name in line}
-            for line in curve
-            if "entropy" in line
-        ],
+        "adapted": asdict(apart.adapted(before, after, card.problems[:problems])),
+        "held_out": asdict(apart.adapted(before, after, card.problems[problems : problems + held_out])),
+        "stopped_early": curve[-1].get("prm/watch/stop") == 1.0,
+        "curve": [{name: line[name] for name in SHOWN if name in line} for line in curve if "entropy" in line],
     }
     note(f"run: {run}")
+    note(f"plot: {plot}")
     emit(as_json, payload, lambda: _tables(payload))
 
 
-def _training(signal: str, reward: str | None, file: Path, recipe: str, more: list[str]) -> list[str]:
+SHOWN = (
+    "step",
+    "accuracy",
+    "reward",
+    "prm/signal",
+    "prm/agreement",
+    "prm/different_answers",
+    "prm/repetition",
+    "prm/watch/signal",
+    "prm/watch/agreement",
+    "watch/accuracy",
+    "entropy",
+    "length_mean",
+    "truncated",
+)
+
+
+def _training(signal: str, reward: str | None, file: Path, watched: int, recipe: str, more: list[str]) -> list[str]:
     """What the child process is told: `test_time` by its recipe, or `rloo` with the loop's settings of that recipe.
 
     UserError for settings and rewards that there are not, before anything is sampled.
@@ -111,13 +144,13 @@ def _training(signal: str, reward: str | None, file: Path, recipe: str, more: li
 
     if reward is not None:
         load_reward(reward, LoadOptions())
-    if signal != "outcome":
-        settings = ["data.source=unlabelled", f"data.file={file.resolve()}", f"signal={signal}"]
+    if signal not in TOLD:
+        settings = ["data.source=unlabelled", f"data.file={file.resolve()}", f"signal={signal}", f"watch.problems={watched}"]
         settings += [f"reward={_place(reward)}"] if reward is not None else []
         method, chosen = "test_time", recipe
     else:
         loop = load_method("test_time").recipe(recipe).model_dump(mode="json")["loop"]
-        settings = ["data.source=file", f"data.file={file.resolve()}", "data.validation_problems=1"]
+        settings = ["data.source=file", f"data.file={file.resolve()}", "data.validation_problems=0"]
         settings += [f"loop.{name}={json.dumps(value)}" for name, value in loop.items() if name != "credit"]
         method, chosen = "rloo", "tiny"
     settings += more
@@ -156,8 +189,9 @@ def _tables(payload: dict[str, Any]) -> Group:
         answers = f"different answers a problem {side['answers_before']:.1f} -> {side['answers_after']:.1f}"
         lines.append(f"{name.replace('_', ' ')}, greedy: {moves}; {answers}")
     first, last = payload["curve"][0], payload["curve"][-1]
-    lines.append(
-        f"updates {last['step']}: entropy {first['entropy']:.3f} -> {last['entropy']:.3f}, "
-        f"length {first['length_mean']:.0f} -> {last['length_mean']:.0f} tokens"
-    )
+    titles = {"prm/signal": "signal", "prm/agreement": "agreement", "accuracy": "accuracy", "entropy": "entropy"}
+    moved = [f"{title} {first[name]:.3f} -> {last[name]:.3f}" for name, title in titles.items() if name in first]
+    moved.append(f"length {first['length_mean']:.0f} -> {last['length_mean']:.0f} tokens")
+    stopped = " (stopped: the signal rose while agreement fell)" if payload["stopped_early"] else ""
+    lines.append(f"{last['step']} updates{stopped}, batch: " + ", ".join(moved))
     return Group(table, *lines)

@@ -17,7 +17,7 @@ import typer
 from repirl import __version__
 from repirl.cli import adapt, attack, bench, check, evaluate, grade, judge, leaderboard, listing, scale, show, train, verify
 from repirl.errors import GradingFault, NumericalFault, UserError
-from repirl.processes import interrupt_on_sigterm, refuse_unreadable
+from repirl.processes import end_with_parent, interrupt_on_sigterm, refuse_unreadable
 
 # BadParameter < UsageError < ClickException: the base is public only in some versions of typer.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
@@ -96,6 +96,7 @@ def _complain(message: str, code: int) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
+    end_with_parent()
     refuse_unreadable()
     interrupt_on_sigterm()
     sys.exit(run())

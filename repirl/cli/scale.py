@@ -142,9 +142,10 @@ def scale_command(
     found = scaling(graded.candidates(), number, cast("list[Aggregation]", aggregation) or AGGREGATIONS, seed=seed)
     payload = _payload(graded, found, parameters) | {"origin": [asdict(one) for one in agreement(graded)]}
     if plot is not None:
-        from repirl.reporting.plots import draw_scaling
+        from repirl.reporting.figures import of_scaling
+        from repirl.reporting.plots import draw
 
-        draw_scaling(plot, found)
+        draw(plot, of_scaling(found))
         note(f"plot: {plot}")
     emit(as_json, payload, lambda: _tables(payload))
 

@@ -11,20 +11,23 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from repirl.errors import NumericalFault, UserError
 from repirl.evals.metrics import part_of, problem_values
+from repirl.evals.policy import benchmark_grader
+from repirl.learn.watching import AnswerLog
 from repirl.paths import replace_file
-from repirl.processes import UNREADABLE
+from repirl.processes import PARENT, UNREADABLE
 from repirl.stats import PairedDifference, clustered_interval, paired_difference
+from repirl.tasks.benchmarks import Benchmark
 from repirl.tasks.files import DATA_DIR_VARIABLE
-from repirl.types import Interval, Problem, Report
+from repirl.types import AnswersGiven, Interval, Problem, Report
 
-EVALUATIONS = ("before", "after")
-"""Folders of samples and verdicts."""
+PROBLEMS_FILE = "problems.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +60,35 @@ class Adapted:
     answers_after: float
 
 
-def write_problems(path: Path, problems: Sequence[Problem], *, with_answers: bool = False) -> None:
-    """One problem a line: id and text; `with_answers` for the control that is told them. UserError where that has none."""
-    rows = []
+def write_problems(path: Path, problems: Sequence[Problem], answers: AnswersGiven = "none") -> None:
+    """One problem a line: id and text, and what is told of its answer. UserError where a control needs answers that are not
+    there."""
+    told = {} if answers == "none" else _told(problems, wrong=answers == "wrong")
+    rows = [
+        {"id": problem.id, "problem": problem.prompt} | ({"answer": told[problem.id]} if told else {}) for problem in problems
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    replace_file(path, lambda file: file.write(text.encode()))
+
+
+def _told(problems: Sequence[Problem], *, wrong: bool) -> dict[str, str]:
+    """The answers; `wrong`: of each problem that of the next one whose answer is another."""
+    right = {}
     for problem in problems:
-        row = {"id": problem.id, "problem": problem.prompt}
-        if with_answers:
-            if problem.answer is None:
-                raise UserError("the control that is told the answers needs problems with answers", problem.id)
-            row["answer"] = problem.answer
-        rows.append(json.dumps(row) + "\n")
-    replace_file(path, lambda file: file.write("".join(rows).encode()))
+        if problem.answer is None:
+            raise UserError("the control that is told the answers needs problems with answers", problem.id)
+        right[problem.id] = problem.answer
+    if not wrong:
+        return right
+    answers = list(right.values())
+    if len(set(answers)) < 2:
+        raise UserError("wrong answers are those of other problems, and all have the same", answers[0])
+    later = {problem: answers[i + 1 :] + answers[:i] for i, problem in enumerate(right)}
+    return {problem: next(one for one in later[problem] if one != answer) for problem, answer in right.items()}
 
 
-def answers_at(folder: Path, data_dir: Path | None) -> list[Path]:
-    """Where answers, or verdicts on them, may lie: in benchmark data, and in the evaluations in `folder`.
+def answers_at(folder: Path, data_dir: Path | None, verdicts: Sequence[Path]) -> list[Path]:
+    """Where answers, or verdicts on them, may lie: in benchmark data, and at `verdicts`.
 
     UserError if the folder lies in the data: what is refused could not be trained in either.
     """
@@ -82,7 +99,7 @@ def answers_at(folder: Path, data_dir: Path | None) -> list[Path]:
             raise UserError(
                 "the run lies in the benchmark data, which training must not read", str(folder), "give another --out"
             )
-    return [*places, *(folder / name for name in EVALUATIONS)]
+    return [*places, *verdicts]
 
 
 def train_apart(arguments: Sequence[str], unreadable: Sequence[Path]) -> None:
@@ -91,7 +108,7 @@ def train_apart(arguments: Sequence[str], unreadable: Sequence[Path]) -> None:
     Raises what the exit code says: UserError for 2, KeyboardInterrupt for 130, a fault else.
     """
     environment = {name: value for name, value in os.environ.items() if name != DATA_DIR_VARIABLE}
-    environment[UNREADABLE] = os.pathsep.join(str(path.resolve()) for path in unreadable)
+    environment |= {UNREADABLE: os.pathsep.join(str(path.resolve()) for path in unreadable), PARENT: str(os.getpid())}
     command = [sys.executable, "-m", "repirl", "train", *arguments]
     said = ""
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
@@ -114,6 +131,35 @@ def train_apart(arguments: Sequence[str], unreadable: Sequence[Path]) -> None:
     raise NumericalFault(what, "the same command goes on from its checkpoint")
 
 
+def graded_curve(run: Path, benchmark: Benchmark) -> list[dict[str, Any]]:
+    """The metrics of every update of a finished run, and how often its answers were right: `accuracy` of the batch before the
+    update, `watch/accuracy` of the watched problems. Of runs that wrote no answers the metrics alone."""
+    log, known = AnswerLog(run), {problem.id: problem for problem in benchmark.problems}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    asked: dict[tuple[int, str], list[tuple[str, str | None]]] = {}
+    for line in lines:
+        for name, step, watched in (("accuracy", line["step"], False), ("watch/accuracy", line["step"] - 1, True)):
+            answers = [(problem, one) for problem, own in log.read(step, watched=watched) for one in own]
+            if answers:
+                asked[line["step"], name] = answers
+    right = _right({pair for answers in asked.values() for pair in answers}, known, benchmark)
+    found: dict[int, dict[str, float]] = {}
+    for (step, name), answers in asked.items():
+        found.setdefault(step, {})[name] = sum(right[pair] for pair in answers) / len(answers)
+    return [line | found.get(line["step"], {}) for line in lines]
+
+
+def _right(
+    answers: Set[tuple[str, str | None]], known: Mapping[str, Problem], benchmark: Benchmark
+) -> dict[tuple[str, str | None], bool]:
+    """Whether each (problem, answer) is right; none is not."""
+    given = sorted((problem, one) for problem, one in answers if one is not None)
+    texts = [rf"\boxed{{{one}}}" for _, one in given]
+    verdicts = benchmark_grader(benchmark)([known[problem] for problem, _ in given], texts, ["stop"] * len(texts))
+    right = {pair for pair, verdict in zip(given, verdicts, strict=True) if verdict.outcome == "correct"}
+    return {pair: pair in right for pair in answers}
+
+
 def adapted(before: Report, after: Report, problems: Sequence[Problem]) -> Adapted:
     """Both reports are of the same protocol, and of these problems among others."""
     ids = [problem.id for problem in problems]
@@ -122,15 +168,19 @@ def adapted(before: Report, after: Report, problems: Sequence[Problem]) -> Adapt
         old, new = (_values(report, metric) for report in (before, after))
         a, b = [new[i] for i in ids], [old[i] for i in ids]
         changes[metric] = Change(clustered_interval(b), clustered_interval(a), paired_difference(a, b))
+    return Adapted(len(ids), changes, transitions(before, after, ids), _answers(before, set(ids)), _answers(after, set(ids)))
+
+
+def transitions(before: Report, after: Report, ids: Sequence[str]) -> Transitions:
+    """Of these problems, by their greedy answers."""
     was, now = (_values(report, "greedy") for report in (before, after))
     pairs = [(was[i] == 1.0, now[i] == 1.0) for i in ids]
-    transitions = Transitions(
+    return Transitions(
         learned=pairs.count((False, True)),
         kept=pairs.count((True, True)),
         corrupted=pairs.count((True, False)),
         never=pairs.count((False, False)),
     )
-    return Adapted(len(ids), changes, transitions, _answers(before, set(ids)), _answers(after, set(ids)))
 
 
 def _values(report: Report, metric: str) -> dict[str, float]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from repirl import stats
 from repirl.errors import UserError
-from repirl.evals.votes import ballots
+from repirl.grading.math.votes import ballots
 from repirl.rng import seed_for
 from repirl.types import Outcome, SampleRow
 

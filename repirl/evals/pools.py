@@ -13,9 +13,9 @@ import numpy as np
 from repirl.errors import UserError
 from repirl.evals.scaling import Candidates
 from repirl.evals.step_scoring import as_solution, score_solutions
-from repirl.evals.votes import ballots
 from repirl.grading.dispatch import check_ungraded, grade_rollouts
 from repirl.grading.math.grader import Extraction
+from repirl.grading.math.votes import ballots
 from repirl.paths import replace_file
 from repirl.rewards.load import LoadedReward
 from repirl.rollouts.steps import step_texts

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from repirl import stats
-from repirl.evals.votes import ballots
+from repirl.grading.math.votes import ballots
 from repirl.types import Interval
 
 

@@ -26,7 +26,7 @@ from repirl.rewards.aggregate import Aggregation
 from repirl.rewards.artifact import RewardContract
 from repirl.rollouts.collect import Collector, Grader, SamplingConfig
 from repirl.tasks.training_sets import FAMILIES, TrainingSet, TrainingSetConfig
-from repirl.types import Budget
+from repirl.types import Budget, Metrics
 
 
 def fit_learner(
@@ -41,6 +41,7 @@ def fit_learner(
     validation: ValidationConfig,
     checkpoint_every: int = 1,
     save_reward: Callable[[Learner, Path], None] | None = None,
+    stop: Callable[[Metrics], bool] | None = None,
 ) -> Fitted:
     """Run (or continue) a learner that trains the context's policy, and save what it made in the context's folder. Without
     validation problems nothing is validated.
@@ -57,6 +58,7 @@ def fit_learner(
             steps,
             checkpoint_every,
             save_reward,
+            stop,
             data.left_out,
         )
 
@@ -69,6 +71,7 @@ def _fit(
     steps: int,
     checkpoint_every: int,
     save_reward: Callable[[Learner, Path], None] | None,
+    stop: Callable[[Metrics], bool] | None,
     left_out: Mapping[str, int],
 ) -> Fitted:
     policy = context.policy
@@ -77,7 +80,9 @@ def _fit(
     finished = run.done is not None
     if not finished:
         learner, validator = make_learner(), make_validator()
-        result = run_steps(learner, steps, run, validator, checkpoint_every=checkpoint_every, on_step=context.on_step)
+        result = run_steps(
+            learner, steps, run, validator, checkpoint_every=checkpoint_every, on_step=context.on_step, stop=stop
+        )
         save_model(policy_folder, policy.model, policy.tokenizer)
         if save_reward is not None:
             save_reward(learner, context.folder / "reward")

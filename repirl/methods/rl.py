@@ -20,6 +20,7 @@ from repirl.methods.fitting import fit_learner, make_collector
 from repirl.rewards.base import RewardLearner
 from repirl.rollouts.collect import SamplingConfig
 from repirl.tasks.training_sets import TrainingSet, TrainingSetConfig, load_training_set
+from repirl.types import Metrics
 
 
 class RLConfig(Config):
@@ -104,11 +105,14 @@ def fit_policy(
     *,
     method: str,
     make_credit: Callable[[TrainingSet], Credit] | None = None,
+    trained_on: Callable[[TrainingSet], TrainingSet] = lambda data: data,
+    stop: Callable[[Metrics], bool] | None = None,
 ) -> Fitted:
     """Policy gradient (or its continuation) in the context's folder, with a reward and a credit rule.
 
-    `make_credit` None: the rule that the configuration names. Leaves `policy/`, and `reward/` where the
-    reward has parameters.
+    `make_credit` None: the rule that the configuration names. `trained_on` says what of the set the policy is trained on (the
+    reward is made with all of it), `stop` after which metrics of an update training ends early. Leaves `policy/`, and `reward/`
+    where the reward has parameters.
     """
     loop = config.loop
     data = load_training_set(config.data, with_demonstrations=context.gives("demonstrations"))
@@ -116,10 +120,11 @@ def fit_policy(
 
     def make_learner() -> PolicyGradient:
         model = context.policy.model
+        own = trained_on(data)
         return PolicyGradient(
             model,
             make_collector(context, loop.sampling),
-            LoopData(data.problems, data.demonstrations),
+            LoopData(own.problems, own.demonstrations),
             make_reward(data),
             _credit(context, loop) if make_credit is None else make_credit(data),
             loop,
@@ -142,4 +147,5 @@ def fit_policy(
         validation=loop.validation,
         checkpoint_every=loop.checkpoint_every,
         save_reward=save_reward,
+        stop=stop,
     )

@@ -168,7 +168,7 @@ class ScalingRecord(_Strict):
 
 
 class ParentStage(_Strict):
-    """A run from whose policy a later stage started, and what it cost itself."""
+    """A run from whose policy a later stage started, or by whose reward another run was paid, and what it cost itself."""
 
     key: str
     run_id: Slug
@@ -224,6 +224,8 @@ class RunRecord(_Strict):
     budget: Spent
     validation_budget: Spent | None
     parents: tuple[ParentStage, ...] | None
+    reward_run: ParentStage | None = None
+    problems: dict[str, JsonValue] | None = None
     policy_digest: Sha256 | None
     reward_digest: Sha256 | None
     diagnostics: dict[str, float | None]

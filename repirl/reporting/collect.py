@@ -113,15 +113,16 @@ class _Lineage:
         return record.base_policy.name if parent is None else self.root(parent)
 
     def parents_cost(self, record: RunRecord) -> Budget | None:
-        """All that the earlier stages cost, None if that is not known."""
+        """All that the earlier stages cost, and the run whose reward pays; None if that is not known."""
         if record.parents is not None:
-            budgets = [one.budget + (one.validation_budget or Budget()) for one in record.parents]
+            earlier = [*record.parents, *([] if record.reward_run is None else [record.reward_run])]
+            budgets = [one.budget + (one.validation_budget or Budget()) for one in earlier]
             return sum(budgets, Budget())
         parent = self._parent(record)
-        earlier = None if parent is None else self.parents_cost(parent)
-        if parent is None or earlier is None:
+        before = None if parent is None else self.parents_cost(parent)
+        if parent is None or before is None:
             return None
-        return earlier + parent.budget + (parent.validation_budget or Budget())
+        return before + parent.budget + (parent.validation_budget or Budget())
 
 
 def _key(record: RunRecord, lineage: _Lineage) -> _Key:

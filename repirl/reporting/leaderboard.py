@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repirl import paths
-from repirl.bench.run import same_method
+from repirl.bench.known import same_method
 from repirl.bench.suites import load_suite, plan, suite_names
 from repirl.records import index, store
 from repirl.reporting.board import Board
 from repirl.reporting.collect import collect
+from repirl.reporting.figures import KINDS, of_board
 from repirl.reporting.flat import to_csv
 from repirl.reporting.markdown import to_markdown
+from repirl.reporting.plots import Figure, digest_in
 from repirl.reporting.published import load_published, render_published
 
 # Suites whose results and pages are each user's own (git ignores them): they are not in the committed index.
@@ -24,10 +26,11 @@ INDEX = "README.md"
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """File name -> content, to be written into `folder`; `boards` they were made from."""
+    """File name -> content, and that of pictures -> figure, to be written into `folder`; `boards` they were made from."""
 
     folder: Path
     files: dict[str, str]
+    figures: dict[str, Figure]
     boards: tuple[Board, ...]
 
 
@@ -62,30 +65,41 @@ def build_pages(*, results: Path | None = None, folder: Path | None = None, incl
     suites = store.suites_with_records(root=results)
     boards = tuple(build_board(suite, results=results, include=include) for suite in suites)
     files = {INDEX: _index(boards)}
+    figures: dict[str, Figure] = {}
     for board in boards:
-        files[f"{board.suite}.md"] = to_markdown(board, folder)
+        own = {f"{board.suite}-{name}.svg": figure for name, figure in of_board(board).items()}
+        files[f"{board.suite}.md"] = to_markdown(board, folder, list(own))
         files[f"{board.suite}.csv"] = to_csv(board, folder)
-    return Pages(folder, files, boards)
+        figures |= own
+    return Pages(folder, files, figures, boards)
 
 
 def stale_files(pages: Pages) -> list[str]:
     """Names of files that are missing, differ from what the records give, or belong to a (shared) suite without records."""
-    stale = [name for name, text in pages.files.items() if _read(pages.folder / name) != text.encode()]
-    present = {path for suffix in ("md", "csv") for path in pages.folder.glob(f"*.{suffix}")}
-    orphans = {path.name for path in present if path.stem not in LOCAL_SUITES} - pages.files.keys()
-    return sorted([*stale, *orphans])
+    present = {path.name for suffix in ("md", "csv", "svg") for path in pages.folder.glob(f"*.{suffix}")}
+    orphans = {name for name in present if not _is_local(name)} - pages.files.keys() - pages.figures.keys()
+    return sorted([*_changed(pages), *orphans])
+
+
+def _changed(pages: Pages) -> list[str]:
+    """Pages whose text, and pictures of which what they were drawn from, is not what the records give."""
+    texts = [name for name, text in pages.files.items() if _read(pages.folder / name) != text.encode()]
+    drawn = {name: digest_in((_read(pages.folder / name) or b"").decode(errors="replace")) for name in pages.figures}
+    return texts + [name for name, figure in pages.figures.items() if drawn[name] != figure.digest]
+
+
+def _is_local(name: str) -> bool:
+    return any(name.startswith((f"{suite}.", *(f"{suite}-{kind}" for kind in KINDS))) for suite in LOCAL_SUITES)
 
 
 def write_pages(pages: Pages) -> list[Path]:
     """Writes each file that differs (through a temporary one); returns the paths written. Removes nothing."""
     pages.folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
-    for name, text in pages.files.items():
-        path = pages.folder / name
-        if _read(path) == text.encode():
-            continue
-        paths.replace_file(path, lambda file, text=text: file.write(text.encode()))
-        written.append(path)
+    for name in _changed(pages):
+        text = pages.files[name] if name in pages.files else pages.figures[name].svg()
+        paths.replace_file(pages.folder / name, lambda file, text=text: file.write(text.encode()))
+        written.append(pages.folder / name)
     return written
 
 

@@ -43,15 +43,22 @@ _KINDS = (
     "a reward that reads the exact checker), not ranked. *kept the start*: no checkpoint of any run beat the policy that it "
     "started from in validation, so the row is that policy, whatever training cost."
 )
+_BANDS = (
+    "A panel for each row; dashed is what it is measured by. Bands are 95% intervals over seeds; of scaling they go from the "
+    "lowest to the highest bound of the seeds' intervals over problems."
+)
 
 
-def to_markdown(board: Board, folder: Path) -> str:
-    """The suite's page, to be written into `folder` (links to records are relative to it)."""
+def to_markdown(board: Board, folder: Path, pictures: Sequence[str] = ()) -> str:
+    """The suite's page, to be written into `folder` (links to records are relative to it), with these pictures beside it."""
     labels = column_labels(board.columns)
     lines = [f"# Leaderboard: {board.suite}", "", "Made by `repirl leaderboard` from run records; not edited by hand."]
     lines += ["", f"- {_VALUES}", f"- {_RANKS}", f"- {_KINDS}"]
     for stage in board.stages:
         lines += ["", f"## Trained on: {stage}", "", *_stage_lines(board, stage, labels)]
+    if pictures:
+        lines += ["", "## Curves", "", _BANDS]
+        lines += [line for name in pictures for line in ("", f"![{Path(name).stem}]({name})")]
     lines += ["", "## Columns", "", *_column_lines(board, labels)]
     lines += ["", "## Records", "", *_record_lines(board, folder)]
     return "\n".join(lines) + "\n"

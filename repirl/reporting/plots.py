@@ -6,14 +6,15 @@ Text and axes take the colour that the reader's page has, light or dark. No scri
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from repirl.evals.scaling import BEST_OF_N, MAJORITY, PASS, RANDOM, WEIGHTED, Curve, Scaling
+from repirl.config import digest_of
 from repirl.paths import replace_file
 
 if TYPE_CHECKING:
@@ -51,28 +52,68 @@ class Panel:
     series: tuple[Series, ...]
 
 
-def draw(path: Path, panels: Sequence[Panel], *, x_label: str, y_label: str, powers_of_two: bool = False) -> None:
-    """Panels side by side, at most three in a row, with the same axes; the SVG is written whole or not at all."""
-    import matplotlib
-    from matplotlib.figure import Figure
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """Panels side by side, at most three in a row. Their axes are the same; without `same_heights` each has its own range of
+    values."""
 
+    panels: tuple[Panel, ...]
+    x_label: str
+    y_label: str = ""
+    powers_of_two: bool = False
+    same_heights: bool = True
+
+    @property
+    def digest(self) -> str:
+        """Of what is drawn, which is in the file: how it is drawn may differ from machine to machine in the last digits."""
+        return digest_of(_rounded(asdict(self)))[:16]
+
+    def svg(self) -> str:
+        """The file's text."""
+        return _drawn(self)
+
+
+def draw(path: Path, figure: Figure) -> None:
+    """The SVG is written whole or not at all."""
+    replace_file(path, lambda file: file.write(figure.svg().encode()))
+
+
+def digest_in(svg: str) -> str | None:
+    """The digest of the figure that a file shows."""
+    found = re.search(r"<!-- drawn from ([0-9a-f]+) -->", svg)
+    return found[1] if found else None
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(inner) for inner in value]
+    return round(float(value), 6) if isinstance(value, float | np.floating) else value
+
+
+def _drawn(what: Figure) -> str:
+    import matplotlib
+    from matplotlib.figure import Figure as Drawing
+
+    panels = what.panels
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     colors = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "curves", "font.size": 9, **colors}):
-        figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        figure = Drawing(figsize=(_PANEL[0] * columns, _PANEL[1] * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, sharex=True, sharey=what.same_heights, squeeze=False).ravel()
         for axis, panel in zip(axes, panels, strict=False):
-            _draw_panel(axis, panel, powers_of_two)
+            _draw_panel(axis, panel, what.powers_of_two)
         for axis in axes[len(panels) :]:
             axis.remove()
-        figure.supxlabel(x_label, fontsize=9)
-        figure.supylabel(y_label, fontsize=9)
+        figure.supxlabel(what.x_label, fontsize=9)
+        figure.supylabel(what.y_label, fontsize=9)
         image = io.StringIO()
         figure.savefig(image, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = image.getvalue().replace(_INK, "currentColor")
     start = text.index(">", text.index("<svg")) + 1
-    replace_file(path, lambda file: file.write((text[:start] + _STYLE + text[start:]).encode()))
+    return f"{text[:start]}<!-- drawn from {what.digest} -->{_STYLE}{text[start:]}"
 
 
 def _draw_panel(axis: Axes, panel: Panel, powers_of_two: bool) -> None:
@@ -112,45 +153,3 @@ def _spread(wanted: Sequence[float], gap: float) -> list[float]:
     for i, height in zip(order, heights, strict=True):
         found[int(i)] = height
     return found
-
-
-def draw_scaling(path: Path, scaling: Scaling) -> None:
-    """A panel for each reward: best-of-N and weighted majority by the mean of its scores, majority, pass@N and a sample by
-    chance beside them. Without rewards, one panel of those."""
-    rewards = list(dict.fromkeys(curve.reward for curve in scaling.curves if curve.reward is not None))
-    shown = {(curve.selector, curve.reward, curve.aggregation): curve for curve in scaling.curves}
-    hows = {curve.aggregation for curve in scaling.curves if curve.reward is not None}
-    how = "mean" if "mean" in hows else next(iter(hows), None)
-    common = [
-        _series(shown[name, None, None], label, None, dashed)
-        for name, label, dashed in ((PASS, "pass@N", True), (MAJORITY, "majority", False), (RANDOM, "any", True))
-        if (name, None, None) in shown
-    ]
-    panels = [
-        Panel(
-            name,
-            tuple(
-                common
-                + [
-                    _series(shown[selector, name, how], label, PALETTE[i], False)
-                    for i, (selector, label) in enumerate(((BEST_OF_N, "best-of-N"), (WEIGHTED, "weighted")))
-                    if (selector, name, how) in shown
-                ]
-            ),
-        )
-        for name in rewards
-    ]
-    draw(path, panels or [Panel("", tuple(common))], x_label="samples N", y_label="accuracy", powers_of_two=True)
-
-
-def _series(curve: Curve, label: str, color: str | None, dashed: bool) -> Series:
-    points = curve.points
-    return Series(
-        label,
-        [point.samples for point in points],
-        [point.accuracy.value for point in points],
-        [point.accuracy.value if point.accuracy.low is None else point.accuracy.low for point in points],
-        [point.accuracy.value if point.accuracy.high is None else point.accuracy.high for point in points],
-        color,
-        dashed,
-    )

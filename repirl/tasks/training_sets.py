@@ -58,8 +58,8 @@ class TrainingSetConfig(Config):
     """Of an embedded family, in equal shares."""
     num_problems: int = Field(default=2000, ge=1)
     """Problems to train on."""
-    validation_problems: int = Field(default=128, ge=1)
-    """Problems held out for choosing a checkpoint."""
+    validation_problems: int = Field(default=128, ge=0)
+    """Problems held out for choosing a checkpoint; 0: none, and the last checkpoint must be the one chosen."""
     demos_per_problem: int = Field(default=4, ge=0)
     """Demonstrations of each problem of an embedded family."""
     problem_seed: int = 0

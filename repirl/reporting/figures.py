@@ -1,0 +1,193 @@
+"""What is drawn: scaling, test-time training, and a suite's rows, each beside its baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from repirl.evals.scaling import BEST_OF_N, MAJORITY, PASS, RANDOM, WEIGHTED, Curve, Scaling, title
+from repirl.reporting.board import Board, Row
+from repirl.reporting.comparing import baseline_of
+from repirl.reporting.curves import curve_of
+from repirl.reporting.plots import PALETTE, Figure, Panel, Series
+from repirl.stats import seeded_interval
+from repirl.types import Interval
+
+OWN, OTHER = PALETTE[0], PALETTE[1]
+KINDS = ("learning", "scaling", "accuracy-while-adapting", "signal-while-adapting")
+"""How the names of a suite's pictures begin."""
+
+
+def of_board(board: Board) -> dict[str, Figure]:
+    """A suite's figures by the end of their file's name: what its records allow."""
+    found: dict[str, Figure | None] = {}
+    for stage in board.stages:
+        rows = board.rows_of(stage)
+        end = "" if len(board.stages) == 1 else f"-{stage.replace(' ', '-')}"
+        partners = [None if (i := baseline_of(row, rows, board.baseline)) is None else rows[i] for row in rows]
+        found[f"learning{end}"] = of_learning(rows, partners)
+        found[f"scaling{end}"] = of_scaled_rows(rows)
+        found[f"accuracy-while-adapting{end}"] = of_adapting_rows(rows, ADAPTING, same_heights=True)
+        found[f"signal-while-adapting{end}"] = of_adapting_rows(rows, SIGNALS, same_heights=False)
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def of_learning(rows: Sequence[Row], baselines: Sequence[Row | None]) -> Figure | None:
+    """Validation accuracy by update, a panel for each row with its baseline's mean; bands are over seeds."""
+    panels = []
+    for row, baseline in zip(rows, baselines, strict=True):
+        curve = curve_of(row)
+        if curve is None:
+            continue
+        lines = [_seeded(row.label, curve.steps_K.tolist(), curve.accuracy_SK, OWN)]
+        other = None if baseline is None else curve_of(baseline)
+        if baseline is not None and other is not None:
+            mean = other.mean_K.tolist()
+            lines.append(Series(baseline.label, other.steps_K.tolist(), mean, mean, mean, dashed=True))
+        panels.append(Panel(row.name, tuple(lines)))
+    return Figure(tuple(panels), "updates", "validation accuracy") if panels else None
+
+
+def _seeded(label: str, x: Sequence[float], values_SK: np.ndarray, color: str) -> Series:
+    """Means over seeds, with bootstrap intervals over them; no band where all are equal, of which resampling says nothing."""
+    values = [values_SK[:, k : k + 1] for k in range(values_SK.shape[1])]
+    points = [Interval(float(one[0, 0])) if np.ptp(one) == 0 else seeded_interval(one) for one in values]
+    return _line_of(label, list(x), points, color)
+
+
+def _line_of(label: str, x: Sequence[float], points: Sequence[Interval], color: str | None) -> Series:
+    """Without bounds a point is its own."""
+    low = [point.value if point.low is None else point.low for point in points]
+    high = [point.value if point.high is None else point.high for point in points]
+    return Series(label, x, [point.value for point in points], low, high, color)
+
+
+def of_scaled_rows(rows: Sequence[Row]) -> Figure | None:
+    """Choosing among N samples by each row's reward, the mean of its step scores; means over seeds. A band goes from the lowest
+    to the highest bound of the seeds' intervals over problems."""
+    panels = []
+    for row in rows:
+        scalings = [run.record.scalings[0] for run in row.runs if run.record.scalings]
+        if scalings:
+            shown = (
+                ("best-of-N", title(BEST_OF_N, "mean"), OWN, False),
+                ("weighted", title(WEIGHTED, "mean"), OTHER, False),
+                ("majority", MAJORITY, None, False),
+                ("pass@N", PASS, None, True),
+                ("any", RANDOM, None, True),
+            )
+            lines = [
+                _scaled(label, [one.curves[name] for one in scalings], color, dashed)
+                for label, name, color, dashed in shown
+                if all(name in one.curves for one in scalings)
+            ]
+            panels.append(Panel(row.name, tuple(lines)))
+    return Figure(tuple(panels), "samples N", "accuracy", powers_of_two=True) if panels else None
+
+
+def _scaled(label: str, curves: Sequence[Mapping[str, Any]], color: str | None, dashed: bool) -> Series:
+    numbers = sorted(set.intersection(*({int(n) for n in curve} for curve in curves)))
+    seeds = [_line_of(label, numbers, [curve[str(n)] for n in numbers], color) for curve in curves]
+    return Series(
+        label,
+        numbers,
+        np.mean([one.y for one in seeds], axis=0).tolist(),
+        np.min([one.low for one in seeds], axis=0).tolist(),
+        np.max([one.high for one in seeds], axis=0).tolist(),
+        color,
+        dashed,
+    )
+
+
+ADAPTING = (("accuracy", "accuracy", OWN), ("agreement", "prm/agreement", OTHER))
+SIGNALS = (("batch", "prm/signal", OWN), ("watched", "prm/watch/signal", OTHER))
+
+
+def of_adapting_rows(rows: Sequence[Row], shown: Sequence[tuple[str, str, str]], *, same_heights: bool) -> Figure | None:
+    """Metrics of test-time training by update, a panel for each row; bands are over seeds."""
+    panels = []
+    for row in rows:
+        curves = [run.curve() for run in row.runs if run.record.problems is not None]
+        lines = [_seeded_line(label, name, curves, color) for label, name, color in shown]
+        if kept := tuple(line for line in lines if line is not None):
+            panels.append(Panel(row.name, kept))
+    return Figure(tuple(panels), "updates", same_heights=same_heights) if panels else None
+
+
+def _seeded_line(label: str, name: str, curves: Sequence[Sequence[Mapping[str, Any]]], color: str) -> Series | None:
+    """Over the updates that all runs have: one that stopped early ends the line."""
+    points = [{line["step"]: line[name] for line in curve if line.get(name) is not None} for curve in curves]
+    steps = sorted(set.intersection(*map(set, points))) if points else []
+    if not steps:
+        return None
+    return _seeded(label, steps, np.array([[one[step] for step in steps] for one in points]), color)
+
+
+def of_scaling(scaling: Scaling) -> Figure:
+    """A panel for each reward: best-of-N and weighted majority by the mean of its scores, majority, pass@N and a sample by
+    chance beside them. Without rewards, one panel of those."""
+    rewards = list(dict.fromkeys(curve.reward for curve in scaling.curves if curve.reward is not None))
+    shown = {(curve.selector, curve.reward, curve.aggregation): curve for curve in scaling.curves}
+    hows = {curve.aggregation for curve in scaling.curves if curve.reward is not None}
+    how = "mean" if "mean" in hows else next(iter(hows), None)
+    common = [
+        _series(shown[name, None, None], label, None, dashed)
+        for name, label, dashed in ((PASS, "pass@N", True), (MAJORITY, "majority", False), (RANDOM, "any", True))
+        if (name, None, None) in shown
+    ]
+    panels = [
+        Panel(
+            name,
+            tuple(
+                common
+                + [
+                    _series(shown[selector, name, how], label, PALETTE[i], False)
+                    for i, (selector, label) in enumerate(((BEST_OF_N, "best-of-N"), (WEIGHTED, "weighted")))
+                    if (selector, name, how) in shown
+                ]
+            ),
+        )
+        for name in rewards
+    ]
+    return Figure(tuple(panels) or (Panel("", tuple(common)),), "samples N", "accuracy", powers_of_two=True)
+
+
+def _series(curve: Curve, label: str, color: str | None, dashed: bool) -> Series:
+    points = curve.points
+    line = _line_of(label, [point.samples for point in points], [point.accuracy for point in points], color)
+    return replace(line, dashed=dashed)
+
+
+def of_adapting(curve: Sequence[Mapping[str, Any]]) -> Figure:
+    """Of test-time training by update: what it is paid beside what it does, on its batches and on the problems watched."""
+    panels = [
+        Panel(
+            title,
+            tuple(
+                line
+                for label, name, color in (("batch", batch, PALETTE[0]), ("watched", watched, PALETTE[1]))
+                if (line := _line(label, name, curve, color)) is not None
+            ),
+        )
+        for title, batch, watched in (
+            ("signal", "prm/signal", "prm/watch/signal"),
+            ("accuracy (training does not see it)", "accuracy", "watch/accuracy"),
+            ("agreement with the majority", "prm/agreement", "prm/watch/agreement"),
+            ("reward by the answers told", "reward", ""),
+            ("length, tokens", "length_mean", "prm/watch/length_mean"),
+            ("entropy, nats", "entropy", ""),
+            ("repeated pieces", "prm/repetition", "prm/watch/repetition"),
+        )
+    ]
+    return Figure(tuple(panel for panel in panels if panel.series), "updates", same_heights=False)
+
+
+def _line(label: str, name: str, curve: Sequence[Mapping[str, Any]], color: str) -> Series | None:
+    points = [(line["step"], line[name]) for line in curve if line.get(name) is not None]
+    if not points:
+        return None
+    x, y = zip(*points, strict=True)
+    return Series(label, x, y, y, y, color)
