@@ -30,6 +30,7 @@ from repirl.records.schema import BasePolicy, ParentStage, run_key
 from repirl.records.store import StoredRun
 from repirl.reporting.board import Board, Column, Rank, Row
 from repirl.reporting.collect import collect
+from repirl.reporting.figures import of_board
 from repirl.reporting.flat import to_csv, to_json_rows
 from repirl.reporting.leaderboard import LOCAL_SUITES, build_board, build_pages, stale_files, write_pages
 from repirl.reporting.markdown import to_markdown
@@ -350,6 +351,53 @@ def test_pages_are_identical_and_staleness_is_seen(tmp_path: Path) -> None:
     write_pages(build_pages(results=results, folder=folder))
     (folder / "gone.md").write_text("a suite whose records are no more")
     assert stale_files(build_pages(results=results, folder=folder)) == ["gone.md"]
+
+
+def learning(folder: Path, *accuracies: float, **more: list[float]) -> Path:
+    """A log of training: validation accuracy at updates 0, 1, 2, ..., and other metrics."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [
+        {"step": i, "validation_accuracy": value} | {name.replace("__", "/"): values[i] for name, values in more.items()}
+        for i, value in enumerate(accuracies)
+    ]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder / "log.jsonl"
+
+
+def test_curves_are_pictures_that_go_stale_with_their_numbers(tmp_path: Path) -> None:
+    results, folder = tmp_path / "results", tmp_path / "leaderboard"
+    for seed in range(3):
+        write(results, "rloo", seed, POOR, curve=learning(tmp_path / "a", 0.1, 0.2, 0.2 + seed / 10))
+        write(results, "repirl", seed, GOOD, curve=learning(tmp_path / "b", 0.1, 0.3, 0.4))
+    pages = build_pages(results=results, folder=folder)
+    assert "trial-learning.svg" in stale_files(pages)
+    assert "](trial-learning.svg)" in pages.files["trial.md"]
+    write_pages(pages)
+    assert stale_files(pages) == []
+    (shown,) = pages.figures.values()
+    lines = {panel.title: {line.label: line for line in panel.series} for panel in shown.panels}
+    assert lines.keys() == {"rloo", "repirl"}
+    own = lines["rloo"]["rloo"]
+    assert own.y == pytest.approx([0.1, 0.2, 0.3])
+    assert own.low[:2] == own.high[:2] == pytest.approx([0.1, 0.2])  # all seeds alike
+    assert own.low[2] < 0.3 < own.high[2]
+    picture = folder / "trial-learning.svg"
+    drawn_elsewhere = picture.read_text().replace('width="', 'width="0')
+    picture.write_text(drawn_elsewhere)
+    assert stale_files(pages) == []  # the same numbers
+    write(results, "repirl", 3, GOOD, curve=learning(tmp_path / "b", 0.1, 0.3, 0.5))
+    assert "trial-learning.svg" in stale_files(build_pages(results=results, folder=folder))
+
+
+def test_what_test_time_training_could_not_know_is_drawn(tmp_path: Path) -> None:
+    problems = {"benchmark": "arith", "limit": None, "answers": "none"}
+    for seed in range(2):
+        log = learning(tmp_path / "a", 0.1, 0.1, accuracy=[0.2, 0.4], prm__agreement=[0.5, 0.7], prm__signal=[1.0, 9.0])
+        write(tmp_path / "results", "test_time", seed, POOR, curve=log, problems=problems)
+    figures = of_board(board_of(tmp_path / "results"))
+    accuracy, signal = (figures[f"{kind}-while-adapting"].panels[0] for kind in ("accuracy", "signal"))
+    assert [(line.label, line.y) for line in accuracy.series] == [("accuracy", [0.2, 0.4]), ("agreement", [0.5, 0.7])]
+    assert [(line.label, line.y) for line in signal.series] == [("batch", [1.0, 9.0])]
 
 
 def test_local_suites_do_not_touch_the_committed_index(tmp_path: Path) -> None:

@@ -34,6 +34,10 @@ def train_command(
         str | None,
         typer.Option(help="How the process reward is paid: sequence, return_to_go, step, right, progress, min_form or alpha."),
     ] = None,
+    problems: Annotated[
+        str, typer.Option(help="all, or hard: only those that the policy fails in --hard-samples before training.")
+    ] = "all",
+    hard_samples: Annotated[int, typer.Option(min=1, help="Of --problems hard: completions of each training problem.")] = 16,
     pool: Annotated[
         Path | None, typer.Option(help="File of graded rollouts to learn from instead of sampling (rePIRL: the reward alone).")
     ] = None,
@@ -56,8 +60,11 @@ def train_command(
     from repirl.methods.base import FitContext, Runtime, start_policy
     from repirl.methods.mixing import credit_settings, critic_of
     from repirl.methods.registry import load_method
+    from repirl.methods.rl import RLConfig
     from repirl.precision import training_in
 
+    if problems not in ("all", "hard"):
+        raise UserError("unknown choice of problems", problems, "choose all or hard")
     if lora_rank is None and lora_alpha is not None:
         raise UserError("--lora-alpha scales adapters, and there are none", lora_alpha, "give --lora-rank too")
     folder = out or Path("runs") / f"{method}-{recipe}-s{seed}"
@@ -66,6 +73,9 @@ def train_command(
         chosen = load_method(method, tuple(map(str, include or ())))
         config = chosen.recipe(recipe)
         paid = credit_settings(config, optimizer, mixing, critic_of(recipe))
+        if problems == "hard" and not isinstance(config, RLConfig):
+            raise UserError("this method samples no policy in training", method, "leave out --problems hard")
+        paid += [f'hard={{"samples": {hard_samples}}}'] if problems == "hard" else []
         given = [*paid, *(settings or ()), *([f"pool={json.dumps(str(pool))}"] if pool else ())]
         config = with_overrides(config, given)
         runtime = parse_config(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from repirl.config import Config
@@ -17,16 +18,19 @@ from repirl.learn.run import Learner, ValidationConfig
 from repirl.methods.base import FitContext, Fitted
 from repirl.methods.context_length import within_context
 from repirl.methods.fitting import fit_learner, make_collector
+from repirl.methods.hard import HardConfig, only_hard
 from repirl.rewards.base import RewardLearner
 from repirl.rollouts.collect import SamplingConfig
 from repirl.tasks.training_sets import TrainingSet, TrainingSetConfig, load_training_set
-from repirl.types import Metrics
+from repirl.types import Budget, Metrics
 
 
 class RLConfig(Config):
     """Configuration of a method without a learned reward."""
 
     data: TrainingSetConfig = TrainingSetConfig()
+    hard: HardConfig | None = None
+    """Train on problems alone that the starting policy fails; None: on all of `data`."""
     loop: LoopConfig = LoopConfig()
 
 
@@ -117,6 +121,9 @@ def fit_policy(
     loop = config.loop
     data = load_training_set(config.data, with_demonstrations=context.gives("demonstrations"))
     data = within_context(data, context.policy, config.data.too_long, chat=loop.sampling.chat_template)
+    choosing = Budget()
+    if config.hard is not None:
+        data, choosing = only_hard(context, data, config.hard, loop.sampling)
 
     def make_learner() -> PolicyGradient:
         model = context.policy.model
@@ -136,7 +143,7 @@ def fit_policy(
         if isinstance(learner, PolicyGradient) and learner.reward is not None:
             learner.reward.save(folder)
 
-    return fit_learner(
+    fitted = fit_learner(
         context,
         config,
         make_learner,
@@ -149,3 +156,4 @@ def fit_policy(
         save_reward=save_reward,
         stop=stop,
     )
+    return replace(fitted, budget=fitted.budget + choosing)
