@@ -85,7 +85,7 @@ def test_a_run_trains_on_them_and_pays_for_finding_them(tmp_path: Path, policy_f
     kept = json.loads((tmp_path / "hard" / "hard.json").read_text())
     assert len(kept["hard"]) == problems
     assert (kept["asked"]["samples"], kept["asked"]["seed"]) == (3, 0)
-    same = ("entropy", "reward", "grad_norm")
+    same = ("entropy", "reward", "length_mean")
     assert [plain.diagnostics[name] for name in same] == pytest.approx([found.diagnostics[name] for name in same])
 
 

@@ -23,6 +23,7 @@ from repirl.evals.scaling import (
     powers_of_two,
     scaling,
 )
+from repirl.evals.solvability import foretold
 from repirl.paths import CHECKOUT_DIR
 from repirl.reporting.figures import of_scaling
 from repirl.reporting.plots import draw
@@ -167,3 +168,43 @@ def test_rewards_of_one_name_are_told_apart() -> None:
     given = ["runs/a/reward", "runs/b", "oracle", "oracle"]
     assert short_names(given) == {"a": "runs/a/reward", "b": "runs/b", "oracle": "oracle"}
     assert list(short_names(["x/run", "y/run"])) == ["x/run", "y/run"]
+
+
+def attempts(problem: str, score: float, length: int, *, solved: bool = False) -> Candidates:
+    steps = (np.array([score - 0.1, score + 0.1]), np.array([score]), None)
+    return Candidates(problem, np.array([0.0, float(solved), 0.0]), (), np.full(3, float(length)), {"prm": steps})
+
+
+def test_scores_of_failed_attempts_foretell_what_is_solved_later() -> None:
+    """Scores in the order of what is solved later, lengths against it: correlations by hand are 1 and, of shortness, -1."""
+    later = {f"p{i}": i / 20 for i in range(12)}
+    pool = [attempts(f"p{i}", score=i, length=i) for i in range(12)]
+    pool += [attempts("p99", 99, 1, solved=True), attempts("unknown", 5, 5)]
+    length, prm = foretold(pool, later)
+    assert (length.name, prm.name, prm.problems) == ("length", "prm", 12)
+    assert (length.correlation.value, prm.correlation.value) == pytest.approx((-1, 1))
+    assert prm.over_length is not None
+    assert prm.over_length.interval.value == pytest.approx(2)
+    assert length.over_length is None
+    (_, mixed) = foretold(
+        [attempts(f"p{i}", score=i % 2, length=1) for i in range(12)], {f"p{i}": float(i > 5) for i in range(12)}
+    )
+    assert mixed.correlation.value == pytest.approx(0)
+    assert mixed.correlation.low is not None
+    assert mixed.correlation.low < -0.2
+    with pytest.raises(UserError, match="too few problems were failed"):
+        foretold(pool[:9], later)
+    with pytest.raises(UserError, match="equally often"):
+        foretold(pool, dict.fromkeys(later, 0.5))
+
+
+def test_a_later_policy_is_sampled_too(capsys: pytest.CaptureFixture[str], policy_folder: Path) -> None:
+    """The policy of random weights fails everything; what `tiny` solves of it is foretold, or not."""
+    given = ["--policy", str(policy_folder), "--samples", "2", "--limit", "24", "--reward", "confidence", "--later", "tiny"]
+    found = shown(capsys, "--benchmark", "arith", *given)["later"]
+    assert [one["name"] for one in found] == ["length", "confidence"]
+    assert found[0]["problems"] >= 10
+    assert run(["scale", "--pool", "x.jsonl", "--later", "tiny"]) == 2
+    assert "give --benchmark" in capsys.readouterr().err
+    assert run(["scale", "--benchmark", "arith", "--later", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err

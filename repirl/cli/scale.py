@@ -12,10 +12,7 @@ import typer
 from repirl.cli.output import JsonFlag, check_folder, check_output, emit, note, working
 
 if TYPE_CHECKING:
-    from rich.console import Group
-
     from repirl.evals.pools import GradedPool
-    from repirl.evals.scaling import Scaling
     from repirl.rewards.aggregate import Aggregation
     from repirl.rewards.load import LoadedReward
     from repirl.tasks.benchmarks import Benchmark
@@ -47,6 +44,9 @@ def scale_command(
     temperature: Annotated[float, typer.Option(help="Temperature of the samples.")] = 0.8,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Default: what the benchmark says.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first problems.")] = None,
+    later: Annotated[
+        str | None, typer.Option(help="A policy trained later: do scores of failed attempts tell which problems it solves?")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the samples, and of the subsets that vote.")] = 0,
     chat_template: Annotated[bool, typer.Option(help="Apply the policy's chat template.")] = False,
     extraction: Annotated[str, typer.Option(help="Answers: strict (marked ones), flexible (else the last value).")] = "strict",
@@ -63,15 +63,21 @@ def scale_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Test-time scaling: best-of-N, majority and PRM-weighted majority by N, all from one pool of samples."""
+    from repirl.cli.scale_tables import payload_of, tables
     from repirl.errors import UserError
     from repirl.evals.origin import agreement
     from repirl.evals.pools import pool_of_file, with_scores, write_pool
     from repirl.evals.scaling import AGGREGATIONS, scaling
+    from repirl.evals.solvability import foretold
     from repirl.grading.math.grader import known_extraction
     from repirl.tasks.benchmarks import load_benchmark
 
     if (pool is None) and benchmark is None:
         raise UserError("nothing to choose from", "no --benchmark, no --pool", "name a benchmark, or give a pool of samples")
+    if later is not None and (pool is not None or approach is not None):
+        raise UserError(
+            "a later policy is sampled on a benchmark's problems", later, "give --benchmark, and no --pool or --approach"
+        )
     if set_ and approach is None:
         raise UserError("--set belongs to a search", set_[0], "give --approach too")
     for how in aggregation or ():
@@ -110,12 +116,17 @@ def scale_command(
         emit(as_json, searched, lambda: search_tables(searched))
         return
     parameters: dict[str, int] = {}
+    sampling: dict[str, Any] = {}
     names = short_names(reward or ())
     if pool is not None:
         with working("grading") as on_progress:
             graded = pool_of_file(pool, problems, extraction=way, limit=limit, on_progress=on_progress)
     else:
         assert problems is not None
+        if later is not None:
+            from repirl.engines.loading import policy_dir
+
+            policy_dir(later)
         for given in names.values():  # a mistake is to be seen before anything is sampled
             reward_for(given, problems.problems[:limit], policy, seed, dtype, place)
         if number and max(number) > samples:
@@ -140,14 +151,20 @@ def scale_command(
         write_pool(save_pool, graded)
         note(f"pool: {save_pool}")
     found = scaling(graded.candidates(), number, cast("list[Aggregation]", aggregation) or AGGREGATIONS, seed=seed)
-    payload = _payload(graded, found, parameters) | {"origin": [asdict(one) for one in agreement(graded)]}
+    payload = payload_of(graded, found, parameters) | {"origin": [asdict(one) for one in agreement(graded)], "later": []}
+    if later is not None:
+        assert problems is not None
+        note(f"sampling {later}")
+        solved, _ = sampled_pool(problems, later, sampling, None if out is None else out / "later", dtype, place)
+        shares = {one.problem: float(one.correct.mean()) for one in solved.candidates() if len(one.correct)}
+        payload["later"] = [asdict(one) for one in foretold(graded.candidates(), shares)]
     if plot is not None:
         from repirl.reporting.figures import of_scaling
         from repirl.reporting.plots import draw
 
         draw(plot, of_scaling(found))
         note(f"plot: {plot}")
-    emit(as_json, payload, lambda: _tables(payload))
+    emit(as_json, payload, lambda: tables(payload))
 
 
 def sampled_pool(
@@ -190,106 +207,3 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 def parameters_of(model: Any) -> int:
     """0 without a model."""
     return 0 if model is None else sum(p.numel() for p in model.parameters())
-
-
-def _payload(pool: GradedPool, found: Scaling, parameters: dict[str, int]) -> dict[str, Any]:
-    """Curves, and what N samples of a problem cost: tokens of policy and reward, and 2 x parameters x tokens FLOPs."""
-    counted = [sample.tokens for row in pool.rows for sample in row.samples]
-    each = None if None in counted else sum(cast("list[int]", counted)) / len(counted)
-    curves = []
-    for curve in found.curves:
-        scored = pool.scored_tokens.get(curve.reward or "")
-        reward_each = None if scored is None else scored / len(counted)
-        points = []
-        for point in curve.points:
-            n, over = point.samples, point.over_majority
-            policy_flops = _flops(parameters.get("policy"), each)
-            reward_flops = 0.0 if curve.reward is None else _flops(parameters.get(curve.reward), reward_each)
-            both = None if policy_flops is None or reward_flops is None else n * (policy_flops + reward_flops)
-            points.append(
-                {
-                    "n": n,
-                    "accuracy": asdict(point.accuracy),
-                    "over_majority": None if over is None else asdict(over.interval) | {"p_value": over.p_value},
-                    "policy_tokens": None if each is None else n * each,
-                    "reward_tokens": None if reward_each is None else n * reward_each,
-                    "flops": both,
-                }
-            )
-        curves.append({"selector": curve.selector, "reward": curve.reward, "aggregation": curve.aggregation, "points": points})
-    return {
-        "problems": found.problems,
-        "samples": found.samples,
-        "left_out": found.left_out,
-        "counts": pool.counts(),
-        "unscored": {name: dict(reasons) for name, reasons in pool.unscored.items()},
-        "squashed": list(found.squashed),
-        "parameters": parameters,
-        "curves": curves,
-    }
-
-
-def _flops(parameters: int | None, tokens: float | None) -> float | None:
-    return None if parameters is None or tokens is None else 2.0 * parameters * tokens
-
-
-def _tables(payload: dict[str, Any]) -> Group:
-    from rich.console import Group
-    from rich.table import Table
-
-    numbers = [point["n"] for point in payload["curves"][0]["points"]]
-    title = f"accuracy in percent, {payload['problems']} problems, subsets of N of {payload['samples']} samples"
-    table = Table(title=title, title_justify="left")
-    for column in ("selector", "reward", "scores"):
-        table.add_column(column)
-    for n in numbers:
-        table.add_column(f"N={n}", justify="right")
-    table.add_column(f"N={numbers[-1]}: 95%")
-    table.add_column("- majority")
-    selector = ""
-    for curve in payload["curves"]:
-        if selector not in ("", curve["selector"]):
-            table.add_section()
-        selector = curve["selector"]
-        last = curve["points"][-1]
-        over = last["over_majority"]
-        table.add_row(
-            selector,
-            curve["reward"] or "",
-            curve["aggregation"] or "",
-            *(f"{100 * point['accuracy']['value']:.1f}" for point in curve["points"]),
-            f"[{100 * last['accuracy']['low']:.1f}, {100 * last['accuracy']['high']:.1f}]",
-            "" if over is None else f"{100 * over['value']:+.1f} [{100 * over['low']:+.1f}, {100 * over['high']:+.1f}]",
-        )
-    return Group(table, *_lines(payload))
-
-
-def _lines(payload: dict[str, Any]) -> list[str]:
-    lines = [", ".join(f"{count} {name}" for name, count in payload["counts"].items() if count)]
-    if payload["left_out"]:
-        lines.append(f"{payload['left_out']} problems left out: fewer than {payload['samples']} graded samples")
-    lines += [
-        f"{reward}: {count} samples are unscored: {reason}"
-        for reward, reasons in payload["unscored"].items()
-        for reason, count in reasons.items()
-    ]
-    if payload["squashed"]:
-        lines.append(f"scores outside of [0, 1], so products and votes take their sigmoid: {', '.join(payload['squashed'])}")
-    for curve in payload["curves"]:
-        last = curve["points"][-1]
-        if (
-            last["flops"] is not None
-            and curve["aggregation"] in (None, "mean")
-            and curve["selector"] in ("majority", "best-of-N")
-        ):
-            tokens = f"{last['policy_tokens']:.0f} tokens of the policy"
-            scored = "" if last["reward_tokens"] is None else f", {last['reward_tokens']:.0f} of the reward"
-            name = " ".join(part for part in (curve["selector"], curve["reward"]) if part)
-            lines.append(f"{name}, a problem with N={last['n']}: {tokens}{scored}, {last['flops']:.3g} FLOPs")
-    for one in payload["origin"]:
-        gap = f", {len(one['differing'])} problems differ" if one["differing"] else ""
-        lines.append(
-            f"the origin's {one['rule']}@{one['samples']}: {one['theirs']} of {one['problems']} right by its choice, "
-            f"{one['ours']} by ours among the same first {one['samples']}{gap}"
-        )
-    return lines
