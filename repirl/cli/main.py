@@ -15,7 +15,22 @@ from collections.abc import Sequence
 import typer
 
 from repirl import __version__
-from repirl.cli import adapt, attack, bench, check, evaluate, grade, judge, leaderboard, listing, scale, show, train, verify
+from repirl.cli import (
+    adapt,
+    attack,
+    bench,
+    check,
+    evaluate,
+    grade,
+    judge,
+    leaderboard,
+    listing,
+    scale,
+    score,
+    show,
+    train,
+    verify,
+)
 from repirl.errors import GradingFault, NumericalFault, UserError
 from repirl.processes import end_with_parent, interrupt_on_sigterm, refuse_unreadable
 
@@ -28,7 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (listing, show, check, train, evaluate, judge, scale, adapt, attack, grade, bench, leaderboard, verify):
+for module in (listing, show, check, train, evaluate, judge, score, scale, adapt, attack, grade, bench, leaderboard, verify):
     module.register(app)
 
 

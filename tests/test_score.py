@@ -1,0 +1,122 @@
+"""`repirl score`: solutions of which nothing is known, in any form."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repirl.cli.main import run
+from repirl.errors import UserError
+from repirl.evals.scored_solutions import score_given
+from repirl.reporting.heat_map import HIGH, LOW, MIDDLE, heat_of, page, place_in
+from repirl.rewards.aggregate import aggregate
+from repirl.rewards.load import LoadOptions, load_reward
+from repirl.tasks.given_solutions import GivenSolution, read_solutions
+
+PROBLEM = "Compute 2 + 3 * 4\n"
+TEXT = "3 * 4 = 12\n2 + 12 = 14\nSo \\\\boxed{14}"
+
+
+def written(path: Path, *rows: Any) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"problem": PROBLEM, "solution": TEXT},
+        {"question": PROBLEM, "response": TEXT},
+        {"id": 7, "problem": PROBLEM, "steps": TEXT.split("\n")},
+        {"id": "7", "problem": PROBLEM, "answer": "14", "completions": [TEXT]},
+        {"problem": PROBLEM, "steps": TEXT.split("\n"), "label": 1, "final_answer_correct": True, "id": "x"},
+        {"prompt": PROBLEM, "completions": TEXT.split("\n"), "labels": [True, False, False]},
+    ],
+)
+def test_every_form_is_the_same_solution(tmp_path: Path, row: dict[str, Any]) -> None:
+    """Scored alike, and a labelled one without a look at its labels."""
+    loaded = load_reward("confidence", LoadOptions())
+    (found,) = score_given(loaded, read_solutions(written(tmp_path / "a.jsonl", row)))
+    (plain,) = score_given(loaded, [GivenSolution("1", 0, PROBLEM, TEXT, None)])
+    assert found.scores == pytest.approx(plain.scores)
+    assert found.steps == tuple(TEXT.split("\n"))
+
+
+def test_tokens_make_up_the_steps_and_their_scores() -> None:
+    loaded = load_reward("confidence", LoadOptions())
+    cut = GivenSolution("2", 0, PROBLEM, TEXT[:-4], None, finished=False)
+    whole, unfinished = score_given(loaded, [GivenSolution("1", 0, PROBLEM, TEXT, None), cut], threshold=0.0)
+    assert whole.tokens is not None
+    assert whole.scores is not None
+    assert "".join(token.text for step in whole.tokens for token in step) == TEXT
+    of_tokens = [aggregate(np.array([token.reward for token in step]), loaded.reward.aggregation) for step in whole.tokens]
+    assert of_tokens == pytest.approx(list(whole.scores), rel=1e-5)
+    assert whole.tokens[-1][-1].text == ""  # the end of the sequence
+    assert unfinished.tokens is not None
+    assert unfinished.tokens[-1][-1].text != ""
+    assert whole.whole["min"] == pytest.approx(min(whole.scores))
+    assert whole.suspect == 0  # confidence is a log-probability: all are below 0
+    assert score_given(loaded, [cut], threshold=-99.0)[0].suspect is None
+    assert score_given(loaded, [cut])[0].suspect is None  # its scores have no point that means wrong
+
+
+def test_what_cannot_be_scored_says_why() -> None:
+    loaded = load_reward("length", LoadOptions())
+    good, empty = GivenSolution("1", 0, PROBLEM, TEXT, None), GivenSolution("2", 0, PROBLEM, " \n", None)
+    scored = score_given(loaded, [empty, good])
+    assert (scored[0].scores, scored[0].reason) == (None, "it has no steps")
+    assert scored[1].scores is not None
+    with pytest.raises(UserError, match="no solution can be scored"):
+        score_given(loaded, [empty])
+
+
+def test_places_and_colours() -> None:
+    place = place_in([1.0, 2.0, 2.0, 4.0])
+    assert [place(value) for value in (0.0, 1.0, 2.0, 4.0, 9.0)] == [0, 0.125, 0.5, 0.875, 1]
+    assert (heat_of(0), heat_of(0.5), heat_of(1)) == (LOW, MIDDLE, HIGH)
+
+
+def test_the_page_shows_the_number_of_every_step_and_token() -> None:
+    loaded = load_reward("confidence", LoadOptions())
+    scored = score_given(loaded, [GivenSolution("<a>", 0, "is 1 < 2?\n", "1 < 2 & so\nyes", None)], threshold=0.0)
+    text = page(scored, reward="my <reward>", threshold=0.0)
+    assert "<a>" not in text
+    assert "my &lt;reward&gt;" in text
+    assert text.count("first suspected") == 1
+    assert scored[0].tokens is not None
+    assert len(re.findall("<span title=", text)) == sum(map(len, scored[0].tokens))
+    assert "http" not in text
+    assert "<script" not in text
+
+
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"problem": PROBLEM, "solution": TEXT}, {"problem": PROBLEM, "solution": ""}]
+    file, out, html = written(tmp_path / "a.jsonl", *rows), tmp_path / "b.jsonl", tmp_path / "c.html"
+    given = ["score", "confidence", str(file), "--separator", "\\n", "--threshold", "0"]
+    assert run([*given, "--out", str(out), "--html", str(html), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["solutions"], shown["unscored"], shown["suspected"]) == (2, 1, 1)
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert lines == shown["scores"]
+    assert [step["text"] for step in lines[0]["steps"]] == TEXT.split("\n")
+    assert lines[1]["reason"] == "it has no steps"
+    assert html.read_text().startswith("<!doctype html>")
+    assert run(given) == 0
+    assert "first suspected" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"problem": PROBLEM, "solution": 3}, "is no text"),
+        ({"problem": PROBLEM, "steps": "one"}, "has no solution"),
+        ({"solution": TEXT}, "has no problem"),
+        ({"problem": PROBLEM}, "no known pool of samples"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path: Path, row: Any, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["score", "length", str(written(tmp_path / "a.jsonl", row))]) == 2
+    assert said in capsys.readouterr().err
