@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from repirl.config import Config, digest_of
 from repirl.errors import UserError
+from repirl.rng import stream
 from repirl.tasks import arith, arith_hard, minicode
 from repirl.tasks.hidden_tests import encode_tests
 from repirl.tasks.training_files import PUBLISHED_SOURCES, TrainingRow, file_rows, published_rows
@@ -62,6 +63,11 @@ class TrainingSetConfig(Config):
     """Problems held out for choosing a checkpoint; 0: none, and the last checkpoint must be the one chosen."""
     demos_per_problem: int = Field(default=4, ge=0)
     """Demonstrations of each problem of an embedded family."""
+    demos_share: float = Field(default=1.0, ge=0, le=1)
+    """Share of problems that have any, drawn with `problem_seed`."""
+    demo_style: str | None = None
+    """Of `arith`: the one phrasing of demonstrations, of the expert's `so`, `as`, `first`, or the policy's own, `plain`; None:
+    the expert's in turn."""
     problem_seed: int = 0
     """Which problems are drawn; the same for all seeds of a run."""
     prompt_suffix: str = ""
@@ -86,15 +92,15 @@ class TrainingSet:
 
 def load_training_set(config: TrainingSetConfig, *, with_demonstrations: bool = True) -> TrainingSet:
     """Problems and demonstrations; UserError for an unknown source, a bad file, or too few problems."""
+    if config.demo_style is not None and config.source not in (arith.FAMILY, arith_hard.FAMILY):
+        raise UserError("only arith's expert has phrasings", config.demo_style, "leave data.demo_style")
     if config.source in FAMILIES:
         if config.step_separator != "\n":
             raise UserError("steps of an embedded family end at newlines", config.step_separator, "leave data.step_separator")
         family = FAMILIES[config.source]
         problems = family.problems("train", config.num_problems, levels=config.levels, seed=config.problem_seed)
         validation = family.problems("validation", config.validation_problems, levels=config.levels, seed=config.problem_seed)
-        demonstrations = {
-            p.id: tuple(family.demonstrations(p, config.demos_per_problem, config.problem_seed)) for p in problems
-        }
+        demonstrations = {p.id: tuple(_demonstrations(family, p, config)) for p in problems}
     elif config.source == UNLABELLED:
         problems, validation, demonstrations = _unlabelled(config), [], {}
     elif config.source in ("file", *PUBLISHED_SOURCES):
@@ -104,9 +110,21 @@ def load_training_set(config: TrainingSetConfig, *, with_demonstrations: bool = 
     else:
         known = ", ".join([*FAMILIES, "file", UNLABELLED, *PUBLISHED_SOURCES])
         raise UserError("unknown training set", config.source, f"choose one of {known}")
+    if config.demos_share < 1:
+        demonstrations = {key: demos if _has_any(key, config) else () for key, demos in demonstrations.items()}
     parts = [[[p.id, p.prompt, _gold(p)] for p in part] for part in (problems, validation)]
     digest = digest_of([*parts, {key: [demo.text for demo in demos] for key, demos in demonstrations.items()}])
     return TrainingSet(tuple(problems), tuple(validation), demonstrations if with_demonstrations else {}, digest)
+
+
+def _demonstrations(family: Any, problem: Problem, config: TrainingSetConfig) -> list[Demonstration]:
+    if config.demo_style is None or not config.demos_per_problem:
+        return family.demonstrations(problem, config.demos_per_problem, config.problem_seed)
+    return [Demonstration(problem.id, arith.solution(problem.source, config.demo_style), f"exact:{config.demo_style}")]
+
+
+def _has_any(problem_id: str, config: TrainingSetConfig) -> bool:
+    return float(stream(config.problem_seed, "demonstrated", problem_id).random()) < config.demos_share
 
 
 def _unlabelled(config: TrainingSetConfig) -> list[Problem]:
