@@ -109,17 +109,20 @@ def test_repetition_by_hand() -> None:
     assert repetition(np.arange(3)) == 0
 
 
+def watched(folder: Path, signal: str, steps: int) -> Any:
+    """Without answers, four problems watched at every update."""
+    settings = {"data.source": "unlabelled", "data.file": str(unlabelled(folder / "p.jsonl")), "signal": signal}
+    watch = {"watch.problems": 4, "watch.every": 1, "watch.samples": 2}
+    return small_config("test_time", **settings, **watch, **{"loop.steps": steps})
+
+
 def test_watched_problems_are_not_trained_on_and_stop_a_hacked_run(
     tmp_path: Path, policy_folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Agreement is made to fall from look to look, the signal to rise: the second bad look ends training after its update."""
     falling, rising = iter([0.9, 0.5, 0.4, 0.3]), iter([0.1, 0.2, 0.3, 0.4])
     monkeypatch.setattr(watching, "batch_view", lambda *of: {"signal": next(rising), "agreement": next(falling)})
-    config: Any = small_config("test_time")
-    data = config.data.model_copy(update={"source": "unlabelled", "file": str(unlabelled(tmp_path / "p.jsonl"))})
-    watch = config.watch.model_copy(update={"problems": 4, "every": 1, "samples": 2})
-    loop = config.loop.model_copy(update={"steps": 8})
-    config = config.model_copy(update={"data": data, "watch": watch, "loop": loop, "signal": "format"})
+    config = watched(tmp_path, "format", steps=8)
     fitted = method.fit(FitContext(load_policy(policy_folder), tmp_path / "run", 0), config)
     assert fitted.diagnostics["step"] == 3
     assert fitted.diagnostics["prm/watch/stop"] == 1
@@ -139,11 +142,7 @@ def test_a_resumed_run_looks_as_one_that_was_not_stopped(tmp_path: Path, policy_
         if step == 2:
             raise Killed
 
-    config: Any = small_config("test_time")
-    data = config.data.model_copy(update={"source": "unlabelled", "file": str(unlabelled(tmp_path / "p.jsonl"))})
-    watch = config.watch.model_copy(update={"problems": 4, "every": 1, "samples": 2})
-    loop = config.loop.model_copy(update={"steps": 4})
-    config = config.model_copy(update={"data": data, "watch": watch, "loop": loop, "signal": "negative_entropy"})
+    config = watched(tmp_path, "negative_entropy", steps=4)
     whole = method.fit(FitContext(load_policy(policy_folder), tmp_path / "whole", 0), config)
     with pytest.raises(Killed):
         method.fit(FitContext(load_policy(policy_folder), tmp_path / "run", 0, kill), config)
