@@ -392,11 +392,23 @@ def test_curves_are_pictures_that_go_stale_with_their_numbers(tmp_path: Path) ->
 def test_what_test_time_training_could_not_know_is_drawn(tmp_path: Path) -> None:
     problems = {"benchmark": "arith", "limit": None, "answers": "none"}
     for seed in range(2):
-        log = learning(tmp_path / "a", 0.1, 0.1, accuracy=[0.2, 0.4], prm__agreement=[0.5, 0.7], prm__signal=[1.0, 9.0])
+        log = learning(
+            tmp_path / "a",
+            0.1,
+            0.1,
+            accuracy=[0.2, 0.4],
+            prm__agreement=[0.5, 0.7],
+            prm__specific_agreement=[0.4, 0.1],
+            prm__signal=[1.0, 9.0],
+        )
         write(tmp_path / "results", "test_time", seed, POOR, curve=log, problems=problems)
     figures = of_board(board_of(tmp_path / "results"))
     accuracy, signal = (figures[f"{kind}-while-adapting"].panels[0] for kind in ("accuracy", "signal"))
-    assert [(line.label, line.y) for line in accuracy.series] == [("accuracy", [0.2, 0.4]), ("agreement", [0.5, 0.7])]
+    assert [(line.label, line.y) for line in accuracy.series] == [
+        ("accuracy", [0.2, 0.4]),
+        ("agreement", [0.5, 0.7]),
+        ("specific", [0.4, 0.1]),
+    ]
     assert [(line.label, line.y) for line in signal.series] == [("batch", [1.0, 9.0])]
 
 

@@ -103,6 +103,18 @@ def test_a_look_is_bad_if_the_signal_rises_while_agreement_falls() -> None:
     assert bad_looks([], 0.05) == 0
 
 
+def test_agreement_that_is_the_same_for_every_problem_is_none() -> None:
+    """Of 3 problems: all say 1; each its own answer; and half of the first problem's samples the second's answer."""
+    alike = [["1", "1"]] * 3
+    own = [["1", "1"], ["2", "2"], ["3", "3"]]
+    mixed = [["1", "2"], ["2", "2"]]
+    found = [watching.Answers(votes, votes).specific_agreement() for votes in (alike, own, mixed)]
+    assert found == pytest.approx([0, 1, 0.75 - 0.25])
+    nothing = [[None, None], ["2", None]]
+    assert watching.Answers(nothing, nothing).specific_agreement() == pytest.approx(0.25)
+    assert watching.Answers([["1"]], [["1"]]).specific_agreement() == 1  # one problem alone
+
+
 def test_repetition_by_hand() -> None:
     assert repetition(np.arange(20)) == 0
     assert repetition(np.zeros(20, dtype=int)) == pytest.approx(12 / 13)  # 13 pieces of 8, all the same
@@ -121,7 +133,7 @@ def test_watched_problems_are_not_trained_on_and_stop_a_hacked_run(
 ) -> None:
     """Agreement is made to fall from look to look, the signal to rise: the second bad look ends training after its update."""
     falling, rising = iter([0.9, 0.5, 0.4, 0.3]), iter([0.1, 0.2, 0.3, 0.4])
-    monkeypatch.setattr(watching, "batch_view", lambda *of: {"signal": next(rising), "agreement": next(falling)})
+    monkeypatch.setattr(watching, "batch_view", lambda *of: {"signal": next(rising), "specific_agreement": next(falling)})
     config = watched(tmp_path, "format", steps=8)
     fitted = method.fit(FitContext(load_policy(policy_folder), tmp_path / "run", 0), config)
     assert fitted.diagnostics["step"] == 3

@@ -122,10 +122,11 @@ SHOWN = (
     "reward",
     "prm/signal",
     "prm/agreement",
+    "prm/specific_agreement",
     "prm/different_answers",
     "prm/repetition",
     "prm/watch/signal",
-    "prm/watch/agreement",
+    "prm/watch/specific_agreement",
     "watch/accuracy",
     "entropy",
     "length_mean",
@@ -189,9 +190,15 @@ def _tables(payload: dict[str, Any]) -> Group:
         answers = f"different answers a problem {side['answers_before']:.1f} -> {side['answers_after']:.1f}"
         lines.append(f"{name.replace('_', ' ')}, greedy: {moves}; {answers}")
     first, last = payload["curve"][0], payload["curve"][-1]
-    titles = {"prm/signal": "signal", "prm/agreement": "agreement", "accuracy": "accuracy", "entropy": "entropy"}
+    titles = {
+        "prm/signal": "signal",
+        "prm/agreement": "agreement",
+        "prm/specific_agreement": "specific",
+        "accuracy": "accuracy",
+        "entropy": "entropy",
+    }
     moved = [f"{title} {first[name]:.3f} -> {last[name]:.3f}" for name, title in titles.items() if name in first]
     moved.append(f"length {first['length_mean']:.0f} -> {last['length_mean']:.0f} tokens")
-    stopped = " (stopped: the signal rose while agreement fell)" if payload["stopped_early"] else ""
+    stopped = " (stopped: the signal rose while specific agreement fell)" if payload["stopped_early"] else ""
     lines.append(f"{last['step']} updates{stopped}, batch: " + ", ".join(moved))
     return Group(table, *lines)

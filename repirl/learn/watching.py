@@ -34,8 +34,9 @@ PaidFor = Callable[[Sequence[RolloutGroup]], Sequence[float]]
 class WatchConfig(Config):
     """Problems that are not trained on, sampled every so often, and the rule by which a hacked reward stops the run.
 
-    A look is bad if the signal is higher, and agreement lower by more than `tolerance`, than at the look with the highest
-    agreement so far. After `patience` bad looks in a row training stops, and the policy of that update is the result.
+    A look is bad if the signal is higher, and specific agreement lower by more than `tolerance`, than at the look with the
+    highest specific agreement so far. After `patience` bad looks in a row training stops, and the policy of that update is the
+    result.
     """
 
     problems: int = Field(default=0, ge=0)
@@ -45,7 +46,7 @@ class WatchConfig(Config):
     samples: int = Field(default=8, ge=1)
     """Completions of each problem."""
     tolerance: float = Field(default=0.05, ge=0)
-    """Loss of agreement that is not yet bad."""
+    """Loss of specific agreement that is not yet bad."""
     patience: int = Field(default=2, ge=0)
     """Bad looks in a row after which training stops; 0: never."""
 
@@ -57,14 +58,30 @@ class Answers:
     given: list[list[str | None]]
     stands_for: list[list[str | None]]
 
+    def majorities(self) -> list[str | None]:
+        """[G]: each group's commonest; of equally common ones that which comes first as text, None without any answer."""
+        counts = [Counter(vote for vote in votes if vote is not None) for votes in self.stands_for]
+        return [min(one, key=lambda vote: (-one[vote], vote)) if one else None for one in counts]
+
     def with_majority(self) -> list[list[bool]]:
-        """Whether each is its group's commonest; of equally common ones that counts which comes first as text."""
-        found = []
-        for votes in self.stands_for:
-            counts = Counter(vote for vote in votes if vote is not None)
-            winner = min(counts, key=lambda vote: (-counts[vote], vote)) if counts else None
-            found.append([vote is not None and vote == winner for vote in votes])
-        return found
+        """[G][K]: whether each is its group's commonest."""
+        pairs = zip(self.stands_for, self.majorities(), strict=True)
+        return [[vote is not None and vote == winner for vote in votes] for votes, winner in pairs]
+
+    def specific_agreement(self) -> float:
+        """Share of answers that are their own problem's commonest, less the share that are another problem's.
+
+        Agreement alone rises to 1 where a policy comes to answer every problem alike; this falls to 0.
+        """
+        winners, own = self.majorities(), self.with_majority()
+        agreeing = float(np.mean([agrees for group in own for agrees in group]))
+        others = [
+            float(np.mean([vote is not None and vote == winner for vote in votes]))
+            for g, votes in enumerate(self.stands_for)
+            for h, winner in enumerate(winners)
+            if h != g
+        ]
+        return agreeing - (float(np.mean(others)) if others else 0.0)
 
 
 def answers_of(groups: Sequence[RolloutGroup]) -> Answers:
@@ -85,11 +102,12 @@ def repetition(token_ids: np.ndarray) -> float:
 
 
 def batch_view(groups: Sequence[RolloutGroup], answers: Answers, paid: Sequence[float]) -> Metrics:
-    """Of a batch: mean signal, share of rollouts that agree with their group's majority, different answers of a group, and
-    repetition."""
+    """Of a batch: mean signal, share of rollouts that agree with their group's majority, and with it alone, different answers
+    of a group, and repetition."""
     return {
         "signal": float(np.mean(paid)),
         "agreement": float(np.mean([agrees for own in answers.with_majority() for agrees in own])),
+        "specific_agreement": answers.specific_agreement(),
         "different_answers": float(np.mean([len(set(own) - {None}) for own in answers.stands_for])),
         "repetition": float(np.mean([repetition(rollout.token_ids) for group in groups for rollout in group.rollouts])),
     }
@@ -133,14 +151,14 @@ class Watch:
         self.looks: list[tuple[float, float]] = []
 
     def look(self, step: int, paid_for: PaidFor) -> Metrics:
-        """After `step` updates: signal, agreement and so on, and `stop`, 1 once the rule says so; nothing between looks."""
+        """After `step` updates: what `batch_view` gives, and `stop`, 1 once the rule says so; nothing between looks."""
         if step % self.config.every:
             return {}
         groups = self.collector.groups(self.problems, self.config.samples, self.seed)
         answers = answers_of(groups)
         self.log.write(step, groups, answers, watched=True)
         view = batch_view(groups, answers, paid_for(groups))
-        self.looks.append((view["signal"], view["agreement"]))
+        self.looks.append((view["signal"], view["specific_agreement"]))
         lengths = [len(rollout.token_ids) for group in groups for rollout in group.rollouts]
         return {**view, "length_mean": float(np.mean(lengths)), "stop": float(self.stops)}
 
@@ -160,7 +178,7 @@ class Watch:
 
 
 def bad_looks(looks: Sequence[tuple[float, float]], tolerance: float) -> int:
-    """How many of (signal, agreement) at the end are bad in a row, each against the best agreement before it."""
+    """How many of (signal, specific agreement) at the end are bad in a row, each against the best agreement before it."""
     count = 0
     for i, (signal, agreement) in enumerate(looks):
         best = max(looks[: i + 1], key=lambda look: look[1])

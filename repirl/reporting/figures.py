@@ -102,7 +102,11 @@ def _scaled(label: str, curves: Sequence[Mapping[str, Any]], color: str | None, 
     )
 
 
-ADAPTING = (("accuracy", "accuracy", OWN), ("agreement", "prm/agreement", OTHER))
+ADAPTING = (
+    ("accuracy", "accuracy", OWN),
+    ("agreement", "prm/agreement", OTHER),
+    ("specific", "prm/specific_agreement", PALETTE[2]),
+)
 SIGNALS = (("batch", "prm/signal", OWN), ("watched", "prm/watch/signal", OTHER))
 
 
@@ -176,6 +180,7 @@ def of_adapting(curve: Sequence[Mapping[str, Any]]) -> Figure:
             ("signal", "prm/signal", "prm/watch/signal"),
             ("accuracy (training does not see it)", "accuracy", "watch/accuracy"),
             ("agreement with the majority", "prm/agreement", "prm/watch/agreement"),
+            ("with its own problem's alone", "prm/specific_agreement", "prm/watch/specific_agreement"),
             ("reward by the answers told", "reward", ""),
             ("length, tokens", "length_mean", "prm/watch/length_mean"),
             ("entropy, nats", "entropy", ""),
