@@ -8,7 +8,6 @@ Shapes: N completion tokens of a micro-batch.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from repirl.rewards.artifact import RewardContract
 from repirl.rewards.base import Learned
 from repirl.rewards.energy import EnergyReward, parameter_groups, save_energy, token_rewards
 from repirl.rng import stream
-from repirl.rollouts.batching import SCORING_TOKENS_CPU, TokenBatch, TokenRow, padding_id, rollout_rows
+from repirl.rollouts.batching import TokenBatch, TokenRow, padding_id, rollout_rows
 from repirl.rollouts.perturb import with_wrong_number
 from repirl.rollouts.prompts import encode_solution
 from repirl.types import Budget, Metrics, RolloutGroup, Scored
@@ -84,12 +83,8 @@ class TokenDiscriminator:
         self.form, self.policy, self.config, self.contract, self.seed = form, policy, config, contract, seed
         kind = EnergyReward if form == "airl" else _GAILReward
         self.reward = kind(model, tokenizer, contract.segmentation, contract.step_aggregation)
-        on_cpu = next(model.parameters()).device.type == "cpu"
-        optim = OptimConfig(
-            lr=config.lr,
-            max_grad_norm=config.max_grad_norm,
-            micro_batch_tokens=min(config.micro_batch_tokens, SCORING_TOKENS_CPU if on_cpu else sys.maxsize),
-        )
+        limits = {"max_grad_norm": config.max_grad_norm, "micro_batch_tokens": config.micro_batch_tokens}
+        optim = OptimConfig(lr=config.lr, **limits)
         groups = parameter_groups(model, config.lr, config.lr if config.head_lr is None else config.head_lr)
         self.updater = Updater(model, padding_id(tokenizer), optim, 1, groups=groups)
         self.spent = Budget()

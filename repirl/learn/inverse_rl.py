@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from repirl.rewards.artifact import RewardContract
 from repirl.rewards.base import Learned
 from repirl.rewards.energy import EnergyReward, parameter_groups, save_energy, token_rewards
 from repirl.rollouts.batching import (
-    SCORING_TOKENS_CPU,
     TokenBatch,
     TokenRow,
     distinct_rows,
@@ -45,12 +43,8 @@ class InverseRL:
         self.config = config
         self.contract = contract
         head_lr = config.lr if config.head_lr is None else config.head_lr
-        on_cpu = next(model.parameters()).device.type == "cpu"
-        optim = OptimConfig(
-            lr=config.lr,
-            max_grad_norm=config.max_grad_norm,
-            micro_batch_tokens=min(config.micro_batch_tokens, SCORING_TOKENS_CPU if on_cpu else sys.maxsize),
-        )
+        limits = {"max_grad_norm": config.max_grad_norm, "micro_batch_tokens": config.micro_batch_tokens}
+        optim = OptimConfig(lr=config.lr, **limits)
         groups = parameter_groups(model, config.lr, head_lr)
         # A constant rate: the number of updates does not matter.
         self.updater = Updater(model, padding_id(tokenizer), optim, 1, groups=groups)

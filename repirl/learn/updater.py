@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from repirl.config import Config
 from repirl.errors import NumericalFault
 from repirl.learn.gradient import Loss, StepStats, gradient_step
-from repirl.rollouts.batching import TokenRow
+from repirl.rollouts.batching import CPU_TOKENS, TokenRow
 
 
 class OptimConfig(Config):
@@ -28,7 +29,7 @@ class OptimConfig(Config):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """The gradient is scaled down to this norm where it is above."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
-    """Padded tokens that go through the model at a time; changes no result."""
+    """Most padded tokens that go through the model at a time (on a CPU fewer: `CPU_TOKENS`); changes no result."""
     non_finite: Literal["stop", "skip"] = "stop"
     """An update whose loss or gradient is no number ends the run, or is left out and counted (`skipped_updates`)."""
 
@@ -83,7 +84,7 @@ class Updater:
                 rows,
                 loss,
                 pad_id=self.pad_id,
-                max_tokens=self.config.micro_batch_tokens,
+                max_tokens=min(self.config.micro_batch_tokens, CPU_TOKENS if self._on_cpu else sys.maxsize),
                 max_norm=self.config.max_grad_norm,
             )
         except NumericalFault:
@@ -95,6 +96,10 @@ class Updater:
         self.updates += 1
         self.trained_tokens += stats.trained_tokens
         return stats
+
+    @property
+    def _on_cpu(self) -> bool:
+        return next(self.model.parameters()).device.type == "cpu"
 
     def state(self) -> dict[str, Any]:
         """All that resuming needs."""

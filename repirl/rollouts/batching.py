@@ -18,10 +18,11 @@ from torch.nn import functional as F
 from repirl.precision import lowered
 from repirl.types import RolloutGroup
 
-SCORING_TOKENS_CPU = 1024
+CPU_TOKENS = 1024
+"""Most (padded) tokens in a pass on a CPU, where a small batch stays in the caches: the tiny model scores a tenth faster than
+with 2,048, and learns a quarter faster than with 8,192."""
 SCORING_TOKENS_GPU = 16384
-"""Most (padded) tokens in a forward pass without gradient. On a CPU a small batch stays in the caches: a tenth faster than
-2,048 tokens (tiny model)."""
+"""Most (padded) tokens in a pass without gradient on a GPU."""
 
 
 class Prefix(Protocol):
@@ -134,7 +135,7 @@ def map_rows(
     """
     device = next(model.parameters()).device
     if max_tokens is None:
-        max_tokens = SCORING_TOKENS_CPU if device.type == "cpu" else SCORING_TOKENS_GPU
+        max_tokens = CPU_TOKENS if device.type == "cpu" else SCORING_TOKENS_GPU
     unique, same_as = distinct_rows(rows)
     found: list[Tensor] = [torch.empty(0)] * len(unique)
     was_training = model.training
