@@ -45,7 +45,7 @@ def leaderboard_command(
         stale = stale_files(pages)
         emit(as_json, payload | {"stale": stale}, lambda: f"{folder}: " + ("stale" if stale else "up to date"))
         for name in stale:
-            known = name in pages.files
+            known = name in pages.files or name in pages.figures
             note(f"{folder}/{name}: " + ("stale; run `repirl leaderboard`" if known else "no records for it; delete it"))
         if stale:
             raise typer.Exit(1)
