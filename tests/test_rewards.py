@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from repirl.rewards.aggregate import aggregate
 from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract
 from repirl.rewards.base import steps_from_tokens
 from repirl.rewards.energy import energy_from_policy, load_energy_model, save_energy, token_rewards
-from repirl.rewards.load import LoadOptions, load_reward
+from repirl.rewards.load import LoadOptions, load_reward, saved_at
 from repirl.rewards.nulls import ConstantReward, LengthReward, OracleReward, RandomReward, confidence_reward
 from repirl.rollouts.batching import TokenRow, map_rows
 from repirl.rollouts.prompts import encode_solution
@@ -635,3 +636,21 @@ def test_a_contract_of_version_1_is_read_and_a_rescaled_one_refused(saved):
 def test_save_energy_makes_its_folder(make_policy, tokenizer, tmp_path):
     save_energy(tmp_path / "a" / "b", energy_from_policy(make_policy()), tokenizer, CONTRACT)
     assert read_contract(tmp_path / "a" / "b") == CONTRACT
+
+
+def test_a_reward_is_found_in_its_run_folder_or_in_the_phase_that_left_it(tmp_path: Path) -> None:
+    def run(name: str, *places: str) -> Path:
+        for place in places:
+            (tmp_path / name / place).mkdir(parents=True)
+            (tmp_path / name / place / CONTRACT_FILE).write_text("{}")
+        return tmp_path / name
+
+    whole = run("repirl", "reward", "offline/reward")
+    assert saved_at(whole) == whole / "reward"
+    assert saved_at(whole / "offline") == whole / "offline" / "reward"
+    phase = run("supervised", "prm/reward")
+    assert saved_at(phase) == phase / "prm" / "reward"
+    assert saved_at(phase / "prm" / "reward") == phase / "prm" / "reward"
+    two = run("two", "a/reward", "b/reward")
+    assert saved_at(two) == two  # which one is meant must be said
+    assert saved_at(tmp_path / "nowhere") == tmp_path / "nowhere"

@@ -18,6 +18,8 @@ from repirl.methods.base import Method, Runtime, start_policy
 from repirl.methods.registry import load_method
 from repirl.paths import replace_file
 from repirl.records.schema import RunRecord
+from repirl.rewards.artifact import CONTRACT_FILE
+from repirl.rewards.load import saved_at
 from repirl.tasks.benchmarks import load_benchmark
 from repirl.types import Report
 
@@ -83,9 +85,9 @@ def _runtime(runtime: Runtime) -> list[str]:
 
 def left_reward(key: str, record: RunRecord | None, work: Path) -> Path:
     """The reward that a run left in the work folder: the one of which its record tells. UserError if it is not there."""
-    folder = work / key / "reward"
+    folder = saved_at(work / key)
     todo = f"give the work folder that has it, or take {key} out of the results, so that it is trained again"
-    if record is None or not folder.is_dir():
+    if record is None or not (folder / CONTRACT_FILE).is_file():
         raise UserError(f"{key}, by whose reward others are paid, left none", str(folder), todo)
     if record.reward_digest not in (None, folder_digest(folder)):
         raise UserError(f"the reward of {key} is not the one of its record", str(folder), todo)

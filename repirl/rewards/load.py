@@ -85,15 +85,23 @@ def load_reward(name: str, options: LoadOptions) -> LoadedReward:
         return _named(name, options)
     if (address := published.parse_address(name)) is not None:
         return _published(name, address, options)
-    folder = Path(name).expanduser()
-    if not is_file(folder / CONTRACT_FILE) and is_file(folder / "reward" / CONTRACT_FILE):
-        folder = folder / "reward"
+    folder = saved_at(Path(name).expanduser())
     if not is_folder(folder):
         todo = f"give a folder that `repirl train` wrote, a published PRM, or one of {', '.join(NAMED)}"
         raise UserError("no such process reward", name, todo)
     if not is_file(folder / CONTRACT_FILE) and is_file(folder / "config.json"):
         return _published(name, published.Address(str(folder)), options)
     return _saved(name, folder, options)
+
+
+def saved_at(folder: Path) -> Path:
+    """Where a saved reward lies: in `folder`, or in the run folder that this is, be it of the run or of its only phase that
+    left one. The folder itself if there is none."""
+    inside = [folder, folder / "reward"]
+    if found := next((place for place in inside if is_file(place / CONTRACT_FILE)), None):
+        return found
+    phases = [path.parent for path in folder.glob(f"*/reward/{CONTRACT_FILE}")] if is_folder(folder) else []
+    return phases[0] if len(phases) == 1 else folder
 
 
 def model_free_nulls(beside: LoadedReward, seed: int) -> list[LoadedReward]:
