@@ -474,7 +474,7 @@ def test_a_later_stage_starts_from_the_policy_of_its_parents_record(tmp_path: Pa
     )
     first, later = plan("t", suite)
     assert _parent(first, tmp_path) is None
-    with pytest.raises(UserError, match="rloo-arith-s0, from which rloo-b-s0 starts, has no record"):
+    with pytest.raises(UserError, match="rloo-arith-s0, which rloo-b-s0 needs, has no record"):
         _parent(later, tmp_path)
     folder = tmp_path / "work" / "rloo-arith-s0" / "policy"
     given: dict[str, Any] = {"method": "rloo", "kind": "method", "recipe": "tiny", "seed": 0, "stage": "arith", "config": {}}

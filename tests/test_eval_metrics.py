@@ -15,8 +15,8 @@ import pytest
 
 from repirl import stats
 from repirl.errors import UserError
-from repirl.evals import votes
 from repirl.evals.metrics import metric_values, parse_metric, problem_values
+from repirl.grading.math import votes
 from repirl.grading.math.votes import RIGHT, ballots, merge, same_answers
 from repirl.paths import CHECKOUT_DIR
 from repirl.types import Outcome, SampleRow
