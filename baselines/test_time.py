@@ -10,7 +10,7 @@ A completion's reward is a signal that needs no label, and `format_weight` times
 - `random`: 1 or 0 with probability 1/2, `format`: nothing but the format reward. Both are controls.
 
 Every update's answers are written to `answers/`, and its metrics hold signal, agreement and repetition; the last
-`watch.problems` problems are not trained on but watched, and stop a run whose signal rises while their agreement falls
+`watch.problems` problems are not trained on but watched, and stop a run whose signal rises while their specific agreement falls
 (`learn.watching`). With `data.source=unlabelled` the problems have no answers in this process at all, and nothing is validated:
 the last checkpoint is the result (`loop.validation.select`).
 Deviation: TTRL draws 64 samples for the vote and learns from 32; here the group is both.

@@ -187,3 +187,14 @@ def test_training_ends_with_the_one_who_started_it(tmp_path: Path) -> None:
         environment = {**os.environ, PARENT: parent}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
         assert done.stdout == said
+
+
+def test_progress_of_training_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of progress, and no other that holds numbers."""
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho 'test_time, tiny: 3 of 60' >&2\necho 'loading 2 of it' >&2\necho 'x: 12 of 60' >&2\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(adapting.sys, "executable", str(script))
+    told: list[tuple[int, int]] = []
+    train_apart([], [], lambda done, total: told.append((done, total)))
+    assert told == [(3, 60), (12, 60)]

@@ -612,7 +612,7 @@ COMMITTED = [suite for suite in store.suites_with_records(root=paths.CHECKOUT_DI
 def test_ranks_of_the_committed_records_agree_with_their_differences(suite: str) -> None:
     committed = build_board(suite, results=paths.CHECKOUT_DIR / "results")
     for stage in committed.stages:
-        named = [row for row in committed.rows_of(stage) if row.label == committed.baseline]
+        named = [row for row in committed.rows_of(stage) if row.label == (committed.baseline or "rloo")]
         if not named:  # a suite without a baseline, or a stage that it is not in
             continue
         (baseline,) = named

@@ -108,6 +108,11 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "first suspected" in capsys.readouterr().out
 
 
+def test_an_empty_file_is_said_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no solutions"):
+        read_solutions(written(tmp_path / "a.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [

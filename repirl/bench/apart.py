@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from repirl.bench.suites import Suite, WorkItem
+from repirl.bench.suites import Suite, WorkItem, plan
 from repirl.config import Config, with_overrides
 from repirl.engines.loading import folder_digest
 from repirl.errors import UserError
-from repirl.evals.adapting import PROBLEMS_FILE, answers_at, graded_curve, train_apart, transitions, write_problems
+from repirl.evals.adapting import PROBLEMS_FILE, OnProgress, answers_at, graded_curve, train_apart, transitions, write_problems
 from repirl.evals.policy import evaluate_policy
 from repirl.evals.protocol import EvalProtocol
 from repirl.methods.base import Method, Runtime, start_policy
@@ -53,7 +53,9 @@ class Places:
     data_dir: Path | None
 
 
-def train(item: WorkItem, suite: Suite, start: str, reward: Path | None, places: Places) -> Config:
+def train(
+    item: WorkItem, suite: Suite, start: str, reward: Path | None, places: Places, on_progress: OnProgress | None = None
+) -> Config:
     """Train in a process of its own, or go on; returns the configuration with the places in it, by which `fit` knows the
     finished run."""
     problems = item.run.problems
@@ -69,9 +71,9 @@ def train(item: WorkItem, suite: Suite, start: str, reward: Path | None, places:
     arguments += ["--out", str(folder), "--json", *_runtime(suite.runtime)]
     arguments += [part for extra in places.include for part in ("--include", extra)]
     arguments += [part for setting in settings for part in ("--set", setting)]
-    runs = {folder, *(place for place in places.work.iterdir() if place.is_dir())}
+    runs = [places.work / one.key for one in plan(item.suite, suite)]  # those too that have not begun
     verdicts = [place / name for place in runs for name in VERDICTS] + ([] if places.results is None else [places.results])
-    train_apart(arguments, answers_at(folder, places.data_dir, verdicts))
+    train_apart(arguments, answers_at(folder, places.data_dir, verdicts), on_progress)
     return with_overrides(load_method(item.run.method, places.include).recipe(item.run.recipe), settings)
 
 

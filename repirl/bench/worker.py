@@ -48,7 +48,7 @@ def run_item(
     if item.run.problems is not None:
         _say(item, "train", 0, 1)
         reward = None if item.reward_key is None else apart.left_reward(item.reward_key, paying, work)
-        placed = apart.train(item, suite, start, reward, places)
+        placed = apart.train(item, suite, start, reward, places, lambda done, total: _say(item, "train", done, total))
     with training_in(suite.runtime.dtype):
         policy = start_policy(start, suite.runtime, item.seed)
         _say(item, "train", 0, 1)

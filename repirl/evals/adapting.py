@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from repirl.tasks.benchmarks import Benchmark
 from repirl.tasks.files import DATA_DIR_VARIABLE
 from repirl.types import AnswersGiven, Interval, Problem, Report
 
+OnProgress = Callable[[int, int], None]
 PROBLEMS_FILE = "problems.jsonl"
 
 
@@ -102,8 +104,9 @@ def answers_at(folder: Path, data_dir: Path | None, verdicts: Sequence[Path]) ->
     return [*places, *verdicts]
 
 
-def train_apart(arguments: Sequence[str], unreadable: Sequence[Path]) -> None:
-    """`repirl train ARGUMENTS` in a process that cannot open anything under the `unreadable` paths; its progress is on stderr.
+def train_apart(arguments: Sequence[str], unreadable: Sequence[Path], on_progress: OnProgress | None = None) -> None:
+    """`repirl train ARGUMENTS` in a process that cannot open anything under the `unreadable` paths; its progress is on stderr,
+    and `on_progress(done, total)` is told of its updates.
 
     Raises what the exit code says: UserError for 2, KeyboardInterrupt for 130, a fault else.
     """
@@ -116,6 +119,8 @@ def train_apart(arguments: Sequence[str], unreadable: Sequence[Path]) -> None:
         try:
             for line in child.stderr:
                 sys.stderr.write(said)
+                if on_progress is not None and (told := re.search(r": (\d+) of (\d+)$", line.strip())):
+                    on_progress(int(told[1]), int(told[2]))
                 said = line  # the last line is an error's, which is raised and not said here
         except BaseException:
             child.terminate()  # else leaving the block would wait for its end

@@ -73,15 +73,14 @@ class Answers:
 
         Agreement alone rises to 1 where a policy comes to answer every problem alike; this falls to 0.
         """
-        winners, own = self.majorities(), self.with_majority()
-        agreeing = float(np.mean([agrees for group in own for agrees in group]))
-        others = [
-            float(np.mean([vote is not None and vote == winner for vote in votes]))
-            for g, votes in enumerate(self.stands_for)
-            for h, winner in enumerate(winners)
-            if h != g
+        winners = self.majorities()
+        problems = Counter(winner for winner in winners if winner is not None)
+        agreeing = float(np.mean([agrees for group in self.with_majority() for agrees in group]))
+        elsewhere = [
+            float(np.mean([0 if vote is None else problems[vote] - (vote == winner) for vote in votes]))
+            for votes, winner in zip(self.stands_for, winners, strict=True)
         ]
-        return agreeing - (float(np.mean(others)) if others else 0.0)
+        return agreeing - float(np.mean(elsewhere)) / max(1, len(winners) - 1)
 
 
 def answers_of(groups: Sequence[RolloutGroup]) -> Answers:

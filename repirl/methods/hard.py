@@ -28,7 +28,8 @@ _AT_A_TIME = 64
 
 
 class HardConfig(Config):
-    """Of the training problems only those that the starting policy fails in every one of `samples`."""
+    """Of the training problems only those that the policy, as RL starts from it, fails in every one of `samples`. The grader
+    chooses them, whatever the method may learn from (as in validation)."""
 
     samples: int = Field(default=16, ge=1)
     """Completions of each problem, sampled as in training."""

@@ -36,6 +36,8 @@ class GivenSolution:
 def read_solutions(path: Path) -> list[GivenSolution]:
     """The solutions of a file, in its order; a folder is a pool. UserError, with the line, for what is none."""
     first = None if is_folder(path) else next(read_objects(path), None)
+    if first is None and not is_folder(path):
+        raise UserError("the file has no solutions", str(path), "give one row or more")
     if first is not None and _is_plain(first[1]):
         found = list(_plain(path))
     elif first is not None and any(keys <= first[1].keys() for keys in KEYS.values()):
