@@ -115,6 +115,7 @@ class Rollout:
     `token_ids` int64 [T] are the generated tokens, a final EOS included; `logprobs` float32 [T] their
     log-probabilities under the distribution sampled from (temperature included, docs/design.md rule 2).
     `text` is the decoded completion without EOS. `finish_reason` is `length` when the token limit cut it.
+    `policy_version` counts the changes of the policy's weights before it was sampled; None where no policy of ours sampled it.
     """
 
     problem_id: str
@@ -125,6 +126,7 @@ class Rollout:
     text: str
     finish_reason: FinishReason
     temperature: float
+    policy_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,12 +256,20 @@ class StepRewards:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RolloutGroup:
-    """All rollouts of one problem in one batch, graded, with the problem's demonstrations (possibly none)."""
+    """All rollouts of one problem in one batch, graded, with the problem's demonstrations (possibly none).
+
+    ValueError if they are of several versions of the policy: each is a baseline for the others.
+    """
 
     problem: Problem
     rollouts: tuple[Rollout, ...]
     verdicts: tuple[Verdict, ...]
     demonstrations: tuple[Demonstration, ...] = ()
+
+    def __post_init__(self) -> None:
+        versions = {rollout.policy_version for rollout in self.rollouts}
+        if len(versions) > 1:
+            raise ValueError(f"a group of rollouts by several versions of the policy: {versions}")
 
 
 Scored = list[list[StepRewards]]

@@ -112,8 +112,8 @@ def test_a_breach_would_be_seen() -> None:
     [
         (r"\.backward\(|clip_grad_norm_|optimizer\.step\(", {"learn/gradient.py"}),
         (r"length_sorted_chunks\(|pad_batch\(\[rows", {"learn/gradient.py", "rollouts/batching.py"}),
-        # Completions of problems; judgements of them; steps of a search.
-        (r"\.generate\(", {"rollouts/collect.py", "rewards/written.py", "evals/search.py"}),
+        # Completions of problems; judgements of them; steps of a search; an engine that passes on to another.
+        (r"\.generate\(", {"rollouts/collect.py", "rewards/written.py", "evals/search.py", "rollouts/following.py"}),
         (r"save_checkpoint\(|load_checkpoint\(", {"learn/run.py", "learn/checkpoint.py"}),
         (r"optim\.AdamW\(", {"learn/updater.py"}),
     ],

@@ -51,9 +51,17 @@ class Batch:
     `row_*` are in the order of the cache's rows, which changes when rows leave.
     """
 
-    def __init__(self, lm: CausalLM, tokenizer: Any, eos_ids: Iterable[int], params: SamplingParams, capacity: int) -> None:
+    def __init__(
+        self,
+        lm: CausalLM,
+        tokenizer: Any,
+        eos_ids: Iterable[int],
+        params: SamplingParams,
+        capacity: int,
+        policy_version: int,
+    ) -> None:
         self._lm, self._tokenizer, self._params = lm, tokenizer, params
-        self._capacity = capacity
+        self._capacity, self._policy_version = capacity, policy_version
         self._cache: RowCache | None = None
         self._logits: Tensor | None = None
         self._end = 0  # columns in use
@@ -185,6 +193,7 @@ class Batch:
             text=text[:text_end],
             finish_reason="stop" if ended or text_end is not None else "length",
             temperature=self._params.temperature,
+            policy_version=self._policy_version,
         )
         return Finished(unit.request, rollout)
 

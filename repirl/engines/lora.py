@@ -6,6 +6,7 @@ process (a saved policy, a reward that starts from it) are merged weights under 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -51,17 +52,22 @@ def has_adapters(model: nn.Module) -> bool:
     return any(hasattr(module, "lora_A") for module in model.modules())
 
 
-@torch.no_grad()
+def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Weights under the plain names, adapters added in, layer by layer; of a model without adapters its `state_dict()`."""
+    layers = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    for name, value in model.state_dict().items():
+        if ".lora_" in name:
+            continue
+        layer: Any = layers.get(name.removesuffix(".base_layer.weight"))
+        if layer is not None:
+            with torch.no_grad():
+                value = value + layer.get_delta_weight(_ADAPTER).to(value.dtype)
+        yield name.replace(".base_layer.", "."), value
+
+
 def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Weights under the plain names, adapters added in; of a model without adapters its `state_dict()`."""
-    plain = {
-        name.replace(".base_layer.", "."): value for name, value in model.state_dict().items() if ".lora_" not in name
-    }
-    for name, module in model.named_modules():
-        if hasattr(module, "lora_A"):
-            delta: Tensor = module.get_delta_weight(_ADAPTER)  # pyright: ignore[reportCallIssue]
-            plain[f"{name}.weight"] = plain[f"{name}.weight"] + delta.to(plain[f"{name}.weight"].dtype)
-    return plain
+    """All of `merged_weights`."""
+    return dict(merged_weights(model))
 
 
 def adapter_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import torch
 from repirl.engines.base import Request, SamplingParams
 from repirl.engines.batch import Batch, Unit
 from repirl.engines.causal_lm import CausalLM
+from repirl.engines.weights import ModelWeights
 from repirl.errors import UserError
 from repirl.types import Rollout
 
@@ -45,6 +46,7 @@ class TorchEngine:
         self.max_cache_tokens = max_cache_tokens
         self.eos_ids = _eos_ids(model, tokenizer)
         self._lm = CausalLM(self.model)
+        self._weights = ModelWeights(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -77,7 +79,7 @@ class TorchEngine:
         if units:
             capacity = min(limit, total)
             with self._lm.in_use():
-                batch = Batch(self._lm, self.tokenizer, self.eos_ids, params, capacity)
+                batch = Batch(self._lm, self.tokenizer, self.eos_ids, params, capacity, self._weights.version)
                 while len(found) < total:
                     batch.admit(units)
                     for row in batch.step():

@@ -99,6 +99,7 @@ def expert_groups(
                 text=demo.text,
                 finish_reason="stop",
                 temperature=temperature,
+                policy_version=group.rollouts[0].policy_version,
             )
             for i, (demo, row) in enumerate(demos)
         )

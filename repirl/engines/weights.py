@@ -1,0 +1,89 @@
+"""Weights that change, and engines that hold a copy of them.
+
+The learner owns the weights; an engine that samples elsewhere is a cache of one version of them, which `sync` renews.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from repirl.engines.base import Engine
+from repirl.engines.lora import merged_weights
+
+
+class WeightSource(Protocol):
+    """Weights with a version. With several processes all of them must ask, in the same order."""
+
+    @property
+    def version(self) -> int:
+        """How often the weights have changed: 0 at the start."""
+        ...
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight once, whole, detached, under the name that a Hugging Face checkpoint gives it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What a sync did: the version that the engine holds now, seconds by the clock, bytes of weights."""
+
+    version: int
+    seconds: float
+    bytes: int
+
+
+class SyncedEngine(Engine, Protocol):
+    """An engine that samples from a copy of the weights."""
+
+    @property
+    def version(self) -> int | None:
+        """The version of the copy, which each of its rollouts carries; None before the first sync."""
+        ...
+
+    def sync(self, source: WeightSource) -> SyncReport:
+        """Take over the source's weights, and forget all that was computed with others (prefix caches)."""
+        ...
+
+
+class ModelWeights:
+    """`WeightSource` over a transformers model in this process: plain, with adapters (merged on the way out), or sharded.
+
+    A change is noticed by torch's own count of writes to each parameter, so that nobody has to report one: optimiser steps and
+    `load_state_dict` both count. Tied weights are given once, under the name of their first owner.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._version = 0
+        self._writes = self._count_writes()
+
+    @property
+    def version(self) -> int:
+        """How often it was found changed when asked for."""
+        writes = self._count_writes()
+        self._version += writes != self._writes
+        self._writes = writes
+        return self._version
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """See `WeightSource`; a sharded weight is gathered when it is its turn."""
+        named = chain(self.model.named_parameters(), self.model.named_buffers())
+        owned = {name.replace(".base_layer.", ".") for name, _ in named}
+        for name, value in merged_weights(self.model):
+            if name in owned:
+                yield name, whole(value)
+
+    def _count_writes(self) -> list[int]:
+        return [getattr(p, "_local_tensor", p)._version for p in self.model.parameters()]
+
+
+def whole(value: Tensor) -> Tensor:
+    """A sharded tensor gathered from all processes (all of them must call this), any other as it is; detached."""
+    gather = getattr(value, "full_tensor", None)
+    return (value if gather is None else gather()).detach()
