@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from repirl import parallel
+
 PACKAGE_DIR = Path(__file__).resolve().parent
 CHECKOUT_DIR = PACKAGE_DIR.parent
 ASSETS_DIR = PACKAGE_DIR / "assets"
@@ -43,8 +45,15 @@ def link(target: Path, folder: Path) -> str:
 def replace_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file whole or not at all: beside `path`, through to the disk, then renamed over it.
 
-    OSError naming `path` if that fails; the old file is then as it was, and nothing else is left.
+    Of several processes the first writes, and it is there for all when this returns. OSError naming `path` if that fails; the
+    old file is then as it was, and nothing else is left.
     """
+    if parallel.is_first():
+        _replace(path, write)
+    parallel.barrier()
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     pending = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with pending.open("wb") as file:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from repirl import parallel
 from repirl.errors import UserError
 
 LOCK_FILE = ".lock"
@@ -24,10 +25,14 @@ PARENT = "REPIRL_PARENT"
 def only_user_of(folder: Path) -> Iterator[None]:
     """Hold `folder` for the while; UserError if another process (or another run of this one) holds it.
 
-    The system gives the lock back when the process ends, however it ends; the empty lock file stays.
+    The system gives the lock back when the process ends, however it ends; the empty lock file stays. Processes that train
+    together are one user.
     """
     import fcntl
 
+    if not parallel.is_first():
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("a") as file:
         try:

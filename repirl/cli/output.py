@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from repirl import parallel
 from repirl.errors import UserError
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one machine-readable object on stdout.")]
@@ -22,7 +23,10 @@ LINE_EVERY_S = 15.0
 
 
 def emit(as_json: bool, payload: Mapping[str, Any], render: Callable[[], Any]) -> None:
-    """Prints `payload` as one line of JSON, or what `render()` gives (anything that Rich can print)."""
+    """Prints `payload` as one line of JSON, or what `render()` gives (anything that Rich can print); of several processes that
+    work together the first does."""
+    if not parallel.is_first():
+        return
     if as_json:
         sys.stdout.write(json.dumps(payload, ensure_ascii=False, allow_nan=False) + "\n")
         return
@@ -44,7 +48,7 @@ def working(label: str) -> Iterator[OnProgress]:
 
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    bar = Progress(*columns, console=console, transient=True, disable=not (console.is_terminal and parallel.is_first()))
     task = bar.add_task(label, total=None)
 
     last_line = time.monotonic()
@@ -52,7 +56,7 @@ def working(label: str) -> Iterator[OnProgress]:
     def on_progress(done: int, total: int) -> None:
         nonlocal last_line
         bar.update(task, completed=done, total=total)
-        if not console.is_terminal and time.monotonic() - last_line >= LINE_EVERY_S:
+        if parallel.is_first() and not console.is_terminal and time.monotonic() - last_line >= LINE_EVERY_S:
             last_line = time.monotonic()
             note(f"{label}: {done} of {total}")
 

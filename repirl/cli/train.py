@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from repirl import parallel
 from repirl.cli.output import JsonFlag, check_folder, emit, working
 from repirl.errors import UserError
 
@@ -57,6 +58,7 @@ def train_command(
     """Train METHOD into a run folder; the same command again continues an interrupted run."""
     from repirl.cli.evaluate import default_device
     from repirl.config import parse_config, with_overrides
+    from repirl.learn.diagnostics import EXPLAINED
     from repirl.methods.base import FitContext, Runtime, start_policy
     from repirl.methods.mixing import credit_settings, critic_of
     from repirl.methods.registry import load_method
@@ -69,44 +71,43 @@ def train_command(
         raise UserError("--lora-alpha scales adapters, and there are none", lora_alpha, "give --lora-rank too")
     folder = out or Path("runs") / f"{method}-{recipe}-s{seed}"
     check_folder(folder, "--out")
-    with working("loading"), training_in(dtype):
-        chosen = load_method(method, tuple(map(str, include or ())))
-        config = chosen.recipe(recipe)
-        paid = credit_settings(config, optimizer, mixing, critic_of(recipe))
-        if problems == "hard" and not isinstance(config, RLConfig):
-            raise UserError("this method samples no policy in training", method, "leave out --problems hard")
-        paid += [f'hard={{"samples": {hard_samples}}}'] if problems == "hard" else []
-        given = [*paid, *(settings or ()), *([f"pool={json.dumps(str(pool))}"] if pool else ())]
-        config = with_overrides(config, given)
-        runtime = parse_config(
-            Runtime,
-            {
-                "device": device or default_device(),
-                "dtype": dtype,
-                "max_batch_rows": max_batch_rows,
-                "max_cache_tokens": max_cache_tokens,
-                "gradient_checkpointing": gradient_checkpointing,
-                "lora": None if lora_rank is None else {"rank": lora_rank} | ({"alpha": lora_alpha} if lora_alpha else {}),
-            },
-        )
-        start = start_policy(policy, runtime, seed, revision)
-    with working(f"{method}, {recipe}") as on_progress, training_in(dtype):
-        context = FitContext(start, folder, seed, lambda step, steps, metrics: on_progress(step, steps), runtime)
-        fitted = chosen.fit(context, config)
-    payload = {
-        "method": method,
-        "recipe": recipe,
-        "seed": seed,
-        "folder": str(folder),
-        "policy": _path(fitted.policy_folder),
-        "reward": _path(fitted.reward_folder),
-        "budget": asdict(fitted.budget),
-        "validation_budget": asdict(fitted.validation_budget),
-        "diagnostics": {name: _finite(value) for name, value in fitted.diagnostics.items()},
-    }
-    from repirl.learn.diagnostics import EXPLAINED
-
-    emit(as_json, payload, lambda: _lines(payload, explained=EXPLAINED))
+    with parallel.joined(device or default_device()) as place:
+        with working("loading"), training_in(dtype):
+            chosen = load_method(method, tuple(map(str, include or ())))
+            config = chosen.recipe(recipe)
+            paid = credit_settings(config, optimizer, mixing, critic_of(recipe))
+            if problems == "hard" and not isinstance(config, RLConfig):
+                raise UserError("this method samples no policy in training", method, "leave out --problems hard")
+            paid += [f'hard={{"samples": {hard_samples}}}'] if problems == "hard" else []
+            given = [*paid, *(settings or ()), *([f"pool={json.dumps(str(pool))}"] if pool else ())]
+            config = with_overrides(config, given)
+            runtime = parse_config(
+                Runtime,
+                {
+                    "device": place,
+                    "dtype": dtype,
+                    "max_batch_rows": max_batch_rows,
+                    "max_cache_tokens": max_cache_tokens,
+                    "gradient_checkpointing": gradient_checkpointing,
+                    "lora": None if lora_rank is None else {"rank": lora_rank} | ({"alpha": lora_alpha} if lora_alpha else {}),
+                },
+            )
+            start = start_policy(policy, runtime, seed, revision)
+        with working(f"{method}, {recipe}") as on_progress, training_in(dtype):
+            context = FitContext(start, folder, seed, lambda step, steps, metrics: on_progress(step, steps), runtime)
+            fitted = chosen.fit(context, config)
+        payload = {
+            "method": method,
+            "recipe": recipe,
+            "seed": seed,
+            "folder": str(folder),
+            "policy": _path(fitted.policy_folder),
+            "reward": _path(fitted.reward_folder),
+            "budget": asdict(fitted.budget),
+            "validation_budget": asdict(fitted.validation_budget),
+            "diagnostics": {name: _finite(value) for name, value in fitted.diagnostics.items()},
+        }
+        emit(as_json, payload, lambda: _lines(payload, explained=EXPLAINED))
 
 
 def pretrain_command(

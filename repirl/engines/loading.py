@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repirl import parallel
 from repirl.errors import UserError
 from repirl.files import is_file, is_folder
 from repirl.paths import ASSETS_DIR
@@ -203,12 +204,19 @@ def written_to(folder: Path) -> Iterator[None]:
 
 
 def save_model(folder: Path, model: Any, tokenizer: Any) -> None:
-    """An ordinary transformers folder; adapters are merged into the weights. OSError if it cannot be written."""
-    from repirl.engines.lora import has_adapters, merged_state_dict
+    """An ordinary transformers folder; adapters are merged into the weights. OSError if it cannot be written.
 
-    with quiet_transformers(), written_to(folder):
-        model.save_pretrained(folder, state_dict=merged_state_dict(model) if has_adapters(model) else None)
-        tokenizer.save_pretrained(folder)
+    Of several processes the first writes, and all have to call it.
+    """
+    from repirl.engines.lora import has_adapters, owned_weights
+
+    changed = has_adapters(model) or parallel.is_cut(model)
+    state = parallel.whole_state(owned_weights(model)) if changed else None
+    if parallel.is_first():
+        with quiet_transformers(), written_to(folder):
+            model.save_pretrained(folder, state_dict=state)
+            tokenizer.save_pretrained(folder)
+    parallel.barrier()
 
 
 def _names(keys: Any) -> list[str]:

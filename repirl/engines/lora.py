@@ -7,6 +7,7 @@ process (a saved policy, a reward that starts from it) are merged weights under 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -63,6 +64,13 @@ def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             with torch.no_grad():
                 value = value + layer.get_delta_weight(_ADAPTER).to(value.dtype)
         yield name.replace(".base_layer.", "."), value
+
+
+def owned_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """`merged_weights` without those that are tied to another: what a checkpoint holds."""
+    named = chain(model.named_parameters(), model.named_buffers())
+    owned = {name.replace(".base_layer.", ".") for name, _ in named}
+    return (pair for pair in merged_weights(model) if pair[0] in owned)
 
 
 def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:

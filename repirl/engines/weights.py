@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import Protocol
 
 from torch import Tensor, nn
 
+from repirl import parallel
 from repirl.engines.base import Engine
-from repirl.engines.lora import merged_weights
+from repirl.engines.lora import owned_weights
 
 
 class WeightSource(Protocol):
@@ -52,7 +52,7 @@ class SyncedEngine(Engine, Protocol):
 
 
 class ModelWeights:
-    """`WeightSource` over a transformers model in this process: plain, with adapters (merged on the way out), or sharded.
+    """`WeightSource` over a transformers model in this process: plain, with adapters (merged on the way out), or cut.
 
     A change is noticed by torch's own count of writes to each parameter, so that nobody has to report one: optimiser steps and
     `load_state_dict` both count. Tied weights are given once, under the name of their first owner.
@@ -72,18 +72,9 @@ class ModelWeights:
         return self._version
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """See `WeightSource`; a sharded weight is gathered when it is its turn."""
-        named = chain(self.model.named_parameters(), self.model.named_buffers())
-        owned = {name.replace(".base_layer.", ".") for name, _ in named}
-        for name, value in merged_weights(self.model):
-            if name in owned:
-                yield name, whole(value)
+        """See `WeightSource`; a weight that is cut among processes is gathered when it is its turn."""
+        return ((name, parallel.whole(value)) for name, value in owned_weights(self.model))
 
     def _count_writes(self) -> list[int]:
-        return [getattr(p, "_local_tensor", p)._version for p in self.model.parameters()]
-
-
-def whole(value: Tensor) -> Tensor:
-    """A sharded tensor gathered from all processes (all of them must call this), any other as it is; detached."""
-    gather = getattr(value, "full_tensor", None)
-    return (value if gather is None else gather()).detach()
+        # Of a weight that is cut, an optimiser's writes count at the whole, others at the part.
+        return [p._version + getattr(p, "_local_tensor", p)._version for p in self.model.parameters()]

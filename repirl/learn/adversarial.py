@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from repirl import parallel
 from repirl.config import Config
 from repirl.learn.gradient import row_logprobs
 from repirl.learn.updater import OptimConfig, Updater
@@ -134,8 +135,7 @@ class TokenDiscriminator:
     def _update(self, rows: Sequence[_Row]) -> Metrics:
         """One step on the cross-entropy of tokens, the two classes weighing the same; metrics are those before it."""
         counts = {side: sum(len(row.tokens.response_ids) for row in rows if row.expert == side) for side in (True, False)}
-        found = {True: 0.0, False: 0.0}
-        right = {True: 0, False: 0}
+        found, right = [0.0, 0.0], [0.0, 0.0]  # sums over the tokens of policy (False) and expert (True)
 
         def loss(batch: TokenBatch, chunk: list[int]) -> Tensor:
             chosen = [rows[i] for i in chunk]
@@ -154,6 +154,7 @@ class TokenDiscriminator:
             return value
 
         stats = self.updater.step([row.tokens for row in rows], loss)
+        found, right = parallel.total([found, right])
         metrics: Metrics = {"loss": stats.loss, "grad_norm": stats.grad_norm}
         for side, name in ((True, "expert"), (False, "policy")):
             if counts[side]:

@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
+from repirl import parallel
 from repirl.errors import UserError
+from repirl.learn.stored_state import drop_checkpoint, read_checkpoint, save_torch, write_checkpoint
 from repirl.paths import replace_file
 
 
@@ -22,11 +24,6 @@ def write_json(path: Path, value: Any) -> None:
     """Write valid JSON atomically and durably: what is no number becomes null."""
     text = json.dumps(_finite(value), indent=1, sort_keys=True, allow_nan=False) + "\n"
     replace_file(path, lambda file: file.write(text.encode()))
-
-
-def save_torch(path: Path, value: Any) -> None:
-    """torch.save, atomically and durably."""
-    replace_file(path, lambda file: torch.save(value, file))
 
 
 def _finite(value: Any) -> Any:
@@ -44,8 +41,9 @@ class RunFolder:
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
-        for litter in path.glob(".*.tmp"):  # of a process that was killed while it wrote
-            litter.unlink()
+        if parallel.is_first():
+            for litter in path.glob(".*.tmp"):  # of a process that was killed while it wrote
+                litter.unlink()
         config = path / "config.json"
         identity = json.loads(json.dumps(identity))
         begun = any((path / name).exists() for name in ("metrics.jsonl", "checkpoint.pt", "done.json")) or self._best_files()
@@ -72,22 +70,22 @@ class RunFolder:
         self._drop_what_resuming_needs()
 
     def _drop_what_resuming_needs(self) -> None:
-        (self.path / "checkpoint.pt").unlink(missing_ok=True)
+        drop_checkpoint(self.path)
         self.keep_best(None)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The last checkpoint, None if there is none; metrics after it are cut off."""
-        path = self.path / "checkpoint.pt"
-        if not path.is_file():
-            self.metrics_file.unlink(missing_ok=True)
+        state = read_checkpoint(self.path)
+        if state is None:
+            if parallel.is_first():
+                self.metrics_file.unlink(missing_ok=True)
             return None
-        state = torch.load(path, weights_only=False, map_location="cpu")
         self._truncate_metrics(state["step"])
         return state
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """`state["step"]` is the number of completed steps."""
-        save_torch(self.path / "checkpoint.pt", state)
+        write_checkpoint(self.path, state)
 
     def save_best(self, step: int, weights: dict[str, dict[str, torch.Tensor]]) -> None:
         """Weights of all modules after `step` steps, by the module's name. Those of other steps stay until `keep_best`."""
@@ -111,6 +109,8 @@ class RunFolder:
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Append one line to the metrics log; what is no number becomes null."""
+        if not parallel.is_first():
+            return
         with self.metrics_file.open("a") as file:
             file.write(json.dumps(_finite(metrics), allow_nan=False) + "\n")
 

@@ -1,7 +1,8 @@
 """The gradient step: the only code that cuts a batch into micro-batches, runs backward, clips and steps.
 
 A loss is a sum over the rows of a micro-batch, divided by *global* counts (`global_counts`), so that it does not depend on
-how the batch is cut (docs/design.md rule 3). With several processes, the all-reduce of counts, losses and norms stands here.
+how the batch is cut (docs/design.md rule 3), nor on the number of processes: each takes some of the micro-batches. What a loss
+adds up on the side it has to add up over them (`parallel.total`).
 Shapes: B rows, N completion tokens of a micro-batch.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from repirl import parallel
 from repirl.errors import NumericalFault
 from repirl.rollouts.batching import TokenBatch, TokenRow, length_sorted_chunks, map_rows, pad_batch, token_logprobs
 
@@ -61,11 +63,15 @@ def gradient_step(
     model.train()
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    for chunk in length_sorted_chunks([len(row) for row in rows], max_tokens):
-        value = loss(pad_batch([rows[i] for i in chunk], pad_id, device), chunk)
-        value.backward()
+    for chunk in parallel.own(length_sorted_chunks([len(row) for row in rows], max_tokens)):
+        if chunk is None:
+            value = parallel.idle_loss(model)
+        else:
+            value = parallel.run(model, loss, pad_batch([rows[i] for i in chunk], pad_id, device), chunk)
+        (value * parallel.size()).backward()  # FSDP takes the mean over processes, and a loss is a sum
         total += float(value.detach())
-    norm = float(nn.utils.clip_grad_norm_(model.parameters(), max_norm))
+    (total,) = parallel.total([total])
+    norm = float(parallel.whole(nn.utils.clip_grad_norm_(model.parameters(), max_norm)))
     if not (math.isfinite(total) and math.isfinite(norm)):
         optimizer.zero_grad(set_to_none=True)
         raise NumericalFault(f"loss {total:.4g}, gradient norm {norm:.4g}: not finite", "lower the learning rate")

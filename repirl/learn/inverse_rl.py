@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from repirl import parallel
 from repirl.learn.discriminator import factor_sums, logistic_losses, logistic_weights
 from repirl.learn.gradient import global_counts
 from repirl.learn.irl import IRLConfig, SignedWeights, irl_loss, signed_weights
-from repirl.learn.updater import OptimConfig, Updater
+from repirl.learn.updater import OptimConfig, Updater, cut
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.base import Learned
 from repirl.rewards.energy import EnergyReward, parameter_groups, save_energy, token_rewards
@@ -46,12 +47,13 @@ class InverseRL:
         limits = {"max_grad_norm": config.max_grad_norm, "micro_batch_tokens": config.micro_batch_tokens}
         optim = OptimConfig(lr=config.lr, **limits)
         groups = parameter_groups(model, config.lr, head_lr)
-        # A constant rate: the number of updates does not matter.
-        self.updater = Updater(model, padding_id(tokenizer), optim, 1, groups=groups)
         self.start = None
         """A residual energy that learned nothing: its scores are the starting policy's log-probabilities."""
         if config.form == "logistic":
             self.start = (copy.deepcopy(model) if start is None else start).requires_grad_(False).eval()
+            cut(self.start)
+        # A constant rate: the number of updates does not matter.
+        self.updater = Updater(model, padding_id(tokenizer), optim, 1, groups=groups)
         self.used_demonstrations = 0
         self.first_margin: float | None = None
 
@@ -174,7 +176,7 @@ class InverseRL:
         # What was saved by sharing equal rows was learned from all the same.
         self.updater.trained_tokens += sum(map(len, all_rows)) - stats.trained_tokens
         metrics: Metrics = {"loss": stats.loss, "grad_norm": stats.grad_norm}
-        means_R = means[row_of_used]
+        means_R = parallel.total(means)[row_of_used]
         return metrics | self._margins(means_R[used >= len(rollouts)], means_R[(used < len(rollouts)) & (signed_R[used] > 0)])
 
     def _classify(
@@ -211,6 +213,7 @@ class InverseRL:
             return value
 
         stats = self.updater.step(rows, loss)
+        logits_U = parallel.total(logits_U)
         is_demo_U = torch.tensor([i >= len(rollouts) for i in used])
         self.used_demonstrations += int(is_demo_U.sum()) if turn % self.config.epochs == 0 else 0
         positive_U = positive_R[used]

@@ -14,9 +14,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from repirl import parallel
 from repirl.learn.gradient import StepStats, global_counts, row_logprobs
 from repirl.learn.policy_losses import PolicyLoss, PolicyLossConfig, policy_loss
-from repirl.learn.updater import OptimConfig, Updater
+from repirl.learn.updater import OptimConfig, Updater, cut
 from repirl.rollouts.batching import TokenBatch, TokenRow, token_logprobs
 from repirl.types import Metrics, Rollout
 
@@ -53,6 +54,12 @@ class _Tally:
         self.kl += result.kl_sum
         self.gap = float(np.maximum(self.gap, float(gap_N.abs().max())))  # what is no number stays visible
 
+    def add_up(self) -> None:
+        """Over all processes."""
+        sums = parallel.total([float(self.tokens), self.clipped, self.entropy, self.kl])
+        self.tokens, (self.clipped, self.entropy, self.kl) = round(sums[0]), sums[1:]
+        self.gap = float(np.max(parallel.gathered(self.gap)))
+
 
 class PolicyUpdater:
     """Owns the policy's optimiser. `reference` is a frozen copy, needed only for a KL penalty.
@@ -67,6 +74,8 @@ class PolicyUpdater:
             raise ValueError("a KL penalty needs a reference policy")
         self.updater = Updater(model, pad_id, config, num_batches * config.updates_per_batch)
         self.reference = reference
+        if reference is not None:
+            cut(reference)
         self.config = config
         self.scored_tokens = 0
 
@@ -87,6 +96,7 @@ class PolicyUpdater:
             order = np.random.default_rng((order_seed, epoch)).permutation(len(rows))
             for part in np.array_split(order, min(self.config.mini_batches, len(rows))):
                 self._step(part.tolist(), rows, rollouts, advantages, old, reference, tally)
+        tally.add_up()
         return self._metrics(tally, self.config.epochs * global_counts(rows).tokens)
 
     def _step(

@@ -17,6 +17,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from repirl import parallel
 from repirl.config import Config
 from repirl.errors import NumericalFault, UserError
 from repirl.learn.checkpoint import RunFolder
@@ -178,7 +179,8 @@ def run_steps(
 def _check_weights(learner: Learner) -> None:
     """NumericalFault if a weight is no number: what is not finite must not become a checkpoint."""
     for name, module in learner.modules.items():
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters()):
+        finite = all(bool(torch.isfinite(parallel.local(parameter)).all()) for parameter in module.parameters())
+        if not all(parallel.gathered(finite)):
             raise NumericalFault(f"weights of the {name} are not finite", "lower the learning rate")
 
 
@@ -188,7 +190,8 @@ def _validate(learner: Learner, folder: RunFolder, validator: Validator, progres
     accuracy = validator.accuracy()
     progress.validation.append((progress.step, accuracy))
     if validator.config.select == "best" and progress.chosen("best") == progress.step:
-        folder.save_best(progress.step, {name: module.state_dict() for name, module in learner.modules.items()})
+        weights = {name: parallel.whole_state(module.state_dict().items()) for name, module in learner.modules.items()}
+        folder.save_best(progress.step, weights)
     progress.validation_wall_s += time.monotonic() - started
     return accuracy
 
@@ -198,7 +201,7 @@ def _finish(learner: Learner, folder: RunFolder, validator: Validator | None, pr
     if chosen != progress.step:
         best = folder.load_best(chosen)
         for name, module in learner.modules.items():
-            module.load_state_dict(best[name])
+            parallel.load_whole(module, best[name])
     spent = validator.collector.budget if validator is not None else Budget()
     return RunResult(
         chosen_step=chosen,

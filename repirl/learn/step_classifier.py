@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from repirl import parallel
 from repirl.config import Config
 from repirl.errors import UserError
 from repirl.learn.discriminator import factor_sums
@@ -91,7 +92,7 @@ class StepClassifier:
         """One gradient step on the cross-entropy of the labelled steps; metrics are those before it."""
         weight_right, weight_wrong = label_weights(rows, balance=self.config.balance)
         counted = sum(label is not None for row in rows for label in row.labels)
-        found = {"right": [0.0, 0.0], "wrong": [0.0, 0.0]}
+        found = np.zeros((2, 2))  # right and wrong steps: sum of logits, weight
 
         def loss(batch: TokenBatch, chunk: list[int]) -> Tensor:
             chosen = [rows[i] for i in chunk]
@@ -101,14 +102,14 @@ class StepClassifier:
             labels_F = torch.tensor([0.0 if label is None else label for label in flat]).to(logits_F)
             weights_F = known_F * (labels_F * weight_right + (1 - labels_F) * weight_wrong)
             targets_F = labels_F * weight_right / weights_F.clamp(min=1e-30)  # the share of its weight that says right
-            for name, share_F in (("right", labels_F * known_F), ("wrong", (1 - labels_F) * known_F)):
-                found[name][0] += float((share_F * logits_F.detach()).sum())
-                found[name][1] += float(share_F.sum())
+            for side, share_F in enumerate((labels_F * known_F, (1 - labels_F) * known_F)):
+                found[side] += float((share_F * logits_F.detach()).sum()), float(share_F.sum())
             each_F = functional.binary_cross_entropy_with_logits(logits_F, targets_F.clamp(0, 1), reduction="none")
             return (weights_F * each_F).sum()
 
         stats = self.updater.step([row.row for row in rows], loss)
-        means = {f"logit_{name}": total / count for name, (total, count) in found.items() if count}
+        sums = zip(("right", "wrong"), parallel.total(found.tolist()), strict=True)
+        means = {f"logit_{name}": total / count for name, (total, count) in sums if count}
         return {"loss": stats.loss, "grad_norm": stats.grad_norm, "labelled_steps": float(counted)} | means
 
     def _logits(self, rewards_N: Tensor, rows: Sequence[LabelledSteps]) -> Tensor:

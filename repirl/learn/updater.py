@@ -11,10 +11,11 @@ from pydantic import Field
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from repirl import parallel
 from repirl.config import Config
 from repirl.errors import NumericalFault
 from repirl.learn.gradient import Loss, StepStats, gradient_step
-from repirl.rollouts.batching import CPU_TOKENS, TokenRow
+from repirl.rollouts.batching import CPU_TOKENS, TokenRow, has_known_head
 
 
 class OptimConfig(Config):
@@ -48,7 +49,7 @@ class OptimConfig(Config):
 
 
 class Updater:
-    """Moves `model` by gradient steps and counts them.
+    """Moves `model` by gradient steps and counts them. With several processes its weights are cut among them from here on.
 
     `total_updates` is the number of steps of the whole training, for the schedule. `groups` are AdamW's parameter groups
     (None: all that need a gradient, at `config.lr`).
@@ -65,6 +66,7 @@ class Updater:
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
         switch_off_dropout(model)
+        groups = cut(model, groups)
         self.model = model
         self.pad_id = pad_id
         self.config = config
@@ -97,6 +99,15 @@ class Updater:
         self.trained_tokens += stats.trained_tokens
         return stats
 
+    def _placed(self, optimizer: dict[str, Any]) -> dict[str, Any]:
+        """The optimiser's state with what belongs to a weight placed as the weight is."""
+        live = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        placed = {
+            i: {name: parallel.placed_like(v, live[i]) if v.shape == live[i].shape else v for name, v in moments.items()}
+            for i, moments in optimizer["state"].items()
+        }
+        return {**optimizer, "state": placed}
+
     @property
     def _on_cpu(self) -> bool:
         return next(self.model.parameters()).device.type == "cpu"
@@ -114,11 +125,25 @@ class Updater:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Inverse of `state`."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        parallel.load_whole(self.model, state["model"])
+        self.optimizer.load_state_dict(self._placed(state["optimizer"]))
         self.schedule.load_state_dict(state["schedule"])
         self.updates, self.trained_tokens = state["updates"], state["trained_tokens"]
         self.skipped = state["skipped"]
+
+
+def cut(model: Any, groups: list[dict[str, Any]] | None = None) -> list[dict[str, Any]] | None:
+    """Cut a model among the processes, in place; AdamW's `groups` with its parameters as they are then."""
+    if parallel.size() == 1 or parallel.is_cut(model):
+        return groups
+    if getattr(model, "get_output_embeddings", lambda: None)() is not None:
+        has_known_head(model)  # tries the whole model out
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    parallel.cut(model)
+    now = dict(model.named_parameters())
+    if groups is None:
+        return None
+    return [{**group, "params": [now[names[id(parameter)]] for parameter in group["params"]]} for group in groups]
 
 
 def switch_off_dropout(model: nn.Module) -> None:

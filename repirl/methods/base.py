@@ -11,10 +11,12 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field
 
+from repirl import parallel
 from repirl.config import Config
 from repirl.engines.base import Engine
 from repirl.engines.loading import LoadedPolicy, folder_digest, load_policy
 from repirl.engines.lora import LoRAConfig, add_adapters
+from repirl.engines.weights import ModelWeights
 from repirl.errors import UserError
 from repirl.types import Budget, Metrics
 
@@ -64,9 +66,15 @@ def make_engine(policy: LoadedPolicy, runtime: Runtime) -> Engine:
     """A sampler over a policy within the runtime's bounds."""
     from repirl.engines.torch_engine import TorchEngine
 
-    return TorchEngine(
-        policy.model, policy.tokenizer, max_batch_rows=runtime.max_batch_rows, max_cache_tokens=runtime.max_cache_tokens
-    )
+    bounds = {"max_batch_rows": runtime.max_batch_rows, "max_cache_tokens": runtime.max_cache_tokens}
+    if parallel.size() == 1:
+        return TorchEngine(policy.model, policy.tokenizer, **bounds)
+    from repirl.engines.copied import CopiedEngine
+    from repirl.rollouts.following import FollowingEngine
+
+    engine = CopiedEngine(policy.model, policy.tokenizer, **bounds)
+    tolerance = 1e-4 if runtime.dtype == "float32" else 0.05
+    return FollowingEngine(engine, ModelWeights(policy.model), policy.model, policy.tokenizer, tolerance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +102,14 @@ class FitContext:
         """The context of one phase of a method, in a folder of its own.
 
         With `after` it starts from the policy that an earlier phase left (and whose weights that phase's `fit` has put
-        into the model in memory).
+        into the model in memory; one that is cut among processes is loaded again).
         """
         policy = self.policy
         if after is not None and after.policy_folder is not None:
             folder = after.policy_folder
-            policy = replace(policy, name=f"{policy.name}, {folder.parent.name}", path=folder, digest=folder_digest(folder))
+            model = start_policy(folder, self.runtime, self.seed).model if parallel.is_cut(policy.model) else policy.model
+            name = f"{policy.name}, {folder.parent.name}"
+            policy = replace(policy, model=model, name=name, path=folder, digest=folder_digest(folder))
         return replace(self, folder=self.folder / name, policy=policy)
 
 

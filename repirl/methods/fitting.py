@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from repirl import parallel
 from repirl.config import Config, digest_of
 from repirl.engines.loading import load_policy, save_model
 from repirl.engines.lora import adapter_weights, load_merged
@@ -87,7 +88,8 @@ def _fit(
         if save_reward is not None:
             save_reward(learner, context.folder / "reward")
         run.finish(summary(result, left_out))
-    if finished or fresh:  # a phase that follows starts from merged weights and fresh adapters, resumed or not
+    # A phase that follows starts from merged weights and fresh adapters, resumed or not (a cut model: `FitContext.part`).
+    if (finished or fresh) and not parallel.is_cut(policy.model):
         load_merged(policy.model, load_policy(policy_folder).model.state_dict(), fresh)
     return fitted_from(run, policy_folder)
 

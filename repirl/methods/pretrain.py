@@ -63,9 +63,7 @@ def pretrain_tiny(
         return _pretrain(out, config or PretrainConfig(), on_step)
 
 
-def _pretrain(
-    out: Path, config: PretrainConfig, on_step: Callable[[int, int, dict[str, Any]], None] | None
-) -> dict[str, Any]:
+def _pretrain(out: Path, config: PretrainConfig, on_step: Callable[[int, int, dict[str, Any]], None] | None) -> dict[str, Any]:
     # The run's own files lie in a folder of their own: transformers writes a `config.json` too.
     run = RunFolder(out / "run", {"pretrain": config.model_dump(mode="json")})
     if run.done is not None:

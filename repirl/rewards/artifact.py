@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from repirl.config import Config
 from repirl.errors import UserError
 from repirl.files import parse, read_lines
+from repirl.paths import replace_file
 from repirl.rewards.aggregate import Aggregation
 from repirl.rollouts.steps import StepSegmentation
 
@@ -81,7 +82,7 @@ class RewardContract(BaseModel):
 
 def write_contract(folder: Path, contract: RewardContract) -> None:
     """Store the contract in the model's folder."""
-    (folder / CONTRACT_FILE).write_text(contract.model_dump_json(indent=2) + "\n")
+    replace_file(folder / CONTRACT_FILE, lambda file: file.write((contract.model_dump_json(indent=2) + "\n").encode()))
 
 
 def read_contract(folder: Path) -> RewardContract:

@@ -121,9 +121,7 @@ class StepReward(ABC):
 class ModelReward(StepReward):
     """A reward that a model gives, row by row."""
 
-    def __init__(
-        self, model: Any, tokenizer: Any, segmentation: StepSegmentation, aggregation: Aggregation = "mean"
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any, segmentation: StepSegmentation, aggregation: Aggregation = "mean") -> None:
         super().__init__(tokenizer, segmentation, aggregation)
         self.model = model
 

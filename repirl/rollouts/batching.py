@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from repirl import parallel
 from repirl.precision import lowered
 from repirl.types import RolloutGroup
 
@@ -131,21 +133,24 @@ def map_rows(
 
     The one loop over batches without gradient: the model is in evaluation mode for the while, batches are sorted by
     length and hold at most `max_tokens` (None: by device), and groups of short completions hold many rows that are the
-    same: each is run once.
+    same: each is run once. Several processes share the batches; all must call it with the same rows.
     """
     device = next(model.parameters()).device
     if max_tokens is None:
         max_tokens = CPU_TOKENS if device.type == "cpu" else SCORING_TOKENS_GPU
     unique, same_as = distinct_rows(rows)
-    found: list[Tensor] = [torch.empty(0)] * len(unique)
     was_training = model.training
     model.eval()
-    for chunk in length_sorted_chunks([len(row) for row in unique], max_tokens):
-        values_N = per_token(pad_batch([unique[i] for i in chunk], pad_id, device)).float().cpu()
-        pieces = values_N.split([len(unique[i].response_ids) for i in chunk])
-        for i, piece in zip(chunk, pieces, strict=True):
-            found[i] = piece
+    chunks = length_sorted_chunks([len(row) for row in unique], max_tokens)
+    scored: list[tuple[int, Tensor]] = []
+    for chunk in parallel.own(chunks):
+        rows_of_chunk = chunks[0] if chunk is None else chunk  # all processes make as many passes
+        batch = pad_batch([unique[i] for i in rows_of_chunk], pad_id, device)
+        values_N = parallel.run(model, per_token, batch).float().cpu()
+        if chunk is not None:
+            scored += zip(chunk, values_N.split([len(unique[i].response_ids) for i in chunk]), strict=True)
     model.train(was_training)
+    found = dict(chain.from_iterable(parallel.gathered(scored)))
     return [found[i] for i in same_as]
 
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import Field, field_validator
 
+from repirl import parallel
 from repirl.config import Config
 from repirl.engines.base import Engine, Request, SamplingParams
 from repirl.engines.sampling import decode
@@ -225,7 +226,12 @@ class Collector:
             return [Verdict("ungraded", NO_GRADER)] * len(flat)
         stop = self.decoding.params.stop
         texts = [cut_at_stop(self._whole_text(one, rollout), stop) for one, rollout in flat]
-        verdicts = self.grader([one.problem for one, _ in flat], texts, [rollout.finish_reason for _, rollout in flat])
+        reasons = [rollout.finish_reason for _, rollout in flat]
+        grader = self.grader
+        verdicts = parallel.shared(
+            lambda some: grader([flat[i][0].problem for i in some], [texts[i] for i in some], [reasons[i] for i in some]),
+            range(len(flat)),
+        )
         if self.decoding.ungraded_limit is not None:
             check_ungraded(verdicts, self.decoding.ungraded_limit)
         return verdicts

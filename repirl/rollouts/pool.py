@@ -16,8 +16,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from repirl import parallel
 from repirl.errors import UserError
 from repirl.grading.dispatch import check_ungraded
+from repirl.paths import replace_file
 from repirl.rollouts.collect import Asked, Collector, Grader, OnProgress, cut_at_stop
 from repirl.tasks.training_sets import steps_right
 from repirl.types import Problem, RolloutGroup, SampleRow, Verdict
@@ -42,7 +44,7 @@ class SamplePool:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if not self._read(self._path, dict(fingerprint)):
-            self._path.write_text(_line({"evaluation": dict(fingerprint)}), encoding="utf-8")
+            replace_file(self._path, lambda file: file.write(_line({"evaluation": dict(fingerprint)}).encode()))
 
     def rows(self, part: str, problem_id: str) -> list[SampleRow]:
         """Stored samples of a problem, in order of their index."""
@@ -52,7 +54,7 @@ class SamplePool:
     def add(self, part: str, rows: Sequence[SampleRow], wall_s: float) -> None:
         """Keep a chunk; a sample that is there already is replaced. On disk when this returns."""
         self._keep(part, rows, wall_s)
-        if self._path is None:
+        if self._path is None or not parallel.is_first():
             return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_line({"part": part, "wall_s": wall_s, "rows": [asdict(row) for row in rows]}))
@@ -137,7 +139,7 @@ class SamplePool:
         _check_same(path, stored, fingerprint)
         for chunk in chunks:
             self._keep(chunk.part, chunk.rows, chunk.wall_s)
-        if len(whole) < len(content):
+        if len(whole) < len(content) and parallel.is_first():
             os.truncate(path, len(whole))
         return True
 

@@ -26,6 +26,7 @@ PROMPT_WORD = "Compute "
 OWN_STYLE = "plain"
 EXPERT_STYLES = ("so", "as", "first")
 
+
 def _draw(rng, operations: int) -> Node | None:
     """A random tree with that many operations, all values within bounds; None if the draw left them."""
     if operations == 0:
