@@ -11,10 +11,10 @@ from repirl.learn.credit_config import SequenceCredit
 from repirl.learn.outcome_model import OutcomeFitting, OutcomeModelConfig, OutcomeReward
 from repirl.learn.updater import OptimConfig
 from repirl.methods.base import FitContext, Fitted, Method
-from repirl.methods.fitting import fit_reward, reward_contract
+from repirl.methods.fitting import energy_model, fit_reward, reward_contract
 from repirl.methods.offline import OfflinePool, PoolConfig
 from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_loop
-from repirl.rewards.energy import energy_from_policy, load_energy_model
+from repirl.rewards.energy import load_energy_model
 from repirl.rollouts.steps import StepSegmentation
 
 
@@ -56,7 +56,7 @@ class OutcomeRM(Method[OutcomeRMConfig]):
             groups = pool.groups()
             data = config.data
             contract = reward_contract(part, config, "energy", self.name, data, config.loop.sampling, pool.data.digest, "last")
-            model = energy_from_policy(policy.model, layers=config.model.layers)
+            model = energy_model(context, layers=config.model.layers)
             return OutcomeFitting(model, policy.tokenizer, config.model, contract, groups, context.seed, pool.cost(groups))
 
         first = fit_reward(part, config, make_learner, method=self.name, data=pool.data, steps=config.model.steps)

@@ -6,19 +6,31 @@ import builtins
 import json
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 
 from repirl.cli import main as cli
 from repirl.config import with_overrides
 from repirl.engines.loading import load_policy
-from repirl.engines.lora import LoRAConfig, adapter_weights, add_adapters, has_adapters, load_merged, merged_state_dict
+from repirl.engines.lora import (
+    LoRAConfig,
+    adapter_weights,
+    adapters_off,
+    add_adapters,
+    has_adapters,
+    load_merged,
+    merged_state_dict,
+)
 from repirl.errors import UserError
 from repirl.learn.gradient import row_logprobs
+from repirl.learn.policy_losses import KLPenalty, PolicyLossConfig
+from repirl.learn.policy_update import PolicyOptimConfig, PolicyUpdater
 from repirl.methods.base import FitContext, Runtime, start_policy
 from repirl.methods.registry import load_method
-from repirl.rewards.energy import energy_from_policy
+from repirl.rewards.energy import energy_from_policy, load_energy_model, parameter_groups
 from repirl.rollouts.batching import TokenRow
+from repirl.types import Rollout
 
 ROWS = [TokenRow([5, 6, 7], [8, 9, 10, 11]), TokenRow([12], [13, 14])]
 SMALL = {"loop.steps": 3, "loop.sampling.prompts_per_step": 4, "loop.sampling.group_size": 2, "loop.optim.lr": 0.01}
@@ -144,3 +156,57 @@ def test_a_scale_without_adapters_is_refused(tmp_path, capsys):
     assert cli.run(["train", "rloo", "--lora-alpha", "8", "--out", str(tmp_path / "run")]) == 2
     assert "give --lora-rank too" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def energy_with_adapters(make_policy):
+    model = energy_from_policy(make_policy(0), base_measure=1.0)
+    add_adapters(model, LoRAConfig(rank=2), 0)
+    return model
+
+
+def test_of_a_reward_only_adapters_and_head_are_trained(make_policy):
+    model = energy_with_adapters(make_policy)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name for name in trained if "lora_" not in name} == {"score.weight", "score.bias"}
+    assert sum("lora_" in name for name in trained) == 2 * 7  # of one layer's seven linear maps
+    groups = parameter_groups(model, 0.01, 0.02)
+    assert [len(group["params"]) for group in groups] == [14, 2]
+
+
+def test_a_reward_with_adapters_is_saved_merged_and_goes_on_from_there(policy_folder, tmp_path):
+    runtime = Runtime(reward_lora=LoRAConfig(rank=2))
+    small = SMALL | {"offline.updates": 2, "offline.problems": 8, "offline.samples": 4, "offline.levels": [1]}
+    small |= {"irl.balance": False, "irl.lr": 0.01}
+    config = with_overrides(load_method("repirl").recipe("tiny"), [f"{k}={json.dumps(v)}" for k, v in small.items()])
+    fitted = {}
+    for name in ("whole", "adapters"):
+        own = runtime if name == "adapters" else Runtime()
+        context = FitContext(start_policy(policy_folder, own, 0), tmp_path / name, 0, None, own)
+        fitted[name] = load_method("repirl").fit(context, config)
+    models = {name: load_energy_model(one.reward_folder) for name, one in fitted.items()}
+    assert not has_adapters(models["adapters"])
+    start = load_policy(policy_folder).model.base_model.state_dict()
+    for name, model in models.items():
+        moved = [key for key, value in model.base_model.state_dict().items() if not torch.equal(value, start[key])]
+        linear = [key for key in moved if key.endswith("_proj.weight")]
+        assert linear
+        assert (moved == linear) == (name == "adapters")
+    identity = json.loads((tmp_path / "adapters" / "config.json").read_text())
+    assert identity["reward_lora"] == {"rank": 2, "alpha": 32}
+    assert "reward_lora" not in json.loads((tmp_path / "whole" / "config.json").read_text())
+
+
+def test_with_adapters_the_reference_is_the_policy_without_them(make_policy):
+    model = make_policy(0)
+    before = logprobs(model)
+    add_adapters(model, LoRAConfig(rank=2), 0)
+    optim = PolicyOptimConfig(lr=0.05, loss=PolicyLossConfig(kl=KLPenalty(weight=0.1)))
+    updater = PolicyUpdater(model, 0, optim, 2)
+    rollout = Rollout("p", 0, (5, 6), np.array([7, 8]), np.array([-3.0, -3.0], dtype=np.float32), "", "stop", 1.0)
+    said = [updater.update([rollout], [np.array([1.0, 1.0])], 0) for _ in range(2)]
+    assert said[0]["kl_k1"] == 0
+    assert abs(said[1]["kl_k1"]) > 1e-4
+    assert (logprobs(model) - before).abs().max() > 1e-3
+    with adapters_off(model):
+        assert torch.equal(logprobs(model), before)
+    assert (logprobs(model) - before).abs().max() > 1e-3

@@ -50,6 +50,9 @@ def train_command(
     lora_alpha: Annotated[
         int | None, typer.Option(min=1, help="Adapters are scaled by this over their rank; default 32.")
     ] = None,
+    reward_lora_rank: Annotated[
+        int | None, typer.Option(min=1, help="The same of a reward on the policy's backbone; its head is trained whole.")
+    ] = None,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, more time; the same result.")] = False,
     max_batch_rows: Annotated[int, typer.Option(min=1, help="Completions sampled at a time.")] = 512,
     max_cache_tokens: Annotated[int | None, typer.Option(min=1, help="Their tokens; default: what fits the GPU.")] = None,
@@ -67,7 +70,7 @@ def train_command(
 
     if problems not in ("all", "hard"):
         raise UserError("unknown choice of problems", problems, "choose all or hard")
-    if lora_rank is None and lora_alpha is not None:
+    if lora_rank is None and reward_lora_rank is None and lora_alpha is not None:
         raise UserError("--lora-alpha scales adapters, and there are none", lora_alpha, "give --lora-rank too")
     folder = out or Path("runs") / f"{method}-{recipe}-s{seed}"
     check_folder(folder, "--out")
@@ -89,7 +92,8 @@ def train_command(
                     "max_batch_rows": max_batch_rows,
                     "max_cache_tokens": max_cache_tokens,
                     "gradient_checkpointing": gradient_checkpointing,
-                    "lora": None if lora_rank is None else {"rank": lora_rank} | ({"alpha": lora_alpha} if lora_alpha else {}),
+                    "lora": _adapters(lora_rank, lora_alpha),
+                    "reward_lora": _adapters(reward_lora_rank, lora_alpha),
                 },
             )
             start = start_policy(policy, runtime, seed, revision)
@@ -108,6 +112,11 @@ def train_command(
             "diagnostics": {name: _finite(value) for name, value in fitted.diagnostics.items()},
         }
         emit(as_json, payload, lambda: _lines(payload, explained=EXPLAINED))
+
+
+def _adapters(rank: int | None, alpha: int | None) -> dict[str, int] | None:
+    """What `LoRAConfig` is made of; None: all weights are trained."""
+    return None if rank is None else {"rank": rank} | ({} if alpha is None else {"alpha": alpha})
 
 
 def pretrain_command(

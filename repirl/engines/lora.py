@@ -7,6 +7,7 @@ process (a saved policy, a reward that starts from it) are merged weights under 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -31,26 +32,42 @@ class LoRAConfig(Config):
 def add_adapters(model: Any, config: LoRAConfig, seed: int) -> None:
     """Inject fresh adapters and freeze everything else, in place; they change nothing until trained.
 
-    UserError if peft is not installed or the model has no linear layer.
+    A reward's head, which is no output layer of a language model, is trained whole beside them. UserError if peft is not
+    installed or the model has no linear layer.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise UserError("LoRA needs peft", todo="pip install 'repirl[peft]'") from error
-    head = model.get_output_embeddings()
-    targets = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    backbone = f"{model.base_model_prefix}."
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    targets = [name for name in linear if name.startswith(backbone)]
     if not targets:
         raise UserError("no linear layer for LoRA to adapt", type(model).__name__, "train without --lora-rank")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inject_adapter_in_model(LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets), model, _ADAPTER)
+    is_language_model = model.get_output_embeddings() is not None
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
+        parameter.requires_grad_("lora_" in name or not (is_language_model or name.startswith(backbone)))
 
 
 def has_adapters(model: nn.Module) -> bool:
     """Whether `add_adapters` was here."""
     return any(hasattr(module, "lora_A") for module in model.modules())
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """For the while the model is what it was before its adapters learned anything."""
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "lora_A")]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

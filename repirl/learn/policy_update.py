@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from repirl import parallel
+from repirl.engines.lora import adapters_off, has_adapters
 from repirl.learn.gradient import StepStats, global_counts, row_logprobs
 from repirl.learn.policy_losses import PolicyLoss, PolicyLossConfig, policy_loss
 from repirl.learn.updater import OptimConfig, Updater, cut
@@ -62,7 +63,8 @@ class _Tally:
 
 
 class PolicyUpdater:
-    """Owns the policy's optimiser. `reference` is a frozen copy, needed only for a KL penalty.
+    """Owns the policy's optimiser. `reference` is a frozen copy, needed only for a KL penalty of a policy without adapters:
+    with them it is the policy itself, its adapters switched off.
 
     `num_batches` of rollouts make up the whole training, for the learning-rate schedule.
     """
@@ -70,7 +72,7 @@ class PolicyUpdater:
     def __init__(
         self, model: nn.Module, pad_id: int, config: PolicyOptimConfig, num_batches: int, reference: nn.Module | None = None
     ) -> None:
-        if config.loss.kl is not None and reference is None:
+        if config.loss.kl is not None and reference is None and not has_adapters(model):
             raise ValueError("a KL penalty needs a reference policy")
         self.updater = Updater(model, pad_id, config, num_batches * config.updates_per_batch)
         self.reference = reference
@@ -90,7 +92,7 @@ class PolicyUpdater:
         rows = [TokenRow(r.prompt_ids, r.token_ids) for r in rollouts]
         temperature = rollouts[0].temperature
         old = None if self.config.updates_per_batch == 1 else self._logprobs(self.updater.model, rows, temperature)
-        reference = None if self.config.loss.kl is None else self._logprobs(self.reference, rows, temperature)
+        reference = None if self.config.loss.kl is None else self._reference_logprobs(rows, temperature)
         tally = _Tally()
         for epoch in range(self.config.epochs):
             order = np.random.default_rng((order_seed, epoch)).permutation(len(rows))
@@ -159,9 +161,14 @@ class PolicyUpdater:
         """Of every row's completion under the policy as it is, on the CPU without gradient."""
         return self._logprobs(self.updater.model, rows, temperature) if rows else []
 
-    def _logprobs(self, model: nn.Module | None, rows: Sequence[TokenRow], temperature: float) -> list[Tensor]:
+    def _reference_logprobs(self, rows: Sequence[TokenRow], temperature: float) -> list[Tensor]:
+        if self.reference is not None:
+            return self._logprobs(self.reference, rows, temperature)
+        with adapters_off(self.updater.model):
+            return self._logprobs(self.updater.model, rows, temperature)
+
+    def _logprobs(self, model: nn.Module, rows: Sequence[TokenRow], temperature: float) -> list[Tensor]:
         """Log-probabilities of every row's completion under the old policy or the reference: counted as scored tokens."""
-        assert model is not None
         self.scored_tokens += sum(map(len, rows))
         max_tokens = self.config.micro_batch_tokens
         return row_logprobs(model, rows, temperature, pad_id=self.updater.pad_id, max_tokens=max_tokens)

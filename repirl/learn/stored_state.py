@@ -9,6 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import torch
 from torch import Tensor
@@ -65,7 +66,9 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
 
         tensors = {name: tensor for name, (_, tensor) in parts.items()}
         where = next(part.folder for part, _ in parts.values())
-        checkpoint.load(tensors, checkpoint_id=folder / where, no_dist=parallel.size() == 1)
+        with catch_warnings():
+            simplefilter("ignore", UserWarning)  # that a single process is one
+            checkpoint.load(tensors, checkpoint_id=folder / where, no_dist=parallel.size() == 1)
     return _map_parts(small, lambda part: parts[part.name][1])
 
 

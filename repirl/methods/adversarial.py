@@ -8,10 +8,9 @@ from repirl.errors import UserError
 from repirl.learn.adversarial import AdversarialConfig, TokenDiscriminator
 from repirl.learn.credit_config import CreditConfig
 from repirl.methods.base import FitContext, Fitted
-from repirl.methods.fitting import reward_contract
+from repirl.methods.fitting import energy_model, reward_contract
 from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_loop
 from repirl.rewards.aggregate import Aggregation
-from repirl.rewards.energy import energy_from_policy
 from repirl.tasks.training_sets import TrainingSet
 
 
@@ -42,7 +41,7 @@ def fit_adversarial(context: FitContext, config: AdversarialMethodConfig, form: 
         contract = reward_contract(
             context, config, "energy", form, config.data, config.loop.sampling, data.digest, config.step_aggregation
         )
-        model = energy_from_policy(policy.model, layers=settings.layers, base_measure=settings.base_measure)
+        model = energy_model(context, layers=settings.layers, base_measure=settings.base_measure)
         return TokenDiscriminator(form, model, policy.model, policy.tokenizer, settings, contract, context.seed)
 
     return fit_policy(context, config, make_reward, method=form)

@@ -42,11 +42,14 @@ class Runtime(Config):
     gradient_checkpointing: bool = False
     lora: LoRAConfig | None = None
     """Train low-rank adapters of the policy instead of all its weights."""
+    reward_lora: LoRAConfig | None = None
+    """The same of a reward that starts on the policy's backbone; its head is trained whole."""
 
     @property
     def settings(self) -> dict[str, Any]:
         """What of it changes the result, by name, as a record has it."""
-        return self.model_dump(mode="json", include={"dtype", "lora"})
+        named = {"dtype", "lora"} | ({"reward_lora"} if self.reward_lora is not None else set())
+        return self.model_dump(mode="json", include=named)
 
 
 def start_policy(name: str | Path, runtime: Runtime, seed: int, revision: str | None = None) -> LoadedPolicy:

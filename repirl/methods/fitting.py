@@ -8,10 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from repirl import parallel
 from repirl.config import Config, digest_of
 from repirl.engines.loading import load_policy, save_model
-from repirl.engines.lora import adapter_weights, load_merged
+from repirl.engines.lora import adapter_weights, add_adapters, load_merged
 from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
 from repirl.learn.checkpoint import RunFolder
@@ -25,6 +27,7 @@ from repirl.precision import training_dtype
 from repirl.processes import only_user_of
 from repirl.rewards.aggregate import Aggregation
 from repirl.rewards.artifact import RewardContract
+from repirl.rewards.energy import energy_from_policy
 from repirl.rollouts.collect import Collector, Grader, SamplingConfig
 from repirl.tasks.training_sets import FAMILIES, TrainingSet, TrainingSetConfig
 from repirl.types import Budget, Metrics
@@ -137,7 +140,7 @@ def _collector(context: FitContext, sampling: SamplingConfig, grader: Grader | N
 
 def run_identity(context: FitContext, config: Config, method: str, data: TrainingSet) -> dict[str, Any]:
     """What a run folder is bound to: another value of any of these cannot continue it."""
-    lora = context.runtime.lora
+    adapters = {name: getattr(context.runtime, name) for name in ("lora", "reward_lora")}
     return {
         "method": method,
         "seed": context.seed,
@@ -145,8 +148,16 @@ def run_identity(context: FitContext, config: Config, method: str, data: Trainin
         "precision": training_dtype(),
         "data": data.digest,
         "config": config.model_dump(mode="json"),
-        **({"lora": lora.model_dump(mode="json")} if lora is not None else {}),
+        **{name: lora.model_dump(mode="json") for name, lora in adapters.items() if lora is not None},
     }
+
+
+def energy_model(context: FitContext, *, layers: int | None = None, base_measure: float = 0.0) -> nn.Module:
+    """A fresh energy on the backbone of the context's policy (`energy_from_policy`), with adapters if the runtime says so."""
+    model = energy_from_policy(context.policy.model, layers=layers, base_measure=base_measure)
+    if context.runtime.reward_lora is not None:
+        add_adapters(model, context.runtime.reward_lora, context.seed)
+    return model
 
 
 def reward_contract(

@@ -17,10 +17,10 @@ from repirl.learn.inverse_rl import InverseRL
 from repirl.learn.irl import IRLConfig
 from repirl.learn.reward_fitting import RewardFitting
 from repirl.methods.base import FitContext, Fitted, Method
-from repirl.methods.fitting import fit_reward, reward_contract
+from repirl.methods.fitting import energy_model, fit_reward, reward_contract
 from repirl.methods.offline import OfflinePool, PoolConfig
 from repirl.methods.rl import RLConfig, fit_policy, paper_data, paper_loop, tiny_data, tiny_process_loop
-from repirl.rewards.energy import energy_from_policy, load_energy
+from repirl.rewards.energy import load_energy
 from repirl.tasks.training_sets import TrainingSet, load_training_set
 
 
@@ -147,7 +147,7 @@ class RePIRL(Method[RePIRLConfig]):
         contract = reward_contract(
             context, config, "energy", self.name, config.data, config.loop.sampling, data.digest, config.irl.step_aggregation
         )
-        model = energy_from_policy(policy.model, layers=config.irl.layers, base_measure=config.irl.base_measure)
+        model = energy_model(context, layers=config.irl.layers, base_measure=config.irl.base_measure)
         base = None
         if start is not None:
             base = copy.deepcopy(model)

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
+
 from repirl.config import Config
+from repirl.engines.lora import has_adapters
 from repirl.learn.credit import Credit, LeaveOneOut
 from repirl.learn.credit_config import OUTCOME_ALONE, CreditConfig, GAECredit, StepCredit
 from repirl.learn.gae import GAE
@@ -96,6 +99,11 @@ def paper_data() -> TrainingSetConfig:
     )
 
 
+def _reference(model: nn.Module) -> nn.Module | None:
+    """A frozen copy of the policy as it starts; None where switching its adapters off gives that."""
+    return None if has_adapters(model) else copy.deepcopy(model).requires_grad_(False).eval()
+
+
 def _credit(context: FitContext, loop: LoopConfig) -> Credit:
     if isinstance(loop.credit, GAECredit):
         return GAE(loop.credit, context.policy.model, context.policy.tokenizer, loop.steps)
@@ -136,7 +144,7 @@ def fit_policy(
             _credit(context, loop) if make_credit is None else make_credit(data),
             loop,
             context.seed,
-            reference=None if loop.optim.loss.kl is None else copy.deepcopy(model).requires_grad_(False).eval(),
+            reference=_reference(model) if loop.optim.loss.kl is not None else None,
         )
 
     def save_reward(learner: Learner, folder: Path) -> None:

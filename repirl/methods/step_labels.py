@@ -18,13 +18,13 @@ from repirl.learn.gradient import row_logprobs
 from repirl.learn.step_classifier import LabelledSteps, StepClassifier, StepClassifierConfig, StepFitting
 from repirl.learn.updater import OptimConfig
 from repirl.methods.base import FitContext, Fitted
-from repirl.methods.fitting import fit_reward, reward_contract
+from repirl.methods.fitting import energy_model, fit_reward, reward_contract
 from repirl.methods.offline import OfflinePool, PoolConfig
 from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_process_loop
 from repirl.paths import replace_file
 from repirl.rewards.aggregate import Aggregation
 from repirl.rewards.artifact import RewardContract
-from repirl.rewards.energy import EnergyReward, energy_from_policy, load_energy_model
+from repirl.rewards.energy import EnergyReward, load_energy_model
 from repirl.rewards.nulls import exact_step_labels
 from repirl.rollouts.batching import TokenRow, padding_id
 from repirl.rollouts.monte_carlo import SteppedRollout, stepped
@@ -104,7 +104,7 @@ def _fit_classifier(
         labels, cost = _kept_labels(context.folder / "labels.jsonl", rollouts, lambda: label(context, rollouts))
         rows = labelled_rows(rollouts, labels)
         contract = _contract(context, config, method, pool.data.digest, has_threshold=has_threshold)
-        model = energy_from_policy(policy.model, layers=settings.layers, base_measure=settings.base_measure)
+        model = energy_model(context, layers=settings.layers, base_measure=settings.base_measure)
         classifier = StepClassifier(model, policy.tokenizer, settings, contract, settings.steps)
         known = all(has_step_checker(one.group.problem) for one in rollouts)
         told = label_quality(labels, exact_labels(rollouts)) if known else {}
@@ -148,7 +148,7 @@ def fit_labels_file(
             LabelledSteps(row, given, tuple(ends[i].tolist()), solutions[i].labels)
             for i, row, given in zip(kept, own, logprobs, strict=True)
         ]
-        model = energy_from_policy(policy.model, layers=settings.layers, base_measure=settings.base_measure)
+        model = energy_model(context, layers=settings.layers, base_measure=settings.base_measure)
         classifier = StepClassifier(model, policy.tokenizer, settings, contract, settings.steps)
         spent = Budget(scored_tokens=0 if scored is None else sum(map(len, own)))
         return StepFitting(classifier, labelled, context.seed, spent)

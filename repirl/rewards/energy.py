@@ -23,7 +23,7 @@ from torch.nn import functional
 from transformers import AutoModelForTokenClassification
 
 from repirl.engines.loading import quiet_transformers, save_model
-from repirl.engines.lora import merged_state_dict
+from repirl.engines.lora import adapter_weights, load_merged, merged_state_dict
 from repirl.errors import UserError
 from repirl.precision import lowered
 from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract, write_contract
@@ -108,8 +108,8 @@ def token_rewards(model, batch: TokenBatch) -> Tensor:
 
 def parameter_groups(model: Any, lr: float, head_lr: float) -> list[dict[str, Any]]:
     """AdamW's groups: the backbone, and the head at a rate of its own."""
-    backbone = list(model.base_model.parameters())
-    inside = {id(parameter) for parameter in backbone}
+    inside = {id(parameter) for parameter in model.base_model.parameters()}
+    backbone = [parameter for parameter in model.base_model.parameters() if parameter.requires_grad]
     head = [parameter for parameter in model.parameters() if id(parameter) not in inside]
     return [{"params": backbone, "lr": lr}, {"params": head, "lr": head_lr}]
 
@@ -128,7 +128,7 @@ def load_energy(model: nn.Module, folder: Path, base_digest: str) -> None:
         raise UserError(
             "the reward was fitted to another base policy", str(folder), "start from the policy that it was made for"
         )
-    model.load_state_dict(load_energy_model(folder).state_dict())
+    load_merged(model, load_energy_model(folder).state_dict(), adapter_weights(model))
 
 
 def load_energy_model(folder: Path, device: torch.device | str = "cpu") -> nn.Module:
