@@ -123,16 +123,17 @@ def shared(work: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T]) -> li
 
 
 def total(values: T) -> T:
-    """The sum over all processes of a tensor, or of a list of numbers."""
+    """The sum over all processes of a tensor, or of a list of numbers (of any depth)."""
     if _place.size == 1:
         return values
     import torch
     from torch import distributed
 
     given: Any = values
-    summed = given.detach().cpu().clone() if isinstance(given, torch.Tensor) else torch.tensor(given, dtype=torch.float64)
+    is_tensor = isinstance(given, torch.Tensor)
+    summed: Any = given.detach().cpu().clone() if is_tensor else torch.tensor(given, dtype=torch.float64)
     distributed.all_reduce(summed, group=_place.channel)
-    return summed.to(given.device) if isinstance(given, torch.Tensor) else summed.tolist()
+    return summed.to(given.device) if is_tensor else summed.tolist()
 
 
 def own(chunks: Sequence[T]) -> list[T | None]:
@@ -194,9 +195,11 @@ def idle_loss(model: Any) -> Tensor:
 
     def nothing() -> Tensor:
         ids = torch.zeros((1, 2), dtype=torch.long, device=next(model.parameters()).device)
-        passed = model.base_model(input_ids=ids, use_cache=False).last_hidden_state.sum()
-        there = [p.sum() for p in model.parameters() if p.requires_grad and not hasattr(p, "full_tensor")]
-        return 0.0 * sum(there, passed)
+        value = model.base_model(input_ids=ids, use_cache=False).last_hidden_state.sum()
+        for parameter in model.parameters():
+            if parameter.requires_grad and not hasattr(parameter, "full_tensor"):
+                value = value + parameter.sum()
+        return 0.0 * value
 
     return run(model, nothing)
 
@@ -209,7 +212,8 @@ def whole(value: Tensor) -> Tensor:
 
 def local(value: Tensor) -> Tensor:
     """The part of a tensor that lies in this process."""
-    return value.to_local() if hasattr(value, "to_local") else value  # pyright: ignore[reportCallIssue]
+    part = getattr(value, "to_local", None)
+    return value if part is None else part()
 
 
 def placed_like(value: Tensor, live: Tensor) -> Tensor:

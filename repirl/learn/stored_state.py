@@ -43,12 +43,12 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     name = f"{_PARTS}{state['step']}"
     small = _map_tensors(state, lambda tensor, path: _take_out(tensor, path, name, cut))
     if cut:
-        from torch.distributed import checkpoint
+        from torch.distributed.checkpoint.state_dict_saver import save
 
         if parallel.is_first():
             shutil.rmtree(folder / name, ignore_errors=True)  # what a process wrote that was killed then
         parallel.barrier()
-        checkpoint.save(cut, checkpoint_id=folder / name)
+        save(cut, checkpoint_id=folder / name)
     save_torch(folder / CHECKPOINT_FILE, small)
     _drop_parts(folder, name if cut else None)
 
@@ -62,13 +62,13 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
     parts: dict[str, tuple[_Part, Tensor]] = {}
     _map_parts(small, lambda part: parts.setdefault(part.name, (part, parallel.empty(part.shape, part.dtype))))
     if parts:
-        from torch.distributed import checkpoint
+        from torch.distributed.checkpoint.state_dict_loader import load
 
         tensors = {name: tensor for name, (_, tensor) in parts.items()}
         where = next(part.folder for part, _ in parts.values())
         with catch_warnings():
             simplefilter("ignore", UserWarning)  # that a single process is one
-            checkpoint.load(tensors, checkpoint_id=folder / where, no_dist=parallel.size() == 1)
+            load(tensors, checkpoint_id=folder / where, no_dist=parallel.size() == 1)
     return _map_parts(small, lambda part: parts[part.name][1])
 
 
