@@ -39,5 +39,12 @@ class NumericalFault(Exception):
     The message says what, and what to do about it.
     """
 
-    def __init__(self, what: str, todo: str) -> None:
-        super().__init__(f"{what}; {todo}")
+    def __init__(self, what: str, todo: str = "") -> None:
+        super().__init__(f"{what}; {todo}" if todo else what)
+
+
+class EngineFault(Exception):
+    """What samples or scores elsewhere is gone or does not answer; exit code 1, the last good checkpoint stays."""
+
+    def __init__(self, what: str, todo: str = "") -> None:
+        super().__init__(f"{what}; {todo}" if todo else what)

@@ -114,6 +114,11 @@ def gathered(value: T) -> list[T]:
     return found
 
 
+def from_first(work: Callable[[], T]) -> T:
+    """What `work` gives in the first process, which alone does it."""
+    return gathered(work() if is_first() else None)[0]  # pyright: ignore[reportReturnType]
+
+
 def shared(work: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T]) -> list[R]:
     """`work(items)`, one result an item, each process doing every so-manieth."""
     found: list[Any] = [None] * len(items)

@@ -16,7 +16,7 @@ from repirl.bench.evaluating import Sources, evaluate, judge_reward, scale_rewar
 from repirl.bench.suites import Suite, WorkItem, load_suite, plan
 from repirl.config import Config, digest_of
 from repirl.engines.loading import LoadedPolicy, folder_digest, policy_dir
-from repirl.errors import GradingFault, NumericalFault, UserError
+from repirl.errors import EngineFault, GradingFault, NumericalFault, UserError
 from repirl.methods.base import FitContext, Fitted, Method, start_policy
 from repirl.methods.registry import load_method
 from repirl.precision import training_in
@@ -196,7 +196,7 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (GradingFault, NumericalFault, OSError) as error:
+    except (GradingFault, NumericalFault, EngineFault, OSError) as error:
         print(f"fault: {error}", file=sys.stderr)
         return 1
     print(json.dumps({"key": item.key, "part": "done", "done": 1, "total": 1, "record": stored.record.run_id}), flush=True)

@@ -31,7 +31,7 @@ from repirl.cli import (
     train,
     verify,
 )
-from repirl.errors import GradingFault, NumericalFault, UserError
+from repirl.errors import EngineFault, GradingFault, NumericalFault, UserError
 from repirl.processes import end_with_parent, interrupt_on_sigterm, refuse_unreadable
 
 # BadParameter < UsageError < ClickException: the base is public only in some versions of typer.
@@ -69,7 +69,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"error: {mistake}", 2)
     except _UsageError as mistake:
         return _complain(f"error: {_usage(mistake)}", 2)
-    except (GradingFault, NumericalFault) as fault:
+    except (GradingFault, NumericalFault, EngineFault) as fault:
         return _complain(f"fault: {fault}", 1)
     except (KeyboardInterrupt, typer.Abort):
         return _complain("interrupted", 130)

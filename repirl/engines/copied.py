@@ -1,11 +1,12 @@
-"""Sampling where the weights in training are cut among processes: each holds a whole copy, and samples its share."""
+"""Sampling from a copy of the weights in training: where they are cut among processes (each holds a whole copy, and samples its
+share), and on other machines."""
 
 from __future__ import annotations
 
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,14 +18,32 @@ from repirl.engines.weights import SyncReport, WeightSource
 from repirl.types import Rollout
 
 
-class CopiedEngine:
-    """`SyncedEngine`: a torch engine over a copy of `model` (without its adapters, which a sync merges)."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Architecture:
+    """A transformers model without its weights (and without adapters): what can be built anywhere."""
 
-    def __init__(self, model: Any, tokenizer: Any, **bounds: Any) -> None:
-        parameter = next(model.parameters())
-        self.model = type(model)(copy.deepcopy(model.config)).to(device=parameter.device, dtype=parameter.dtype).eval()
-        self.model.requires_grad_(False)
-        self.model.generation_config = model.generation_config  # its end-of-sequence tokens
+    kind: type
+    config: Any
+    generation_config: Any
+    """Has its end-of-sequence tokens."""
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, model: Any) -> Architecture:
+        return cls(type(model), copy.deepcopy(model.config), model.generation_config, next(model.parameters()).dtype)
+
+    def build(self, device: str | torch.device) -> Any:
+        """A frozen model with weights that mean nothing."""
+        model = self.kind(copy.deepcopy(self.config)).to(device=device, dtype=self.dtype)
+        model.generation_config = self.generation_config
+        return model.requires_grad_(False).eval()
+
+
+class CopiedEngine:
+    """`SyncedEngine`: a torch engine over a model of its own on `device`."""
+
+    def __init__(self, architecture: Architecture, tokenizer: Any, device: str | torch.device, **bounds: Any) -> None:
+        self.model = architecture.build(device)
         self.engine = TorchEngine(self.model, tokenizer, **bounds)
         self._version: int | None = None
 

@@ -72,10 +72,10 @@ def make_engine(policy: LoadedPolicy, runtime: Runtime) -> Engine:
     bounds = {"max_batch_rows": runtime.max_batch_rows, "max_cache_tokens": runtime.max_cache_tokens}
     if parallel.size() == 1:
         return TorchEngine(policy.model, policy.tokenizer, **bounds)
-    from repirl.engines.copied import CopiedEngine
+    from repirl.engines.copied import Architecture, CopiedEngine
     from repirl.rollouts.following import FollowingEngine
 
-    engine = CopiedEngine(policy.model, policy.tokenizer, **bounds)
+    engine = CopiedEngine(Architecture.of(policy.model), policy.tokenizer, runtime.device, **bounds)
     tolerance = 1e-4 if runtime.dtype == "float32" else 0.05
     return FollowingEngine(engine, ModelWeights(policy.model), policy.model, policy.tokenizer, tolerance)
 

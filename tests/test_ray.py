@@ -1,0 +1,148 @@
+"""Workers placed by Ray: samples, verdicts and runs are those of one process, also when a worker is killed on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from repirl.engines.base import Request, SamplingParams
+from repirl.engines.copied import Architecture, CopiedEngine
+from repirl.engines.loading import load_policy
+from repirl.engines.ray_workers import RaySettings, Workers
+from repirl.engines.torch_engine import TorchEngine
+from repirl.engines.weights import ModelWeights
+from repirl.errors import EngineFault, UserError
+from repirl.grading.dispatch import grade_rollouts
+from repirl.rollouts.following import FollowingEngine
+from repirl.types import Problem
+
+ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'repirl[ray]')")
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+
+SETTINGS = RaySettings(samplers=2, sampler_cpus=0.5, losses=2)
+PARAMS = SamplingParams(24, seed=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shut_down():
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def policy():
+    return load_policy("tiny")
+
+
+@pytest.fixture
+def engine(policy):
+    from repirl.engines.ray_engine import RayEngine
+
+    made = RayEngine(partial(CopiedEngine, Architecture.of(policy.model), policy.tokenizer, "cpu"), SETTINGS)
+    yield made
+    made.close()
+
+
+def requests(policy):
+    return [Request(f"p{i}", tuple(policy.tokenizer.encode(f"{i}+2*{i}=")), 3) for i in range(9)]
+
+
+def moved(model) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+
+
+def assert_same(ours, theirs, version: int) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        for mine, other in zip(a, b, strict=True):
+            np.testing.assert_array_equal(mine.token_ids, other.token_ids)
+            assert (mine.problem_id, mine.sample_index, other.policy_version) == (other.problem_id, other.sample_index, version)
+
+
+def test_workers_sample_what_one_process_does_and_follow_the_weights(policy, engine):
+    follower = FollowingEngine(engine, ModelWeights(policy.model), policy.model, policy.tokenizer, 1e-4)
+    for version in range(2):
+        assert_same(
+            TorchEngine(policy.model, policy.tokenizer).generate(requests(policy), PARAMS),
+            follower.generate(requests(policy), PARAMS),
+            version,
+        )
+        assert follower.last_sync.bytes == sum(p.nbytes for p in policy.model.parameters())
+        moved(policy.model)
+
+
+def test_a_worker_that_is_killed_is_replaced_synced_and_its_requests_repeated(policy, engine):
+    moved(policy.model)
+    engine.sync(ModelWeights(policy.model))
+    victim = ray.get(engine.workers.actors[0].pid.remote())
+    killed = []
+
+    def kill(done: int, total: int) -> None:
+        if not killed:
+            killed.append(victim)
+            os.kill(victim, signal.SIGKILL)
+
+    theirs = engine.generate(requests(policy), PARAMS, kill)
+    if engine.workers.lost == 0:  # it had nothing in hand when it died: it is found out at the next pass
+        theirs = engine.generate(requests(policy), PARAMS)
+    assert killed
+    assert engine.workers.lost == 1
+    assert_same(TorchEngine(policy.model, policy.tokenizer).generate(requests(policy), PARAMS), theirs, 0)
+
+
+def fragile():
+    """Something that ends its process on demand; its class travels with it."""
+
+    class Fragile:
+        def die(self) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def mistake(self) -> None:
+            raise UserError("the prompt is too long", 99, "shorten it")
+
+    return Fragile
+
+
+def test_too_many_losses_end_the_work():
+    workers = Workers(fragile(), 1, SETTINGS, {"num_cpus": 0.1})
+    with pytest.raises(EngineFault, match="3 workers were lost"):
+        workers.map("die", [()])
+
+
+def test_an_error_of_the_work_itself_is_raised_as_it_is():
+    workers = Workers(fragile(), 1, SETTINGS, {"num_cpus": 0.1})
+    with pytest.raises(UserError, match="the prompt is too long: 99; shorten it"):
+        workers.map("mistake", [()])
+    assert workers.lost == 0
+    workers.close()
+
+
+def test_a_worker_that_cannot_be_made_is_said_so_at_once():
+    def make():
+        raise RuntimeError("no GPU here")
+
+    with pytest.raises(EngineFault, match="could not be made: RuntimeError: no GPU here"):
+        Workers(make, 1, SETTINGS, {"num_cpus": 0.1})
+
+
+def test_workers_that_nobody_has_room_for_are_said_so():
+    with pytest.raises(EngineFault, match="1 of 1 workers did not start"):
+        Workers(fragile(), 1, SETTINGS.model_copy(update={"start_timeout_s": 3.0}), {"num_cpus": 1000})
+
+
+def test_verdicts_are_those_of_one_process():
+    from repirl.rollouts.ray_grading import RayGrader
+
+    problems = [Problem(f"p{i}", "f", "", "math", answer=str(i % 3)) for i in range(70)]
+    texts = [rf"\boxed{{{i % 2}}}" for i in range(70)]
+    reasons = ["length" if i % 10 == 0 else "stop" for i in range(70)]
+    grader = RayGrader(RaySettings(graders=2))
+    assert grader(problems, texts, reasons) == grade_rollouts(problems, texts, reasons)
+    grader.workers.close()
