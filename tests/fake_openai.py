@@ -37,7 +37,7 @@ class FakeServer:
     failures: list[int] = field(default_factory=list)
     fails_from: int | None = None
     fails_with: int = 500
-    has_list: bool = True
+    lists_with: int = 200
     finish: str | None = None
     usage: bool = True
     raw: bytes | None = None
@@ -49,8 +49,8 @@ class FakeServer:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def models(self) -> tuple[int, Any]:
-        if not self.has_list:
-            return 404, {"detail": "Not Found"}
+        if self.lists_with != 200:
+            return self.lists_with, {"detail": "no list"}
         card = {"id": MODEL, "object": "model", "created": int(time.time()), "owned_by": self.owned_by, "root": "hub/weights"}
         return 200, {"object": "list", "data": [card]}
 
@@ -61,7 +61,8 @@ class FakeServer:
             if self.fails_from is not None and len(self.asked) > self.fails_from:
                 failure = self.fails_with
         if failure is not None:
-            return failure, {"error": {"message": f"failure {failure}", "type": "x", "code": failure}}
+            said = f"failure {failure}"  # a refusal of the framework's own is worded otherwise
+            return failure, {"detail": said} if failure == 422 else {"error": {"message": said, "code": failure}}
         if body["model"] != MODEL:
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}}
         is_chat = path.endswith("/chat/completions")

@@ -201,9 +201,14 @@ def test_no_server_is_said_soon() -> None:
 def test_what_a_served_policy_is_known_by() -> None:
     with serving(FakeServer(echo)) as here, serving(FakeServer(echo)) as there:
         digests = [engine(server, **extra).digest for server in (here, there) for extra in ({}, {"extra": {"think": True}})]
-    with serving(FakeServer(echo, has_list=False)) as silent:
+    with serving(FakeServer(echo, lists_with=404)) as silent:
         digests.append(engine(silent).digest)
         assert texts(engine(silent).generate([request("a")], SamplingParams(50)))[0][0].startswith("a|")
+    with serving(FakeServer(echo, lists_with=500)) as proxy:
+        assert texts(engine(proxy, server="vllm").generate([request("a")], SamplingParams(50)))[0][0].startswith("a|")
+        assert proxy.asked[0]["top_k"] == -1
+        with pytest.raises(UserError, match="the server fails"):
+            engine(proxy, retries=0).generate([request("a")], SamplingParams(50))
     assert digests[:2] == digests[2:4]
     assert len(set(digests)) == 3
     assert all(digest.startswith(f"served:{MODEL}:") for digest in digests)

@@ -87,7 +87,8 @@ class OpenAIEngine:
     def served(self) -> ServedModel:
         """The model as the server describes it, asked once. UserError if the server cannot be reached or refuses the key."""
         if self._served is None:
-            self._served = asyncio.run(self._ask_for_model())
+            known = self.settings.server
+            self._served = ServedModel(self.settings.model, known) if known else asyncio.run(self._ask_for_model())
         return self._served
 
     @property
@@ -241,7 +242,7 @@ class OpenAIEngine:
 def _said(error: APIError) -> str:
     """The server's own words."""
     body = error.body
-    inner = body.get("message") if isinstance(body, dict) else None
+    inner = body.get("message") or body.get("detail") if isinstance(body, dict) else None
     return " ".join(str(inner or error.message).split())[:160]
 
 

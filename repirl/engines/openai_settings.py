@@ -12,12 +12,13 @@ from repirl.config import Config
 from repirl.engines.base import SamplingParams
 from repirl.errors import UserError
 
+_OFF = {"min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 # What the server would otherwise take from the model's generation config or from its own defaults, and what keeps the stop
 # string in the text. The keys are how servers call themselves in their list of models (`owned_by`).
 KINDS: Mapping[str, Mapping[str, Any]] = {
-    "vllm": {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "include_stop_str_in_output": True},
-    "sglang": {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "no_stop_trim": True},
-    "llamacpp": {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0},
+    "vllm": _OFF | {"top_k": -1, "repetition_penalty": 1.0, "include_stop_str_in_output": True},
+    "sglang": _OFF | {"top_k": -1, "repetition_penalty": 1.0, "no_stop_trim": True},
+    "llamacpp": _OFF | {"top_k": 0, "repeat_penalty": 1.0},
 }
 _PROMPT_FIELDS = {"model", "prompt", "messages", "n", "stream"}
 _SAMPLING_FIELDS = {"max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop"}
@@ -36,6 +37,9 @@ class OpenAISettings(Config):
     """The model's name at the server."""
     endpoint: Literal["completions", "chat"] = "completions"
     """`completions` continues the prompt as it is; `chat` sends it as one message of the user, in the server's template."""
+    server: Literal["vllm", "sglang", "llamacpp", "other"] | None = None
+    """The server's software, which decides how its own defaults (top_k, penalties) are put aside. None: as its list of models
+    says; behind a proxy that may be hidden. If given, the list is not asked for."""
     tokenizer: str | None = None
     """Folder or hub id of the model's tokenizer: prompts are then sent as token ids (`completions` alone). None: as text."""
     api_key_env: str = "OPENAI_API_KEY"
