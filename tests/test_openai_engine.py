@@ -33,8 +33,8 @@ def echo(prompt: str, seed: int) -> str:
     return f"{prompt}|{seed}"
 
 
-def engine(server: FakeServer, tokenizer: Any = None, **settings: Any) -> OpenAIEngine:
-    return OpenAIEngine(OpenAISettings(base_url=server.url, model=MODEL, **settings), tokenizer)
+def engine(served: FakeServer, tokenizer: Any = None, /, **settings: Any) -> OpenAIEngine:
+    return OpenAIEngine(OpenAISettings(base_url=served.url, model=MODEL, **settings), tokenizer)
 
 
 def request(text: str, samples: int = 1, **given: Any) -> Request:

@@ -97,7 +97,7 @@ def _served(settings: OpenAISettings) -> Sampler:
 
     engine = OpenAIEngine(settings, None if settings.tokenizer is None else _tokenizer(settings.tokenizer))
     policy = LoadedPolicy(None, engine.tokenizer, settings.model, Path(), engine.digest)
-    described = {"engine": {"name": OPENAI, "server": engine.served.kind, **settings.model_dump(mode="json")}}
+    described = {"engine": {"name": OPENAI, **settings.model_dump(mode="json"), "server": engine.served.kind}}
     # Completions of a server may cost money: few of them are lost when something breaks off.
     return Sampler(policy, engine, 4 * settings.concurrency, described)
 
