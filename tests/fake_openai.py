@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
 MODEL = "some/model"
 LOGPROB = -0.5
 
@@ -145,7 +147,8 @@ class _Quiet(ThreadingHTTPServer):
 
 @contextmanager
 def serving(server: FakeServer) -> Iterator[FakeServer]:
-    """The server at `server.url` for the while."""
+    """The server at `server.url` for the while; what asks it needs the client."""
+    pytest.importorskip("openai")
     http = _Quiet(("127.0.0.1", 0), _handler(server))
     server.url = f"http://127.0.0.1:{http.server_port}/v1"
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)

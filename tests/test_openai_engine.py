@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,6 @@ from repirl.engines.openai_settings import OpenAISettings
 from repirl.engines.scripted import encode
 from repirl.errors import UserError
 from repirl.types import Rollout
-
-pytest.importorskip("openai")
 
 
 @pytest.fixture(autouse=True)
@@ -189,7 +188,14 @@ def test_the_key_comes_from_the_environment_and_shows_nowhere(monkeypatch: pytes
     assert "sk-" not in str(caught.value) + sampler.settings.model_dump_json() + sampler.digest
 
 
+def test_without_the_client_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(UserError, match=r"need the package openai; pip install 'repirl\[openai\]'"):
+        OpenAIEngine(OpenAISettings(base_url="http://host/v1", model=MODEL))
+
+
 def test_no_server_is_said_soon() -> None:
+    pytest.importorskip("openai")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
