@@ -28,7 +28,7 @@ ROOMS = (
     "cli",
 )
 # Must not be imported when the command line only parses: anything that takes a second.
-HEAVY = {"torch", "transformers", "datasets", "lm_eval", "sympy", "math_verify", "scipy", "pandas", "evaluate", "trl"}
+HEAVY = {"torch", "transformers", "datasets", "lm_eval", "sympy", "math_verify", "scipy", "pandas", "evaluate", "trl", "openai"}
 FILES = sorted(path for path in PACKAGE_DIR.rglob("*.py") if "_content" not in path.parts)
 # `__main__` starts the command line: it reaches down on purpose.
 REACHES_DOWN = {PACKAGE_DIR / "__main__.py"}

@@ -230,6 +230,7 @@ def environment() -> dict[str, Any]:
         "memory_gib": machine.memory_gib,
         "gpu": machine.gpu,
         "vllm": importlib.util.find_spec("vllm") is not None,
+        "openai": importlib.util.find_spec("openai") is not None,
         "sandbox": sandbox_level().describe(),
     }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from repirl.cli.engine_choice import TORCH, BaseUrlOption, EngineOption, EngineSetOption, ModelOption, Weights, open_sampler
 from repirl.cli.output import JsonFlag, check_folder, emit, working
 
 if TYPE_CHECKING:
@@ -47,12 +48,14 @@ def eval_command(
     allow_weak_sandbox: Annotated[bool, typer.Option(help="Run generated code with less isolation.")] = False,
     metric: Annotated[list[str] | None, typer.Option(help="Also pass@K, maj@K, maj@K:lowest-index, maj@K:random.")] = None,
     against: Annotated[str | None, typer.Option(help="Compare with a folder that --out filled, or a run record.")] = None,
+    engine: EngineOption = TORCH,
+    base_url: BaseUrlOption = None,
+    model: ModelOption = None,
+    engine_set: EngineSetOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Evaluate a policy: greedy accuracy, avg@n (= pass@1), pass@k and maj@n with intervals, by level and subject."""
     from repirl.config import parse_config
-    from repirl.engines.loading import load_policy
-    from repirl.engines.torch_engine import TorchEngine
     from repirl.evals.policy import evaluate_policy
     from repirl.evals.protocol import EvalProtocol
 
@@ -63,23 +66,24 @@ def eval_command(
     check_folder(out, "--out")
     with working("loading"):
         wanted = _wanted(benchmark, protocol, metric or (), against, data_dir, include or ())
-        model = load_policy(policy, dtype=dtype, device=device or default_device(), revision=revision)
-    engine = TorchEngine(model.model, model.tokenizer, max_batch_rows=max_batch_rows, max_cache_tokens=max_cache_tokens)
+        weights = Weights(policy, revision, dtype, device, max_batch_rows, max_cache_tokens)
+        sampler = open_sampler(engine, weights, base_url, model, engine_set, chat_template)
     summaries = []
     for one in wanted:
         with working(one.benchmark.name) as on_progress:
             report = evaluate_policy(
-                model,
+                sampler.policy,
                 one.benchmark,
                 protocol,
                 folder=out,
-                engine=engine,
+                engine=sampler.engine,
                 on_progress=on_progress,
                 allow_weak_sandbox=allow_weak_sandbox,
+                chunk_rows=sampler.chunk_rows,
                 metrics=one.metrics,
             )
             summaries.append(_summary(report, one.other))
-    payload = {"policy": policy, "policy_digest": model.digest, "reports": summaries}
+    payload = {"policy": sampler.policy.name, "policy_digest": sampler.policy.digest, **sampler.described, "reports": summaries}
     emit(as_json, payload, lambda: _tables(payload))
 
 

@@ -101,6 +101,11 @@ def _policies(include: tuple[Path, ...]) -> list[Entry]:
 def _engines(include: tuple[Path, ...]) -> list[Entry]:
     return [
         {"name": "torch", "source": "repirl/engines/torch_engine.py", "status": "default; any causal LM, CPU or GPU"},
+        {
+            "name": "openai",
+            "source": "repirl/engines/openai_engine.py",
+            "status": "a model behind an OpenAI-compatible server; for `repirl eval` and `repirl demos`",
+        },
         {"name": "scripted", "source": "repirl/engines/scripted.py", "status": "replays given texts; for tests and docs"},
     ]
 

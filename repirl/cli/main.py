@@ -20,6 +20,7 @@ from repirl.cli import (
     attack,
     bench,
     check,
+    demos,
     evaluate,
     grade,
     judge,
@@ -43,7 +44,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (listing, show, check, train, evaluate, judge, score, scale, adapt, attack, grade, bench, leaderboard, verify):
+for module in (
+    listing,
+    show,
+    check,
+    train,
+    demos,
+    evaluate,
+    judge,
+    score,
+    scale,
+    adapt,
+    attack,
+    grade,
+    bench,
+    leaderboard,
+    verify,
+):
     module.register(app)
 
 

@@ -66,24 +66,25 @@ class SamplePool:
         part: str,
         collector: Collector,
         problems: Sequence[Problem],
-        samples: int,
+        samples: int | Mapping[str, int],
         seed: int,
         *,
         chunk_rows: int = CHUNK_ROWS,
         ungraded_limit: float = 0.02,
         on_progress: OnProgress | None = None,
     ) -> None:
-        """Sample what is missing to `samples` of each problem, about `chunk_rows` at a time, each chunk kept as it comes.
+        """Sample what is missing to `samples` of each problem (a number, or one by problem id), about `chunk_rows` at a time.
 
-        Samples that could not be graded earlier are graded again: what stopped that may have been mended. The result does
-        not depend on `chunk_rows` or the order of problems. `on_progress(done, of all)` counts samples, those that were
-        there included. GradingFault, early, once more than `ungraded_limit` of some hundred samples could not be graded;
-        what share of the whole may be so is for the caller to say.
+        Each chunk is kept as it comes. Samples that could not be graded earlier are graded again: what stopped that may
+        have been mended. The result does not depend on `chunk_rows` or the order of problems. `on_progress(done, of all)`
+        counts samples, those that were there included. GradingFault, early, once more than `ungraded_limit` of some hundred
+        samples could not be graded; what share of the whole may be so is for the caller to say.
         """
         self._grade_again(part, problems, collector.grader)
-        total = samples * len(problems)
-        done = sum(min(samples, len(self.rows(part, p.id))) for p in problems)
-        for chunk in self._missing(part, problems, samples, chunk_rows):
+        wanted = dict.fromkeys((p.id for p in problems), samples) if isinstance(samples, int) else samples
+        total = sum(wanted[p.id] for p in problems)
+        done = sum(min(wanted[p.id], len(self.rows(part, p.id))) for p in problems)
+        for chunk in self._missing(part, problems, wanted, chunk_rows):
             started = time.monotonic()
             report = None if on_progress is None else lambda rows, _, base=done: on_progress(base + rows, total)
             groups = collector.collect(chunk, seed, on_progress=report)
@@ -93,11 +94,13 @@ class SamplePool:
             if done >= _ROWS_BEFORE_STOPPING and collector.grader is not None:
                 check_ungraded(self._verdicts(part, problems), ungraded_limit)
 
-    def _missing(self, part: str, problems: Sequence[Problem], samples: int, chunk_rows: int) -> Iterator[list[Asked]]:
+    def _missing(
+        self, part: str, problems: Sequence[Problem], wanted: Mapping[str, int], chunk_rows: int
+    ) -> Iterator[list[Asked]]:
         """What is to be sampled, about `chunk_rows` samples at a time."""
         chunk: list[Asked] = []
         for problem in problems:
-            first = len(self.rows(part, problem.id))
+            first, samples = len(self.rows(part, problem.id)), wanted[problem.id]
             if first >= samples:
                 continue
             chunk.append(Asked(problem, samples - first, first))

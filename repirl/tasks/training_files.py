@@ -16,10 +16,11 @@ from typing import Any
 
 from repirl.errors import UserError
 from repirl.files import is_file, is_folder, read_objects
+from repirl.paths import replace_file
 from repirl.rng import stream
 from repirl.tasks.files import DATA_DIR_VARIABLE, hub_file, read_rows
 from repirl.tasks.formats import last_boxed
-from repirl.tasks.hidden_tests import decode_tests
+from repirl.tasks.hidden_tests import decode_tests, encode_tests
 from repirl.types import Case, CodeTests, Demonstration, Problem
 
 Row = Mapping[str, Any]
@@ -120,6 +121,22 @@ def file_rows(path: Path, prompt_suffix: str, *, labelled: bool = True) -> Itera
         yield TrainingRow(problem, tuple(Demonstration(key, text, "file") for text in texts))
 
 
+def write_rows(path: Path, rows: Sequence[TrainingRow], prompt_suffix: str = "") -> None:
+    """Rows as `file_rows` reads them, atomically; `prompt_suffix` is taken off the prompts again.
+
+    A file knows one grader of answers: an `integer` is graded as mathematics there.
+    """
+
+    def written(row: TrainingRow) -> dict[str, Any]:
+        problem = row.problem
+        gold = {"answer": problem.answer} if problem.tests is None else {"tests": json.loads(encode_tests(problem.tests))}
+        texts = [demonstration.text for demonstration in row.demonstrations]
+        return {"id": problem.id, "problem": problem.prompt.removesuffix(prompt_suffix), **gold, "demonstrations": texts}
+
+    text = "".join(json.dumps(written(row)) + "\n" for row in rows)
+    replace_file(path, lambda file: file.write(text.encode()))
+
+
 def published_rows(
     source: str, config_file: str | None, prompt_suffix: str, levels: Sequence[int], seed: int, count: int, held_out: int
 ) -> tuple[list[TrainingRow], list[TrainingRow]]:
@@ -140,7 +157,8 @@ def published_rows(
         keys = [keys[i] for i in stream(seed, "validation problems", source).permutation(len(keys))]
         train_keys = [key for key in train_keys if key not in set(keys)]
     else:
-        paths, keys, train_keys = train_paths, train_keys[-held_out:], train_keys[:-held_out]
+        left = len(train_keys) - held_out
+        paths, keys, train_keys = train_paths, train_keys[max(left, 0) :], train_keys[: max(left, 0)]
     if len(keys) < held_out or not train_keys:
         raise UserError(f"{source} has too few problems to hold out {held_out}", len(keys), "ask for fewer")
     return reader.rows(train_paths, train_keys[:count]), reader.rows(paths, keys[:held_out])
