@@ -3,8 +3,9 @@
 Random weights in the shape of a real model (`--shape`: Qwen2.5-0.5B and -3B, or 0.1b of the same kind), random tokens: prompts
 of one length, completions of many. A step is log-probabilities with gradient, loss, backward, clipping, AdamW; the first two of
 each process are not counted. TRL's side runs its own loss in micro-batches of `--rows` rows (several numbers: the fastest
-counts), ours in micro-batches of `--micro-batch-tokens`. `flops_share` is 6 x parameters x tokens (and attention) a second, over
-what a large matrix product reaches in the same process and precision; `mfu` over the maker's figure where the device is known.
+counts), ours in micro-batches of `--micro-batch-tokens`. `flops_share` is 6 x parameters x tokens (and attention) a second,
+over what a large matrix product reaches in the same process and precision; `mfu` over the maker's figure where the device is
+known.
 
     python benchmarks/perf/train_step.py [--shape 0.1b] [--device cpu] [--threads 2] [--repeats 2]
     python benchmarks/perf/train_step.py --shape 3b --device cuda --dtype bfloat16 --gradient-checkpointing \\
