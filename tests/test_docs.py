@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -135,3 +137,9 @@ def test_a_wrong_citation_would_be_seen() -> None:
     assert list(missing("docs/design.md rule 11")) == ["design.md rule 11"]
     assert OUTSIDE.findall("DESIGN rule 5, PAPER 4, see RECIPES.md, docs/design.md") == ["DESIGN", "PAPER", "RECIPES"]
     assert EQUATION.findall("Eq 1-5, Eq 12 of another paper") == ["1-5"]
+
+
+def test_the_cost_plan_is_what_its_assumptions_give() -> None:
+    script = CHECKOUT_DIR / "benchmarks" / "perf" / "cost_plan.py"
+    table = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True).stdout
+    assert table in (CHECKOUT_DIR / "docs" / "clusters.md").read_text(encoding="utf-8")
