@@ -1,0 +1,79 @@
+"""What runs inside vLLM's workers: weights are replaced where they lie, piece by piece.
+
+A process of vLLM imports this file by itself, also where repirl is not installed: it needs vLLM, torch and safetensors alone.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+SCORE_BIAS = "score.bias"
+
+
+class RepirlWorker:
+    """Methods that vLLM adds to each of its workers (`worker_extension_cls`).
+
+    A sync is `repirl_begin_weights`, `repirl_load_weights` for each file, `repirl_end_weights`, `repirl_refresh_tied_head`; then
+    the engine forgets cached prefixes. Between the first and the last nothing may be sampled.
+    """
+
+    model_runner: Any
+    vllm_config: Any
+    _repirl_missing: set[str]
+    _repirl_bias: Any
+
+    def repirl_begin_weights(self) -> None:
+        """Make the layers ready to take weights again."""
+        from vllm.config import set_current_vllm_config  # pyright: ignore[reportMissingImports]
+        from vllm.model_executor.model_loader import reload  # pyright: ignore[reportMissingImports]
+
+        model = self.model_runner.get_model()
+        self._repirl_bias = None
+        score = getattr(model, "score", None)
+        if score is not None and getattr(score, "bias", None) is not None:
+            # vLLM 0.32 would put the new bias on the meta device, where the layer waits for its weights.
+            self._repirl_bias = score.bias.data
+            score.bias = None
+        self._repirl_missing = {name for name, _ in model.named_parameters()}
+        with set_current_vllm_config(self.vllm_config):
+            reload.initialize_layerwise_reload(model)
+
+    def repirl_load_weights(self, path: str) -> None:
+        """Take over a safetensors file with some of the weights, under the names of a checkpoint. The file may go afterwards."""
+        from safetensors import safe_open
+        from vllm.config import set_current_vllm_config  # pyright: ignore[reportMissingImports]
+
+        model = self.model_runner.get_model()
+        with safe_open(path, framework="pt") as file, set_current_vllm_config(self.vllm_config):
+            names = set(file.keys())
+            if self._repirl_bias is not None and SCORE_BIAS in names:
+                self._repirl_bias.copy_(file.get_tensor(SCORE_BIAS))
+                names.remove(SCORE_BIAS)
+            self._repirl_missing -= model.load_weights((name, file.get_tensor(name)) for name in sorted(names))
+
+    def repirl_end_weights(self) -> None:
+        """Put the layers back to work. RuntimeError if a weight was in none of the files."""
+        from torch import nn
+        from vllm.config import set_current_vllm_config  # pyright: ignore[reportMissingImports]
+        from vllm.model_executor.model_loader import reload  # pyright: ignore[reportMissingImports]
+
+        model = self.model_runner.get_model()
+        with set_current_vllm_config(self.vllm_config):
+            reload.finalize_layerwise_reload(model, self.vllm_config.model_config)
+        if self._repirl_bias is not None:
+            model.score.bias = nn.Parameter(self._repirl_bias, requires_grad=False)
+        if self._repirl_missing:
+            raise RuntimeError(f"no new weights for {', '.join(sorted(self._repirl_missing)[:3])}")
+
+    def repirl_refresh_tied_head(self) -> None:
+        """An output layer that shares the embedding's weights keeps, on a CPU, a packed copy of them: make it anew."""
+        from vllm.model_executor.layers import vocab_parallel_embedding  # pyright: ignore[reportMissingImports]
+
+        for module in self.model_runner.get_model().modules():
+            if isinstance(module, vocab_parallel_embedding.ParallelLMHead):
+                module.quant_method.process_weights_after_loading(module)
+
+    def repirl_process(self) -> str:
+        """The worker's process id."""
+        return str(os.getpid())
