@@ -6,15 +6,16 @@ vLLM runs its workers in processes of their own in both cases.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from repirl.engines.vllm_settings import VllmSettings, vllm_is_here
-from repirl.errors import UserError
+from repirl.engines.vllm_settings import VllmSettings
+from repirl.errors import EngineFault, UserError
 
 WORKER = "vllm_extension.RepirlWorker"
 OnRow = Callable[[int], None]
@@ -62,9 +63,10 @@ class Backend(Protocol):
         ...
 
 
-def engine_arguments(folder: Path, settings: VllmSettings, max_model_len: int, device: str, *, pooling: bool) -> dict[str, Any]:
+def engine_arguments(
+    folder: Path, settings: VllmSettings, max_model_len: int, *, on_cpu: bool, pooling: bool
+) -> dict[str, Any]:
     """vLLM's engine arguments by name, for one model."""
-    on_cpu = device == "cpu"
     chunked = not on_cpu if settings.chunked_prefill is None else settings.chunked_prefill
     arguments: dict[str, Any] = {
         "model": str(folder),
@@ -97,12 +99,9 @@ def environment() -> dict[str, str]:
 
 
 class LocalBackend:
-    """`vllm.LLM` of this environment. UserError if there is none, or if it does not start."""
+    """`vllm.LLM` of this environment. UserError if it does not start; EngineFault if it ends later."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
-        if not vllm_is_here():
-            todo = "pip install 'repirl[vllm]', or name a Python that has it (vllm setting python=PATH)"
-            raise UserError("this environment has no vLLM", todo=todo)
         os.environ.update(environment())
         import vllm  # pyright: ignore[reportMissingImports]
 
@@ -118,26 +117,36 @@ class LocalBackend:
         made = self._vllm.SamplingParams
         params = [made(**ask.fields, flat_logprobs=True, detokenize=bool(ask.fields["stop"])) for ask in asks]
         engine, outputs = self._llm.llm_engine, []
-        names = self._llm.enqueue(_prompts([ask.prompt_ids for ask in asks]), params, use_tqdm=False)
-        try:
+        with self._alive():
+            self._llm.enqueue(_prompts([ask.prompt_ids for ask in asks]), params, use_tqdm=False)
             while engine.has_unfinished_requests():
                 outputs += [output for output in engine.step() if output.finished]
                 on_row(len(outputs))
-        finally:  # interrupted: nothing of this is to come up in the next call
-            engine.abort_request(names, internal=True)
         return [_answer(output.outputs[0]) for output in sorted(outputs, key=lambda one: int(one.request_id))]
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
         params = self._vllm.PoolingParams(use_activation=False)
-        outputs = self._llm.encode(_prompts(rows), params, pooling_task="token_classify", use_tqdm=False)
+        with self._alive():
+            outputs = self._llm.encode(_prompts(rows), params, pooling_task="token_classify", use_tqdm=False)
         return [output.outputs.data.float().numpy()[:, 0] for output in outputs]
 
     def call(self, method: str, *arguments: str) -> None:
-        self._llm.collective_rpc(method, args=arguments)
+        with self._alive():
+            self._llm.collective_rpc(method, args=arguments)
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        from vllm.v1.engine.exceptions import EngineDeadError  # pyright: ignore[reportMissingImports]
+
+        try:
+            yield
+        except EngineDeadError as error:
+            todo = "its log above says why; run the same command again to go on from the checkpoint"
+            raise EngineFault("vLLM's engine ended", todo) from error
 
     def reset_prefix_cache(self) -> None:
         if not self._llm.reset_prefix_cache():
-            raise RuntimeError("vLLM could not reset its prefix cache: something is being sampled")
+            raise EngineFault("vLLM could not reset its prefix cache", "report this, or use engine torch")
 
     def close(self) -> None:
         self._llm.llm_engine.engine_core.shutdown()

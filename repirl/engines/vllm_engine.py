@@ -9,14 +9,16 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from repirl import parallel
 from repirl.engines.base import Request, SamplingParams
 from repirl.engines.causal_lm import CausalLM
 from repirl.engines.loading import LoadedPolicy, save_model
@@ -24,32 +26,50 @@ from repirl.engines.sampling import decode
 from repirl.engines.torch_engine import eos_ids
 from repirl.engines.vllm_backend import Answer, Ask, Backend, LocalBackend, engine_arguments
 from repirl.engines.vllm_server import ServerBackend
-from repirl.engines.vllm_settings import VllmSettings
+from repirl.engines.vllm_settings import VllmSettings, check_is_there
 from repirl.engines.weights import SyncReport, WeightSource
 from repirl.errors import NumericalFault, UserError
 from repirl.rng import seed_for
 from repirl.types import Rollout
 
+T = TypeVar("T")
+
 SHARED_MEMORY = Path("/dev/shm")
 
 
 class _Synced:
-    """A running vLLM with a copy of some weights. It is to be closed."""
+    """vLLM with a copy of some weights. It is started when it is first needed, and is to be closed.
 
-    def __init__(self, folder: Path, settings: VllmSettings, max_model_len: int, device: str, *, pooling: bool) -> None:
-        arguments = engine_arguments(folder, settings, max_model_len, device, pooling=pooling)
+    Where several processes train together, the first one runs it for all of them.
+    """
+
+    def __init__(self, settings: VllmSettings, start: Callable[[VllmSettings], Backend]) -> None:
+        check_is_there(settings)
         self.settings = settings
         self.version: int | None = None
-        self.backend: Backend = LocalBackend(arguments) if settings.python is None else ServerBackend(arguments, settings)
+        self._start = start
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The running vLLM."""
+        return self._start(self.settings)
 
     def sync(self, source: WeightSource) -> SyncReport:
         """Replace the weights where they lie. They go through files in shared memory, of which there is one at a time."""
-        started, version, size = time.perf_counter(), source.version, 0
+        started, version = time.perf_counter(), source.version
         self.version = None  # until all are there
+        tensors = pieces(source.tensors(), self.settings.dtype, self.settings.sync_chunk_mib * 2**20)
+        size = self._take(tensors) if parallel.is_first() else sum(0 for _ in tensors)  # all must gather what is cut
+        self.version = version
+        return SyncReport(version, time.perf_counter() - started, size)
+
+    def _take(self, tensors: Iterator[dict[str, Tensor]]) -> int:
+        """The steps of a sync; how many bytes it were."""
+        size = 0
         with tempfile.TemporaryDirectory(prefix="repirl-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as folder:
             file = Path(folder) / "weights.safetensors"
             self.backend.call("repirl_begin_weights")
-            for piece in pieces(source.tensors(), self.settings.dtype, self.settings.sync_chunk_mib * 2**20):
+            for piece in tensors:
                 save_file(piece, file)
                 size += file.stat().st_size
                 self.backend.call("repirl_load_weights", str(file))
@@ -57,12 +77,17 @@ class _Synced:
             self.backend.call("repirl_end_weights")
             self.backend.call("repirl_refresh_tied_head")
         self.backend.reset_prefix_cache()
-        self.version = version
-        return SyncReport(version, time.perf_counter() - started, size)
+        return size
+
+    def _at_first(self, work: Callable[[], list[T]]) -> list[T]:
+        """What `work` gives in the first process, for all of them."""
+        return parallel.gathered(work() if parallel.is_first() else [])[0]
 
     def close(self) -> None:
-        """End vLLM's processes."""
-        self.backend.close()
+        """End vLLM's processes, if it runs."""
+        self.version = None
+        if (backend := self.__dict__.pop("backend", None)) is not None:
+            backend.close()
 
 
 class VllmEngine(_Synced):
@@ -71,12 +96,13 @@ class VllmEngine(_Synced):
     Prompts and completions are those of the policy's tokenizer, as token ids. Raises what starting vLLM raises.
     """
 
-    def __init__(self, policy: LoadedPolicy, settings: VllmSettings, device: str) -> None:
+    def __init__(self, policy: LoadedPolicy, settings: VllmSettings) -> None:
         self.tokenizer = policy.tokenizer
         self.eos_ids = eos_ids(policy.model, policy.tokenizer)
         self._lm = CausalLM(policy.model)
         self.max_length = longest(policy.model.config, settings)
-        super().__init__(policy.path, settings, self.max_length, device, pooling=False)
+        arguments = engine_arguments(policy.path, settings, self.max_length, on_cpu=_on_cpu(policy.model), pooling=False)
+        super().__init__(settings, lambda settings: started(arguments, settings))
 
     def generate(
         self,
@@ -89,7 +115,8 @@ class VllmEngine(_Synced):
         for request in requests:
             self._check_prompt(request)
         asks = [Ask(request.prompt_ids, self._fields(request, index, params)) for request, index in rows]
-        answers = self.backend.sample(asks, lambda done: on_progress(done, len(rows)) if on_progress is not None else None)
+        on_row = lambda done: on_progress(done, len(rows)) if on_progress is not None else None
+        answers = self._at_first(lambda: self.backend.sample(asks, on_row)) if asks else []
         made = iter([self._rollout(*row, params, answer) for row, answer in zip(rows, answers, strict=True)])
         return [[next(made) for _ in range(request.num_samples)] for request in requests]
 
@@ -137,19 +164,34 @@ class VllmEngine(_Synced):
 
 
 class VllmPrmEngine(_Synced):
-    """A token classifier with one label (an energy-based PRM) behind vLLM. The model is handed over as a folder at the start."""
+    """A token classifier with one label (an energy-based PRM) behind vLLM, which gets it as a folder at the start."""
 
-    def __init__(self, model: Any, tokenizer: Any, settings: VllmSettings, device: str) -> None:
+    def __init__(self, model: Any, tokenizer: Any, settings: VllmSettings) -> None:
         self.max_length = longest(model.config, settings)
-        with tempfile.TemporaryDirectory(prefix="repirl-prm-") as folder:
-            save_model(Path(folder), model, tokenizer)
-            super().__init__(Path(folder), settings, self.max_length, device, pooling=True)
+        on_cpu = _on_cpu(model)
+
+        def start(settings: VllmSettings) -> Backend:
+            with tempfile.TemporaryDirectory(prefix="repirl-prm-") as folder:
+                save_model(Path(folder), model, tokenizer)
+                arguments = engine_arguments(Path(folder), settings, self.max_length, on_cpu=on_cpu, pooling=True)
+                return started(arguments, settings)
+
+        super().__init__(settings, start)
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """The head's number for every token of each row, float32 [T]. UserError for a row that is too long."""
         if (most := max(map(len, rows), default=0)) > self.max_length:
             raise UserError("a solution is too long to be scored", most, f"vLLM was started for {self.max_length} tokens")
-        return self.backend.score(rows)
+        return self._at_first(lambda: self.backend.score(rows)) if rows else []
+
+
+def started(arguments: dict[str, Any], settings: VllmSettings) -> Backend:
+    """vLLM where the settings say."""
+    return LocalBackend(arguments) if settings.python is None else ServerBackend(arguments, settings)
+
+
+def _on_cpu(model: Any) -> bool:
+    return next(model.parameters()).device.type == "cpu"
 
 
 def longest(config: Any, settings: VllmSettings) -> int:

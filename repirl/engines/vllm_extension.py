@@ -14,8 +14,8 @@ SCORE_BIAS = "score.bias"
 class RepirlWorker:
     """Methods that vLLM adds to each of its workers (`worker_extension_cls`).
 
-    A sync is `repirl_begin_weights`, `repirl_load_weights` for each file, `repirl_end_weights`, `repirl_refresh_tied_head`; then
-    the engine forgets cached prefixes. Between the first and the last nothing may be sampled.
+    A sync is `repirl_begin_weights`, `repirl_load_weights` for each file, `repirl_end_weights`, `repirl_refresh_tied_head`;
+    then the engine forgets cached prefixes. Between the first and the last nothing may be sampled.
     """
 
     model_runner: Any
@@ -40,7 +40,7 @@ class RepirlWorker:
             reload.initialize_layerwise_reload(model)
 
     def repirl_load_weights(self, path: str) -> None:
-        """Take over a safetensors file with some of the weights, under the names of a checkpoint. The file may go afterwards."""
+        """Take over a safetensors file with some of the weights, under a checkpoint's names. It may go afterwards."""
         from safetensors import safe_open
         from vllm.config import set_current_vllm_config  # pyright: ignore[reportMissingImports]
 

@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -63,7 +62,6 @@ class ServerBackend:
         self._settings = settings
         self._folder = Path(tempfile.mkdtemp(prefix="repirl-vllm-"))
         self._socket, self._log = self._folder / "socket", self._folder / "log"
-        self._local = threading.local()
         atexit.register(self.close)
         try:
             self._process = self._start(settings.python, arguments)
@@ -77,9 +75,11 @@ class ServerBackend:
         shipped.mkdir()
         shutil.copy(_EXTENSION, shipped)
         said = {"served_model_name": MODEL, "worker_extension_cls": WORKER, "uds": str(self._socket)}
+        said |= {"disable_uvicorn_access_log": True}
         command = [str(python), "-m", "vllm.entrypoints.openai.api_server", *_options(arguments | said)]
         # Not this process's PYTHONPATH: its packages may be of another version of Python.
         more = {"PYTHONPATH": str(shipped), "VLLM_SERVER_DEV_MODE": "1"}
+        more |= {} if self._settings.gpus is None else {"CUDA_VISIBLE_DEVICES": self._settings.gpus}
         try:
             with self._log.open("wb") as log:
                 return subprocess.Popen(
@@ -154,19 +154,18 @@ class ServerBackend:
             raise EngineFault("vLLM could not reset its prefix cache", "is somebody else using the server?")
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
-        """The answer's JSON; one connection for each thread."""
-        connection = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = _Connection(self._socket, self._settings.request_timeout_s)
+        """The answer's JSON. A connection for each request: the server closes those that rest between two syncs."""
+        connection = _Connection(self._socket, self._settings.request_timeout_s)
         try:
             connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
-            connection.close()
             code = self._process.poll()
             what = f"does not answer ({error or type(error).__name__})" if code is None else f"ended with code {code}"
             raise EngineFault(f"the vLLM server {what}", "run the same command again to go on from the checkpoint") from error
+        finally:
+            connection.close()
         if response.status != 200:
             said = " ".join(content.decode(errors="replace").split())[:300]
             raise EngineFault(f"the vLLM server refuses {path} ({response.status}: {said})", "report this, or use engine torch")

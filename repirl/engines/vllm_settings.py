@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from repirl.config import Config
+from repirl.errors import UserError
 
 VllmDtype = Literal["float32", "bfloat16", "float16"]
 
@@ -28,6 +30,8 @@ class VllmSettings(Config):
     """Room for keys and values. None: on a GPU what `gpu_memory_utilization` leaves, on a CPU 1 GiB."""
     gpu_memory_utilization: float = Field(default=0.4, gt=0, le=1)
     """Share of a GPU's memory for all of vLLM; the learner needs the rest."""
+    gpus: str | None = None
+    """Of a server: the GPUs that it may use, as CUDA_VISIBLE_DEVICES says them; None: those that this process sees."""
     tensor_parallel_size: int = Field(default=1, ge=1)
     """GPUs that share one copy of the weights."""
     max_num_seqs: int = Field(default=256, ge=1)
@@ -43,6 +47,12 @@ class VllmSettings(Config):
     request_timeout_s: float = Field(default=3600.0, gt=0)
     """Longest wait for one answer of a server."""
 
+    @model_validator(mode="after")
+    def _gpus_are_a_servers(self) -> VllmSettings:
+        if self.gpus is not None and self.python is None:
+            raise ValueError("in this process vLLM sees the same GPUs: name a python too, which runs a server")
+        return self
+
     @property
     def allowed_gap(self) -> float:
         """The tolerance that applies.
@@ -56,3 +66,12 @@ class VllmSettings(Config):
 def vllm_is_here() -> bool:
     """Whether this environment has vLLM."""
     return importlib.util.find_spec("vllm") is not None
+
+
+def check_is_there(settings: VllmSettings) -> None:
+    """UserError if vLLM is not where the settings say. (Whether another Python has it, its server will say.)"""
+    if settings.python is None and not vllm_is_here():
+        todo = "pip install 'repirl[vllm]', or name a Python that has it: --vllm python=PATH"
+        raise UserError("this environment has no vLLM", todo=todo)
+    if settings.python is not None and shutil.which(settings.python.expanduser()) is None:
+        raise UserError("no such Python to run vLLM with", str(settings.python), "give the path of one")
