@@ -34,6 +34,7 @@ MODEL = "policy"
 _EXTENSION = Path(__file__).with_name(f"{WORKER.split('.')[0]}.py")
 _LOG_LINES = 20
 """Of the server's log, shown when it does not come up."""
+_OF_TORCHRUN = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _ROWS_AT_A_TIME = 64
 """Of a request for scores."""
 
@@ -80,11 +81,13 @@ class ServerBackend:
         # Not this process's PYTHONPATH: its packages may be of another version of Python.
         more = {"PYTHONPATH": str(shipped), "VLLM_SERVER_DEV_MODE": "1"}
         more |= {} if self._settings.gpus is None else {"CUDA_VISIBLE_DEVICES": self._settings.gpus}
+        # Nor torchrun's variables: the server is a world of its own.
+        inherited = {name: value for name, value in os.environ.items() if name not in _OF_TORCHRUN}
         try:
             with self._log.open("wb") as log:
                 return subprocess.Popen(
                     command,
-                    env={**os.environ, **environment(), **more},
+                    env={**inherited, **environment(), **more},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
