@@ -110,8 +110,11 @@ class VllmEngine(_Synced):
         params: SamplingParams,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[list[Rollout]]:
-        """As `TorchEngine.generate`; NumericalFault for a log-probability that is no number."""
+        """As `TorchEngine.generate`; UserError for a temperature that vLLM does not know, NumericalFault for log-probabilities
+        that are no numbers."""
         rows = [(request, request.first_sample + i) for request in requests for i in range(request.num_samples)]
+        if params.temperature and not 0.01 <= params.temperature <= 2:  # lower ones it would raise without a word
+            raise UserError("vLLM samples at temperatures from 0.01 to 2, or greedily", params.temperature, "use engine torch")
         for request in requests:
             self._check_prompt(request)
         asks = [Ask(request.prompt_ids, self._fields(request, index, params)) for request, index in rows]
