@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from repirl.engines.vllm_extension import OWNER
 from repirl.engines.vllm_settings import VllmSettings
 from repirl.errors import EngineFault, UserError
 
@@ -50,8 +51,8 @@ class Backend(Protocol):
         """Of a token classifier with one label: its number for each token, float32 [T]."""
         ...
 
-    def call(self, method: str, *arguments: str) -> None:
-        """A method of every worker."""
+    def call(self, method: str, *arguments: str) -> list[Any]:
+        """A method of every worker; what each gives."""
         ...
 
     def reset_prefix_cache(self) -> None:
@@ -91,11 +92,11 @@ def engine_arguments(
 
 def environment() -> dict[str, str]:
     """Variables for a process with vLLM, beside those there are: a quiet log on stderr, no report of its use to others, and as
-    many threads as were asked for in the usual way (it would pin one to each core)."""
+    many threads as were asked for in the usual way (it would pin one to each core). It ends with this process."""
     wanted = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_NO_USAGE_STATS": "1"}
     if "OMP_NUM_THREADS" in os.environ:
         wanted["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-    return {name: value for name, value in wanted.items() if name not in os.environ}
+    return {name: os.environ.get(name, value) for name, value in wanted.items()} | {OWNER: str(os.getpid())}
 
 
 class LocalBackend:
@@ -130,9 +131,9 @@ class LocalBackend:
             outputs = self._llm.encode(_prompts(rows), params, pooling_task="token_classify", use_tqdm=False)
         return [output.outputs.data.float().numpy()[:, 0] for output in outputs]
 
-    def call(self, method: str, *arguments: str) -> None:
+    def call(self, method: str, *arguments: str) -> list[Any]:
         with self._alive():
-            self._llm.collective_rpc(method, args=arguments)
+            return self._llm.collective_rpc(method, args=arguments)
 
     @contextmanager
     def _alive(self) -> Iterator[None]:

@@ -28,7 +28,7 @@ from repirl.engines.vllm_backend import Answer, Ask, Backend, LocalBackend, engi
 from repirl.engines.vllm_server import ServerBackend
 from repirl.engines.vllm_settings import VllmSettings, check_is_there
 from repirl.engines.weights import SyncReport, WeightSource
-from repirl.errors import NumericalFault, UserError
+from repirl.errors import EngineFault, NumericalFault, UserError
 from repirl.rng import seed_for
 from repirl.types import Rollout
 
@@ -74,9 +74,11 @@ class _Synced:
                 size += file.stat().st_size
                 self.backend.call("repirl_load_weights", str(file))
                 file.unlink()  # not written over: a worker may still read the mapped file
-            self.backend.call("repirl_end_weights")
+            missing = self.backend.call("repirl_end_weights")[0]
             self.backend.call("repirl_refresh_tied_head")
         self.backend.reset_prefix_cache()
+        if missing:
+            raise EngineFault(f"vLLM got no new weights for {', '.join(missing[:3])}", "report this, or use engine torch")
         return size
 
     def _at_first(self, work: Callable[[], list[T]]) -> list[T]:

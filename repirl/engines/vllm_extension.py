@@ -6,9 +6,34 @@ A process of vLLM imports this file by itself, also where repirl is not installe
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 from typing import Any
 
+OWNER = "REPIRL_VLLM_OWNER"
+"""Variable of the environment: the process with which vLLM is to end."""
 SCORE_BIAS = "score.bias"
+
+
+def end_with_owner() -> None:
+    """End this worker, and with it the engine that cannot do without, once the process that `OWNER` names is no more. (vLLM
+    itself does not notice when that is killed.)"""
+    if not (owner := os.environ.get(OWNER)):
+        return
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(int(owner), 0)
+            except ProcessLookupError:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(1.0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+end_with_owner()
 
 
 class RepirlWorker:
@@ -52,8 +77,8 @@ class RepirlWorker:
                 names.remove(SCORE_BIAS)
             self._repirl_missing -= model.load_weights((name, file.get_tensor(name)) for name in sorted(names))
 
-    def repirl_end_weights(self) -> None:
-        """Put the layers back to work. RuntimeError if a weight was in none of the files."""
+    def repirl_end_weights(self) -> list[str]:
+        """Put the layers back to work. Weights that were in none of the files, by vLLM's names: they are the old ones."""
         from torch import nn
         from vllm.config import set_current_vllm_config  # pyright: ignore[reportMissingImports]
         from vllm.model_executor.model_loader import reload  # pyright: ignore[reportMissingImports]
@@ -63,8 +88,7 @@ class RepirlWorker:
             reload.finalize_layerwise_reload(model, self.vllm_config.model_config)
         if self._repirl_bias is not None:
             model.score.bias = nn.Parameter(self._repirl_bias, requires_grad=False)
-        if self._repirl_missing:
-            raise RuntimeError(f"no new weights for {', '.join(sorted(self._repirl_missing)[:3])}")
+        return sorted(self._repirl_missing)
 
     def repirl_refresh_tied_head(self) -> None:
         """An output layer that shares the embedding's weights keeps, on a CPU, a packed copy of them: make it anew."""
@@ -73,7 +97,3 @@ class RepirlWorker:
         for module in self.model_runner.get_model().modules():
             if isinstance(module, vocab_parallel_embedding.ParallelLMHead):
                 module.quant_method.process_weights_after_loading(module)
-
-    def repirl_process(self) -> str:
-        """The worker's process id."""
-        return str(os.getpid())

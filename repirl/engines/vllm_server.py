@@ -149,8 +149,8 @@ class ServerBackend:
             found += [np.array(one["data"], dtype=np.float32)[:, 0] for one in self._post("/pooling", body)["data"]]
         return found
 
-    def call(self, method: str, *arguments: str) -> None:
-        self._post("/collective_rpc", {"method": method, "args": arguments})
+    def call(self, method: str, *arguments: str) -> list[Any]:
+        return self._post("/collective_rpc", {"method": method, "args": arguments})["results"]
 
     def reset_prefix_cache(self) -> None:
         if not self._post("/reset_prefix_cache", {})["success"]:
