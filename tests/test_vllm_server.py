@@ -220,6 +220,7 @@ def test_a_runtime_without_vllm_reads_as_before_there_was_one():
         "max_cache_tokens": None,
         "gradient_checkpointing": False,
         "lora": None,
+        "reward_lora": None,
     }
     assert Runtime().model_dump(mode="json") == before
     assert Runtime().settings == {"dtype": "float32", "lora": None}

@@ -1,7 +1,7 @@
 """Sampling speed: `TorchEngine` against vLLM, on the same model, prompts, limits and seeds (of streams of their own).
 
 Both sides run in turn, in processes of their own, each with one warm-up; the best run of each counts. What else the machine
-does slows both: only the ratio is to be read. `--vllm python=PATH` measures a server of that Python (with the way there and back),
+does slows both: only the ratio is to be read. `--vllm python=PATH` measures a server of that Python (with its requests),
 without it vLLM of this one. With `--length` prompts are random tokens of that length, which suits shapes of real models:
 
     python benchmarks/perf/vllm_engine.py [--policy tiny|FOLDER] [--device cpu|cuda] [--prompts 64] [--samples 8]
