@@ -201,7 +201,7 @@ def test_a_sync_that_leaves_something_stale_is_found_out(policy, weights, synced
     if omitted == "repirl_refresh_tied_head" and torch.cuda.is_available():
         pytest.skip("only on a CPU a tied head has a copy of its own")
     assert policy.model.config.tie_word_embeddings
-    follower = FollowingEngine(synced, weights, policy.model, policy.tokenizer, synced.settings.allowed_gap)
+    follower = FollowingEngine(synced, weights, policy.model, policy.tokenizer, synced.settings.allowed_gap())
     follower.generate(ask(policy, *TEXTS), PARAMS)
     moved(policy.model, 0.01)
     monkeypatch.setitem(synced.__dict__, "backend", Without(synced.backend, omitted))

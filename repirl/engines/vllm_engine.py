@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,8 +31,6 @@ from repirl.engines.weights import SyncReport, WeightSource
 from repirl.errors import EngineFault, NumericalFault, UserError
 from repirl.rng import seed_for
 from repirl.types import Rollout
-
-T = TypeVar("T")
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -81,10 +79,6 @@ class _Synced:
             raise EngineFault(f"vLLM got no new weights for {', '.join(missing[:3])}", "report this, or use engine torch")
         return size
 
-    def _at_first(self, work: Callable[[], list[T]]) -> list[T]:
-        """What `work` gives in the first process, for all of them."""
-        return parallel.gathered(work() if parallel.is_first() else [])[0]
-
     def close(self) -> None:
         """End vLLM's processes, if it runs."""
         self.version = None
@@ -121,7 +115,7 @@ class VllmEngine(_Synced):
             self._check_prompt(request)
         asks = [Ask(request.prompt_ids, self._fields(request, index, params)) for request, index in rows]
         on_row = lambda done: on_progress(done, len(rows)) if on_progress is not None else None
-        answers = self._at_first(lambda: self.backend.sample(asks, on_row)) if asks else []
+        answers = parallel.from_first(lambda: self.backend.sample(asks, on_row)) if asks else []
         made = iter([self._rollout(*row, params, answer) for row, answer in zip(rows, answers, strict=True)])
         return [[next(made) for _ in range(request.num_samples)] for request in requests]
 
@@ -187,7 +181,7 @@ class VllmPrmEngine(_Synced):
         """The head's number for every token of each row, float32 [T]. UserError for a row that is too long."""
         if (most := max(map(len, rows), default=0)) > self.max_length:
             raise UserError("a solution is too long to be scored", most, f"vLLM was started for {self.max_length} tokens")
-        return self._at_first(lambda: self.backend.score(rows)) if rows else []
+        return parallel.from_first(lambda: self.backend.score(rows)) if rows else []
 
 
 def started(arguments: dict[str, Any], settings: VllmSettings) -> Backend:

@@ -13,6 +13,7 @@ from repirl.config import Config
 from repirl.errors import UserError
 
 VllmDtype = Literal["float32", "bfloat16", "float16"]
+_GAPS = {"float32": 1e-4, "float16": 0.02, "bfloat16": 0.1}
 
 
 class VllmSettings(Config):
@@ -53,14 +54,13 @@ class VllmSettings(Config):
             raise ValueError("in this process vLLM sees the same GPUs: name a python too, which runs a server")
         return self
 
-    @property
-    def allowed_gap(self) -> float:
-        """The tolerance that applies.
+    def allowed_gap(self, scored_in: str = "float32") -> float:
+        """The tolerance that applies, where the policy itself computes in `scored_in`.
 
         In float32 two implementations differ by 1e-6 in the mean and 4e-5 at most; a stale layer shows as 0.1 and more. A
         bfloat16 number has 8 bits, so logits of 10 to 20 are off by some hundredths, a float16 number 11.
         """
-        return self.tolerance or {"float32": 1e-4, "float16": 0.02, "bfloat16": 0.1}[self.dtype]
+        return self.tolerance or max(_GAPS[self.dtype], _GAPS[scored_in])
 
 
 def vllm_is_here() -> bool:

@@ -20,6 +20,7 @@ from repirl.engines.lora import LoRAConfig, add_adapters
 from repirl.engines.vllm_settings import VllmSettings
 from repirl.engines.weights import ModelWeights
 from repirl.errors import UserError
+from repirl.precision import training_dtype
 from repirl.rollouts.following import FollowingEngine
 from repirl.types import Budget, Metrics
 
@@ -95,8 +96,8 @@ def make_engine(policy: LoadedPolicy, runtime: Runtime) -> Engine:
         from repirl.engines.vllm_engine import VllmEngine
 
         settings = runtime.vllm or VllmSettings()
-        engine = VllmEngine(policy, settings)
-        return FollowingEngine(engine, ModelWeights(policy.model), policy.model, policy.tokenizer, settings.allowed_gap)
+        engine, tolerance = VllmEngine(policy, settings), settings.allowed_gap(training_dtype())
+        return FollowingEngine(engine, ModelWeights(policy.model), policy.model, policy.tokenizer, tolerance)
     return torch_engine(policy, runtime)
 
 

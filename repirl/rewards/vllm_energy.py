@@ -11,6 +11,7 @@ from repirl.engines.vllm_engine import VllmPrmEngine
 from repirl.engines.vllm_settings import VllmSettings
 from repirl.engines.weights import ModelWeights
 from repirl.errors import NumericalFault, UserError
+from repirl.precision import training_dtype
 from repirl.rewards.aggregate import Aggregation
 from repirl.rewards.energy import EnergyReward
 from repirl.rollouts.batching import distinct_rows, map_rows, padding_id, rollout_rows
