@@ -64,7 +64,7 @@ class VllmEnergyReward(EnergyReward):
         """Scores have a scale of their own, that of the model's."""
         gap, allowed = (
             float(np.abs(own - theirs).mean()),
-            self.engine.settings.allowed_gap * max(1.0, float(np.abs(own).mean())),
+            self.engine.settings.allowed_gap(training_dtype()) * max(1.0, float(np.abs(own).mean())),
         )
         if not gap <= allowed:
             what = f"after a sync vLLM's scores are off by {gap:.2g} a token (tolerance {allowed:.2g})"
