@@ -18,6 +18,7 @@ from test_methods import small_config
 from test_processes import gone, wait_until
 
 from repirl.bench.apart import _runtime
+from repirl.cli.main import run
 from repirl.config import parse_config
 from repirl.engines import vllm_settings
 from repirl.engines.base import Request, SamplingParams
@@ -264,3 +265,17 @@ def test_the_extension_can_be_imported_where_repirl_is_not():
     folder = Path(vllm_settings.__file__).parent
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run([sys.executable, "-I", "-S", "-c", program], cwd=folder, env=clean, check=True)
+
+
+def test_an_evaluation_says_what_sampled_and_ends_it(policy_folder, fake, capsys, tmp_path):
+    """The fake is found out by the check after the first sync, so that this ends as a fault; then a tolerance lets it pass."""
+    given = ["eval", "--benchmark", "arith", "--policy", str(policy_folder), "--samples", "1", "--no-greedy", "--limit", "2"]
+    given += ["--engine", "vllm", "--engine-set", f"python={fake().python}", "--json", "--out", str(tmp_path / "out")]
+    assert run(given) == 1
+    assert "after a sync" in capsys.readouterr().err
+    assert run([*given, "--engine-set", "tolerance=100"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["engine"]["name"], said["engine"]["dtype"]) == ("vllm", "float32")
+    assert [gone(process) for process in fake.processes()] == [True, True]
+    # Samples of torch do not go into the same folder.
+    assert run([*given[: given.index("--engine")], "--out", str(tmp_path / "out")]) == 2

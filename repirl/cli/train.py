@@ -57,7 +57,9 @@ def train_command(
     max_batch_rows: Annotated[int, typer.Option(min=1, help="Completions sampled at a time.")] = 512,
     max_cache_tokens: Annotated[int | None, typer.Option(min=1, help="Their tokens; default: what fits the GPU.")] = None,
     engine: Annotated[str, typer.Option(help="What samples from the policy: torch or vllm.")] = "torch",
-    vllm: Annotated[list[str] | None, typer.Option(help="Setting of vLLM: key=value, as python=PATH.")] = None,
+    vllm: Annotated[
+        list[str] | None, typer.Option("--vllm", "--engine-set", help="Setting of vLLM: key=value, as python=PATH.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Train METHOD into a run folder; the same command again continues an interrupted run."""

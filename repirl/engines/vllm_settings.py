@@ -71,7 +71,7 @@ def vllm_is_here() -> bool:
 def check_is_there(settings: VllmSettings) -> None:
     """UserError if vLLM is not where the settings say. (Whether another Python has it, its server will say.)"""
     if settings.python is None and not vllm_is_here():
-        todo = "pip install 'repirl[vllm]', or name a Python that has it: --vllm python=PATH"
+        todo = "pip install 'repirl[vllm]', or name a Python that has it: --engine-set python=PATH"
         raise UserError("this environment has no vLLM", todo=todo)
     if settings.python is not None and shutil.which(settings.python.expanduser()) is None:
         raise UserError("no such Python to run vLLM with", str(settings.python), "give the path of one")
