@@ -24,6 +24,7 @@ from repirl.engines import vllm_settings
 from repirl.engines.base import Request, SamplingParams
 from repirl.engines.loading import load_policy
 from repirl.engines.torch_engine import TorchEngine
+from repirl.engines.vllm_backend import OWNER
 from repirl.engines.vllm_engine import SHARED_MEMORY, VllmEngine, VllmPrmEngine, pieces
 from repirl.engines.vllm_settings import VllmSettings
 from repirl.engines.weights import ModelWeights
@@ -257,14 +258,22 @@ def test_settings_that_make_no_sense_are_refused(policy, make_energy_model, toke
         VllmPrmEngine(make_energy_model(), tokenizer, fake(max_model_len=8)).score([[5] * 9])
 
 
-def test_the_extension_can_be_imported_where_repirl_is_not():
-    source = Path(vllm_settings.__file__).with_name("vllm_extension.py").read_text()
-    assert "repirl." not in source
-    find = "s = u.spec_from_file_location('e', 'vllm_extension.py')"
-    program = f"import importlib.util as u; {find}; s.loader.exec_module(u.module_from_spec(s))"
-    folder = Path(vllm_settings.__file__).parent
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run([sys.executable, "-I", "-S", "-c", program], cwd=folder, env=clean, check=True)
+def test_the_extension_needs_no_repirl_and_ends_with_its_owner():
+    """Also while nobody has asked for the owner's exit code."""
+    source = Path(vllm_settings.__file__).with_name("vllm_extension.py")
+    assert "repirl." not in source.read_text()
+    find = "import importlib.util as u; s = u.spec_from_file_location('e', sys.argv[1])"
+    program = f"import sys, time; {find}; s.loader.exec_module(u.module_from_spec(s)); print('up', flush=True); time.sleep(60)"
+    owner = subprocess.Popen(["sleep", "60"])
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {OWNER: str(owner.pid)}
+    command = [sys.executable, "-E", "-S", "-c", program, str(source)]
+    with subprocess.Popen(command, env=clean, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "up\n"
+        assert worker.poll() is None
+        owner.kill()
+        wait_until(lambda: worker.poll() == -signal.SIGKILL)
+    owner.wait()
 
 
 def test_an_evaluation_says_what_sampled_and_ends_it(policy_folder, fake, capsys, tmp_path):

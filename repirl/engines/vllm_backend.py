@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from repirl.engines.vllm_extension import OWNER
 from repirl.engines.vllm_settings import VllmSettings
 from repirl.errors import EngineFault, UserError
 
 WORKER = "vllm_extension.RepirlWorker"
+OWNER = "REPIRL_VLLM_OWNER"  # as in the extension, which is not imported here: importing it binds a process to its owner
 OnRow = Callable[[int], None]
 """Called with the number of rows that are done."""
 

@@ -6,13 +6,13 @@ A process of vLLM imports this file by itself, also where repirl is not installe
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
-import time
 from typing import Any
 
 OWNER = "REPIRL_VLLM_OWNER"
-"""Variable of the environment: the process with which vLLM is to end."""
+"""Variable of the environment: the process with which one that imports this file is to end."""
 SCORE_BIAS = "score.bias"
 
 
@@ -23,12 +23,13 @@ def end_with_owner() -> None:
         return
 
     def watch() -> None:
-        while True:
-            try:
-                os.kill(int(owner), 0)
-            except ProcessLookupError:
-                os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(1.0)
+        try:
+            select.select([os.pidfd_open(int(owner))], [], [])  # also when nobody has asked for its exit code yet
+        except ProcessLookupError:
+            pass  # it is gone already
+        except (AttributeError, OSError):
+            return  # no Linux, or one that does not allow it
+        os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
 
