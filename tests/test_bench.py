@@ -447,7 +447,7 @@ def test_a_record_of_another_configuration_or_policy_is_told_apart() -> None:
 
     with pytest.raises(UserError, match="method"):
         check(config, digest, {}, method="bc")
-    for other in ({"dtype": "bfloat16"}, {"lora": {"rank": 4, "alpha": 32}}):
+    for other in ({"dtype": "bfloat16"}, {"lora": {"rank": 4, "alpha": 32}}, {"engine": "vllm"}):
         with pytest.raises(UserError, match=r"settings \(runtime\)"):
             check(config, digest, {}, runtime=plain | other)
     check(config, digest, {}, runtime=None)  # schema 1 did not say it

@@ -53,6 +53,9 @@ class CopiedEngine:
         self.version = source.version
         return SyncReport(source.version, 0.0, sum(value.nbytes for value in weights.values()))
 
+    def close(self) -> None:
+        pass
+
     def generate(self, requests, params, on_progress=None):
         groups = self.engine.generate(requests, params, on_progress)
         return [[replace(rollout, policy_version=self.version) for rollout in group] for group in groups]

@@ -81,6 +81,9 @@ def _runtime(runtime: Runtime) -> list[str]:
     said = ["--device", runtime.device, "--dtype", runtime.dtype, "--max-batch-rows", str(runtime.max_batch_rows)]
     said += [] if runtime.max_cache_tokens is None else ["--max-cache-tokens", str(runtime.max_cache_tokens)]
     said += ["--gradient-checkpointing"] if runtime.gradient_checkpointing else []
+    if runtime.engine != "torch":
+        given = {} if runtime.vllm is None else runtime.vllm.model_dump(mode="json", exclude_defaults=True)
+        said += ["--engine", runtime.engine, *(part for name, value in given.items() for part in ("--vllm", f"{name}={value}"))]
     lora = runtime.lora
     return said if lora is None else [*said, "--lora-rank", str(lora.rank), "--lora-alpha", str(lora.alpha)]
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repirl.bench.suites import JudgeEvaluation, PolicyEvaluation, ScaleEvaluation, Suite, WorkItem
+from repirl.engines.base import Engine
 from repirl.engines.loading import LoadedPolicy, load_policy
 from repirl.errors import UserError
 from repirl.evals.judged_sets import ARITH_SETS, JudgedSet, SetOptions, load_set, natural_separator
@@ -18,7 +20,7 @@ from repirl.evals.protocol import SAMPLED, EvalProtocol
 from repirl.evals.scaling import scaled_rows, scaling
 from repirl.evals.step_scoring import separator_of
 from repirl.evals.thresholds import parse_rule
-from repirl.methods.base import Fitted, make_engine
+from repirl.methods.base import Fitted, opened_engine
 from repirl.records.build import PoolScaling
 from repirl.records.provenance import portable
 from repirl.records.store import Judgement
@@ -50,22 +52,25 @@ def evaluate(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources, on_
     reports: list[Report] = []
     if fitted.policy_folder is None:
         return reports
-    policies: dict[str, LoadedPolicy] = {}
-    for name, evaluation in _named(suite):
-        benchmark = load_benchmark(evaluation.benchmark, data_dir=sources.data_dir, include=sources.include)
-        device = evaluation.device or suite.runtime.device
-        if device not in policies:
-            policies[device] = load_policy(str(fitted.policy_folder), device=device)
-        reports.append(
-            evaluate_policy(
-                policies[device],
-                benchmark,
-                EvalProtocol(**evaluation.sampling(suite.eval_seed + item.seed)),
-                folder=sources.folder / "eval" / name,
-                engine=make_engine(policies[device], suite.runtime),
-                on_progress=lambda done, total, name=name: on_part(f"eval {name}", done, total),
+    policies: dict[str, tuple[LoadedPolicy, Engine]] = {}
+    with ExitStack() as opened:
+        for name, evaluation in _named(suite):
+            benchmark = load_benchmark(evaluation.benchmark, data_dir=sources.data_dir, include=sources.include)
+            device = evaluation.device or suite.runtime.device
+            if device not in policies:
+                policy = load_policy(str(fitted.policy_folder), device=device)
+                policies[device] = policy, opened.enter_context(opened_engine(policy, suite.runtime))
+            policy, engine = policies[device]
+            reports.append(
+                evaluate_policy(
+                    policy,
+                    benchmark,
+                    EvalProtocol(**evaluation.sampling(suite.eval_seed + item.seed)),
+                    folder=sources.folder / "eval" / name,
+                    engine=engine,
+                    on_progress=lambda done, total, name=name: on_part(f"eval {name}", done, total),
+                )
             )
-        )
     return reports
 
 
@@ -138,14 +143,15 @@ def scale_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources,
         benchmark = load_benchmark(evaluation.benchmark, data_dir=sources.data_dir, include=sources.include)
         policy = load_policy(item.policy, device=device)
         asked = evaluation.sampling(suite.eval_seed)
-        report = evaluate_policy(
-            policy,
-            benchmark,
-            EvalProtocol(**asked),
-            folder=sources.folder / "scale" / f"{evaluation.benchmark} {i + 1}",
-            engine=make_engine(policy, suite.runtime),
-            on_progress=lambda done, total, title=evaluation.title: on_part(title, done, total),
-        )
+        with opened_engine(policy, suite.runtime) as engine:
+            report = evaluate_policy(
+                policy,
+                benchmark,
+                EvalProtocol(**asked),
+                folder=sources.folder / "scale" / f"{evaluation.benchmark} {i + 1}",
+                engine=engine,
+                on_progress=lambda done, total, title=evaluation.title: on_part(title, done, total),
+            )
         name = item.run.method if fitted.reward_folder is None else str(fitted.reward_folder)
         loaded = load_reward(name, LoadOptions(item.policy, separator_of(benchmark.problems), item.seed, device=device))
         pool = with_scores(pool_of_samples(benchmark, report.samples[SAMPLED]), FITTED, loaded)

@@ -11,6 +11,7 @@ from repirl.bench.suites import JudgeEvaluation, PolicyEvaluation, ScaleEvaluati
 from repirl.config import Config, parse_config
 from repirl.engines.loading import folder_digest, policy_dir
 from repirl.errors import UserError
+from repirl.methods.base import Runtime
 from repirl.methods.registry import load_method
 from repirl.records.provenance import portable
 from repirl.records.schema import RunRecord
@@ -55,9 +56,7 @@ def differing(item: WorkItem, suite: Suite, record: RunRecord, include: Sequence
     The policy that a later stage starts from is a result, not a setting; the one at the root is.
     """
     differ = [] if same_method(item, record, include) else ["method"]
-    if record.runtime is not None and not all(
-        record.runtime.get(name) == value for name, value in suite.runtime.settings.items()
-    ):
+    if record.runtime is not None and parse_config(Runtime, record.runtime).settings != suite.runtime.settings:
         differ.append("runtime")
     root = record.base_policy.root_digest or (record.base_policy.digest if record.after is None else None)
     if root not in (None, now.policies[item.policy]):

@@ -122,7 +122,7 @@ def _record(
         after=item.run.after,
         config=values,
         base_policy=base,
-        runtime=suite.runtime.model_dump(mode="json"),
+        runtime=portable(suite.runtime.model_dump(mode="json")),
         budget=fitted.budget,
         validation_budget=fitted.validation_budget,
         parents=_stages_to(parent),

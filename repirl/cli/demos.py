@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -100,7 +101,7 @@ def demos_command(
     if given.warning is not None:
         note(f"warning: {given.warning}")
     folder = out.with_name(f"{out.name}.samples")
-    with only_user_of(folder), working(given.name) as on_progress:
+    with only_user_of(folder), closing(sampler), working(given.name) as on_progress:
         pool = SamplePool(folder, "demos", fingerprint)
         decoding = Decoding(params, chat_template, ungraded_limit=None)  # the pool has the limit
         selected = collect_demonstrations(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from repirl.engines.loading import LoadedPolicy
     from repirl.engines.openai_settings import OpenAISettings
 
-TORCH, OPENAI = "torch", "openai"
+TORCH, VLLM, OPENAI = "torch", "vllm", "openai"
 
-EngineOption = Annotated[str, typer.Option("--engine", help="torch (the policy), or openai (a model behind a server).")]
+EngineOption = Annotated[str, typer.Option("--engine", help="torch or vllm (the policy), or openai (a model behind a server).")]
 BaseUrlOption = Annotated[str | None, typer.Option(help="Of the server, as http://localhost:8000/v1.")]
 ModelOption = Annotated[str | None, typer.Option(help="Name of the model at the server.")]
 EngineSetOption = Annotated[
-    list[str] | None, typer.Option(help="Setting of the server's engine: key=value, as concurrency=64, retries, extra.")
+    list[str] | None,
+    typer.Option(help="Setting of the engine: key=value; openai: concurrency=64, retries, extra; vllm: python=PATH."),
 ]
 
 
@@ -34,6 +35,11 @@ class Sampler:
     engine: Engine
     chunk_rows: int
     described: dict[str, Any] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """End what the engine started."""
+        if (close := getattr(self.engine, "close", None)) is not None:
+            close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +59,13 @@ def open_sampler(
 ) -> Sampler:
     """The sampler that the options of a verb ask for. UserError for options of the other engine, for a policy that cannot be
     loaded, and for a server that cannot be reached."""
-    if engine == TORCH:
-        if given := next((one for one in (base_url, model, *(settings or ())) if one), None):
+    if engine in (TORCH, VLLM):
+        of_a_server = (base_url, model, *(settings or () if engine == TORCH else ()))
+        if given := next((one for one in of_a_server if one), None):
             raise UserError("a server's option without a server", given, "give --engine openai, or leave it out")
-        return _loaded(weights)
+        return _loaded(weights) if engine == TORCH else _in_vllm(weights, settings or [])
     if engine != OPENAI:
-        raise UserError("unknown engine", engine, f"choose {TORCH} or {OPENAI}")
+        raise UserError("unknown engine", engine, f"choose {TORCH}, {VLLM} or {OPENAI}")
     if weights.policy != "tiny" or weights.revision is not None:
         raise UserError("--policy and --revision name weights to load", weights.policy, "name the server's model by --model")
     if base_url is None or model is None:
@@ -79,14 +86,36 @@ def server_settings(base_url: str, model: str, settings: list[str] | tuple[()], 
     return with_overrides(found, ["endpoint=chat"]) if at_chat else found
 
 
-def _loaded(weights: Weights) -> Sampler:
+def _policy(weights: Weights) -> LoadedPolicy:
     from repirl.cli.evaluate import default_device
     from repirl.engines.loading import load_policy
+
+    device = weights.device or default_device()
+    return load_policy(weights.policy, dtype=weights.dtype, device=device, revision=weights.revision)
+
+
+def _in_vllm(weights: Weights, settings: list[str]) -> Sampler:
+    """vLLM's samples are checked against the policy, so that this is loaded too; samples of the two never share a folder."""
+    from repirl.config import parse_config, with_overrides
+    from repirl.engines.vllm_engine import VllmEngine
+    from repirl.engines.vllm_settings import VllmSettings
+    from repirl.engines.weights import ModelWeights
+    from repirl.rollouts.following import FollowingEngine
+    from repirl.rollouts.pool import CHUNK_ROWS
+
+    policy = _policy(weights)
+    given = with_overrides(parse_config(VllmSettings, {"dtype": policy.dtype}), settings)
+    held_to = ModelWeights(policy.model), policy.model, policy.tokenizer, given.allowed_gap(policy.dtype)
+    described = {"engine": {"name": VLLM, **given.model_dump(mode="json")}}
+    engine = FollowingEngine(VllmEngine(policy, given), *held_to)
+    return Sampler(replace(policy, dtype=f"{given.dtype} in vLLM"), engine, CHUNK_ROWS, described)
+
+
+def _loaded(weights: Weights) -> Sampler:
     from repirl.engines.torch_engine import TorchEngine
     from repirl.rollouts.pool import CHUNK_ROWS
 
-    device = weights.device or default_device()
-    policy = load_policy(weights.policy, dtype=weights.dtype, device=device, revision=weights.revision)
+    policy = _policy(weights)
     bounds = {"max_batch_rows": weights.max_batch_rows, "max_cache_tokens": weights.max_cache_tokens}
     return Sampler(policy, TorchEngine(policy.model, policy.tokenizer, **bounds), CHUNK_ROWS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,20 +70,21 @@ def eval_command(
         weights = Weights(policy, revision, dtype, device, max_batch_rows, max_cache_tokens)
         sampler = open_sampler(engine, weights, base_url, model, engine_set, chat_template)
     summaries = []
-    for one in wanted:
-        with working(one.benchmark.name) as on_progress:
-            report = evaluate_policy(
-                sampler.policy,
-                one.benchmark,
-                protocol,
-                folder=out,
-                engine=sampler.engine,
-                on_progress=on_progress,
-                allow_weak_sandbox=allow_weak_sandbox,
-                chunk_rows=sampler.chunk_rows,
-                metrics=one.metrics,
-            )
-            summaries.append(_summary(report, one.other))
+    with closing(sampler):
+        for one in wanted:
+            with working(one.benchmark.name) as on_progress:
+                report = evaluate_policy(
+                    sampler.policy,
+                    one.benchmark,
+                    protocol,
+                    folder=out,
+                    engine=sampler.engine,
+                    on_progress=on_progress,
+                    allow_weak_sandbox=allow_weak_sandbox,
+                    chunk_rows=sampler.chunk_rows,
+                    metrics=one.metrics,
+                )
+                summaries.append(_summary(report, one.other))
     payload = {"policy": sampler.policy.name, "policy_digest": sampler.policy.digest, **sampler.described, "reports": summaries}
     emit(as_json, payload, lambda: _tables(payload))
 

@@ -99,6 +99,9 @@ def _policies(include: tuple[Path, ...]) -> list[Entry]:
 
 
 def _engines(include: tuple[Path, ...]) -> list[Entry]:
+    from repirl.engines.vllm_settings import vllm_is_here
+
+    here = "ready" if vllm_is_here() else "not in this environment; `--engine-set python=PATH` names a Python that has it"
     return [
         {"name": "torch", "source": "repirl/engines/torch_engine.py", "status": "default; any causal LM, CPU or GPU"},
         {
@@ -106,6 +109,7 @@ def _engines(include: tuple[Path, ...]) -> list[Entry]:
             "source": "repirl/engines/openai_engine.py",
             "status": "a model behind an OpenAI-compatible server; for `repirl eval` and `repirl demos`",
         },
+        {"name": "vllm", "source": "repirl/engines/vllm_engine.py", "status": f"for train, eval, demos and suites; {here}"},
         {"name": "scripted", "source": "repirl/engines/scripted.py", "status": "replays given texts; for tests and docs"},
     ]
 

@@ -56,11 +56,16 @@ def train_command(
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, more time; the same result.")] = False,
     max_batch_rows: Annotated[int, typer.Option(min=1, help="Completions sampled at a time.")] = 512,
     max_cache_tokens: Annotated[int | None, typer.Option(min=1, help="Their tokens; default: what fits the GPU.")] = None,
+    engine: Annotated[str, typer.Option(help="What samples from the policy: torch or vllm.")] = "torch",
+    vllm: Annotated[
+        list[str] | None, typer.Option("--vllm", "--engine-set", help="Setting of vLLM: key=value, as python=PATH.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Train METHOD into a run folder; the same command again continues an interrupted run."""
     from repirl.cli.evaluate import default_device
     from repirl.config import parse_config, with_overrides
+    from repirl.engines.vllm_settings import VllmSettings
     from repirl.learn.diagnostics import EXPLAINED
     from repirl.methods.base import FitContext, Runtime, start_policy
     from repirl.methods.mixing import credit_settings, critic_of
@@ -92,6 +97,8 @@ def train_command(
                     "max_batch_rows": max_batch_rows,
                     "max_cache_tokens": max_cache_tokens,
                     "gradient_checkpointing": gradient_checkpointing,
+                    "engine": engine,
+                    "vllm": None if vllm is None else with_overrides(VllmSettings(), vllm),
                     "lora": _adapters(lora_rank, lora_alpha),
                     "reward_lora": _adapters(reward_lora_rank, lora_alpha),
                 },

@@ -66,6 +66,9 @@ class CopiedEngine:
         self._version = source.version
         return SyncReport(self._version, time.monotonic() - started, size)
 
+    def close(self) -> None:
+        """Nothing was started."""
+
     def generate(
         self,
         requests: Sequence[Request],

@@ -44,7 +44,7 @@ class TorchEngine:
         self.tokenizer = tokenizer
         self.max_batch_rows = max_batch_rows
         self.max_cache_tokens = max_cache_tokens
-        self.eos_ids = _eos_ids(model, tokenizer)
+        self.eos_ids = eos_ids(model, tokenizer)
         self._lm = CausalLM(self.model)
         self._weights = ModelWeights(self.model)
 
@@ -141,7 +141,7 @@ def cache_tokens_that_fit(config: Any, itemsize: int, free_bytes: int) -> int | 
     return max(1, int(_CACHE_SHARE * free_bytes) // (2 * layers * heads * size * itemsize))
 
 
-def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+def eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """End-of-sequence tokens of the generation config, the model's config and the tokenizer."""
     found: set[int] = set()
     for owner in (getattr(model, "generation_config", None), model.config, tokenizer):

@@ -50,6 +50,10 @@ class SyncedEngine(Engine, Protocol):
         """Take over the source's weights, and forget all that was computed with others (prefix caches)."""
         ...
 
+    def close(self) -> None:
+        """End what it started, such as processes. It can be called twice."""
+        ...
+
 
 class ModelWeights:
     """`WeightSource` over a transformers model in this process: plain, with adapters (merged on the way out), or cut.

@@ -149,6 +149,7 @@ def run_identity(context: FitContext, config: Config, method: str, data: Trainin
         "data": data.digest,
         "config": config.model_dump(mode="json"),
         **{name: lora.model_dump(mode="json") for name, lora in adapters.items() if lora is not None},
+        **context.runtime.sampler,
     }
 
 

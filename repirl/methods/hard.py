@@ -46,6 +46,7 @@ def only_hard(
     hard; GradingFault as in evaluation.
     """
     asked = {**config.model_dump(), "policy": context.policy.digest, "data": data.digest, "sampling": sampling.model_dump()}
+    asked |= context.runtime.sampler
     path = context.folder / FILE
     found = _read(path, json.loads(json.dumps(asked)))
     if found is None:

@@ -138,11 +138,12 @@ def _key(record: RunRecord, lineage: _Lineage) -> _Key:
 
 
 def _runtime(record: RunRecord) -> str:
-    """What of the runtime changes the result, in words: `LoRA rank 16, bfloat16`; empty for plain float32 training."""
+    """What of the runtime changes the result, in words: `LoRA rank 16, bfloat16`; empty for float32 and torch."""
     said = record.runtime or {}
-    lora, dtype = said.get("lora"), said.get("dtype", "float32")
+    lora, dtype, engine = said.get("lora"), said.get("dtype", "float32"), said.get("engine", "torch")
     words = [f"LoRA rank {lora['rank']}, alpha {lora['alpha']}"] if isinstance(lora, dict) else []
-    return ", ".join(words + ([str(dtype)] if dtype != "float32" else []))
+    words += [str(dtype)] if dtype != "float32" else []
+    return ", ".join(words + ([f"sampled by {engine}"] if engine != "torch" else []))
 
 
 def _digests(column: Column) -> tuple[str, str, str]:

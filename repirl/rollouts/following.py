@@ -48,6 +48,10 @@ class FollowingEngine:
             self._check([rollout for group in groups for rollout in group])
         return groups
 
+    def close(self) -> None:
+        """End what the engine started."""
+        self.engine.close()
+
     def _check(self, rollouts: Sequence[Rollout]) -> None:
         """Score a few again: those with the longest prompts, which may have been cached, and others."""
         by_prompt = sorted(rollouts, key=lambda rollout: -len(rollout.prompt_ids))

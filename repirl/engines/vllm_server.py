@@ -1,0 +1,206 @@
+"""vLLM of another Python: a server on this machine that this process starts, talks to and ends.
+
+It listens on a Unix socket in a folder that only its user can enter: what a sync needs (`VLLM_SERVER_DEV_MODE`) lets whoever
+reaches the server run any method of its workers, and a port of the loopback is open to everybody on the machine.
+"""
+
+from __future__ import annotations
+
+import atexit
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repirl.engines.vllm_backend import WORKER, Answer, Ask, OnRow, environment
+from repirl.engines.vllm_settings import VllmSettings
+from repirl.errors import EngineFault, UserError
+from repirl.processes import die_with_parent
+
+MODEL = "policy"
+_EXTENSION = Path(__file__).with_name(f"{WORKER.split('.')[0]}.py")
+_LONGEST_SOCKET = 103
+"""Bytes of the path of a Unix socket (Linux: 107, macOS: 103)."""
+_LOG_LINES = 20
+"""Of the server's log, shown when it does not come up."""
+_OF_TORCHRUN = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_ROWS_AT_A_TIME = 64
+"""Of a request for scores."""
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class ServerBackend:
+    """A vLLM server of the Python that the settings name. It ends with `close`, with this process, and with its parent.
+
+    UserError if it does not come up; EngineFault if it ends or refuses something later.
+    """
+
+    def __init__(self, arguments: dict[str, Any], settings: VllmSettings) -> None:
+        assert settings.python is not None
+        self._settings = settings
+        self._folder = Path(tempfile.mkdtemp(prefix="repirl-vllm-"))
+        self._socket, self._log = self._folder / "socket", self._folder / "log"
+        if len(os.fsencode(self._socket)) > _LONGEST_SOCKET:
+            self._folder.rmdir()
+            raise UserError("the path of temporary files is too long", str(self._folder.parent), "set TMPDIR to another folder")
+        atexit.register(self.close)
+        try:
+            self._process = self._start(settings.python, arguments)
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, python: Path, arguments: dict[str, Any]) -> subprocess.Popen[bytes]:
+        shipped = self._folder / "python"
+        shipped.mkdir()
+        shutil.copy(_EXTENSION, shipped)
+        said = {"served_model_name": MODEL, "worker_extension_cls": WORKER, "uds": str(self._socket)}
+        said |= {"disable_uvicorn_access_log": True}
+        command = [str(python), "-m", "vllm.entrypoints.openai.api_server", *_options(arguments | said)]
+        # Not this process's PYTHONPATH: its packages may be of another version of Python.
+        more = {"PYTHONPATH": str(shipped), "VLLM_SERVER_DEV_MODE": "1"}
+        more |= {} if self._settings.gpus is None else {"CUDA_VISIBLE_DEVICES": self._settings.gpus}
+        # Nor torchrun's variables: the server is a world of its own.
+        inherited = {name: value for name, value in os.environ.items() if name not in _OF_TORCHRUN}
+        try:
+            with self._log.open("wb") as log:
+                return subprocess.Popen(
+                    command,
+                    env={**inherited, **environment(), **more},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C is for this process, which then ends it
+                    preexec_fn=partial(die_with_parent, os.getpid()),
+                )
+        except OSError as error:
+            raise UserError("cannot start the Python for vLLM", str(python), error.strerror or "") from error
+
+    def _wait(self) -> None:
+        """Until it answers."""
+        until = time.monotonic() + self._settings.start_timeout_s
+        while True:
+            if (code := self._process.poll()) is not None:
+                self._give_up(f"the vLLM server ended with code {code} before it was up")
+            if time.monotonic() > until:
+                self._give_up(f"the vLLM server is not up after {self._settings.start_timeout_s:g} s")
+            connection = _Connection(self._socket, timeout=10.0)
+            try:
+                connection.request("GET", "/health")
+                if connection.getresponse().status == 200:
+                    return
+            except (OSError, http.client.HTTPException):
+                pass  # not yet
+            finally:
+                connection.close()
+            time.sleep(0.2)
+
+    def _give_up(self, what: str) -> None:
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        print("\n".join(["the vLLM server's last lines:", *lines[-_LOG_LINES:]]), file=sys.stderr, flush=True)
+        said = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "it said nothing")
+        raise UserError(f"{what} ({said.strip()[:120]})", str(self._settings.python), "its last lines are above")
+
+    def sample(self, asks: Sequence[Ask], on_row: OnRow) -> list[Answer]:
+        answers: dict[int, Answer] = {}
+        pool = ThreadPoolExecutor(max_workers=self._settings.max_num_seqs)
+        try:
+            places = {pool.submit(self._sample, ask): i for i, ask in enumerate(asks)}
+            for future in as_completed(places):
+                answers[places[future]] = future.result()
+                on_row(len(answers))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        return [answers[i] for i in range(len(asks))]
+
+    def _sample(self, ask: Ask) -> Answer:
+        body = {"model": MODEL, "prompt": list(map(int, ask.prompt_ids)), "return_token_ids": True, **ask.fields}
+        choice = self._post("/v1/completions", body)["choices"][0]
+        token_ids = np.array(choice["token_ids"], dtype=np.int64)
+        logprobs = np.array(choice["logprobs"]["token_logprobs"], dtype=np.float32)
+        return Answer(token_ids, logprobs, choice["finish_reason"] == "stop")
+
+    def score(self, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        found: list[np.ndarray] = []
+        for start in range(0, len(rows), _ROWS_AT_A_TIME):
+            given = [list(map(int, row)) for row in rows[start : start + _ROWS_AT_A_TIME]]
+            body = {"model": MODEL, "input": given, "task": "token_classify", "use_activation": False}
+            found += [np.array(one["data"], dtype=np.float32)[:, 0] for one in self._post("/pooling", body)["data"]]
+        return found
+
+    def call(self, method: str, *arguments: str) -> list[Any]:
+        return self._post("/collective_rpc", {"method": method, "args": arguments})["results"]
+
+    def reset_prefix_cache(self) -> None:
+        if not self._post("/reset_prefix_cache", {})["success"]:
+            raise EngineFault("vLLM could not reset its prefix cache", "is somebody else using the server?")
+
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
+        """The answer's JSON. A connection for each request: the server closes those that rest between two syncs."""
+        connection = _Connection(self._socket, self._settings.request_timeout_s)
+        try:
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            content = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            code = self._process.poll()
+            what = f"does not answer ({error or type(error).__name__})" if code is None else f"ended with code {code}"
+            raise EngineFault(f"the vLLM server {what}", "run the same command again to go on from the checkpoint") from error
+        finally:
+            connection.close()
+        if response.status != 200:
+            said = " ".join(content.decode(errors="replace").split())[:300]
+            raise EngineFault(f"the vLLM server refuses {path} ({response.status}: {said})", "report this, or use engine torch")
+        return json.loads(content)
+
+    def close(self) -> None:
+        atexit.unregister(self.close)
+        process = getattr(self, "_process", None)
+        if process is not None:
+            for sign in (signal.SIGTERM, signal.SIGKILL):
+                try:
+                    os.killpg(process.pid, sign)
+                    process.wait(timeout=10)
+                except ProcessLookupError:
+                    break
+                except subprocess.TimeoutExpired:
+                    continue
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _options(arguments: dict[str, Any]) -> list[str]:
+    """Engine arguments as options of the command line."""
+    said: list[str] = []
+    for name, value in arguments.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            said.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            said += [f"--{option}", str(value)]
+    return said

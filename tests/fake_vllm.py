@@ -1,0 +1,88 @@
+"""Stands for a Python with vLLM: takes its server's options, answers on its Unix socket, and notes what it is asked.
+
+A completion with an even seed ends after 5 tokens with the first of `stop_token_ids`; others go on to their limit. Every token
+has the log-probability -0.5. The environment says what goes wrong: FAKE_VLLM_MODE is `dies`, `silent`, `refuses` or `breaks`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingMixIn, UnixStreamServer
+
+from safetensors.numpy import load_file
+
+MODE = os.environ.get("FAKE_VLLM_MODE", "")
+NOTES = Path(os.environ["FAKE_VLLM_NOTES"])
+
+
+def note(**said) -> None:
+    with NOTES.open("a") as file:
+        file.write(json.dumps(said) + "\n")
+
+
+def completion(body: dict) -> dict:
+    ended = body["seed"] % 2 == 0 and body["max_tokens"] >= 5
+    tokens = [3 + (body["seed"] + i) % 90 for i in range(body["max_tokens"])]
+    tokens = [*tokens[:4], body["stop_token_ids"][0]] if ended else tokens
+    logprobs = {"token_logprobs": [-0.5] * len(tokens)}
+    return {"choices": [{"token_ids": tokens, "logprobs": logprobs, "finish_reason": "stop" if ended else "length"}]}
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *_) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.answer({})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/collective_rpc":
+            files = [{name: value.tolist() for name, value in load_file(path).items()} for path in body["args"]]
+            note(method=body["method"], names=[sorted(file) for file in files], weights=files)
+            self.answer({"results": [None]})
+        elif self.path == "/reset_prefix_cache":
+            note(method="reset_prefix_cache")
+            self.answer({"success": True})
+        elif MODE == "breaks":
+            os._exit(7)
+        elif MODE == "refuses":
+            self.answer({"error": {"message": "no room for it"}}, 400)
+        else:
+            note(request=body)
+            self.answer(completion(body))
+
+    def answer(self, payload: dict, status: int = 200) -> None:
+        content = json.dumps(payload).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+class Server(ThreadingMixIn, UnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 512
+
+    def get_request(self):
+        return super().get_request()[0], ("", 0)
+
+
+def main() -> None:
+    options = sys.argv[3:]  # after -m and the module
+    note(process=os.getpid(), module=sys.argv[2], options=options, path=os.environ["PYTHONPATH"])
+    if MODE == "dies":
+        print("some words", "ValueError: no such architecture", "more words", sep="\n", flush=True)
+        sys.exit(3)
+    if MODE == "silent":
+        time.sleep(600)
+    Server(options[options.index("--uds") + 1], Handler).serve_forever()
+
+
+if __name__ == "__main__":
+    main()
