@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from repirl.engines.loading import load_policy
-from repirl.grading.dispatch import grade_rollouts
 from repirl.learn.credit_config import StepCredit
 from repirl.learn.step_classifier import StepClassifierConfig
 from repirl.learn.updater import OptimConfig
@@ -73,7 +72,7 @@ class PAV(Method[PAVConfig]):
 
         def label(part: FitContext, rollouts: Sequence[SteppedRollout]) -> tuple[Labels, Budget]:
             prover = part.policy if config.prover is None else load_policy(config.prover, device=part.runtime.device)
-            grader = grade_rollouts if part.gives("outcomes") else None
+            grader = part.grader if part.gives("outcomes") else None
             collector = Collector(part.policy.tokenizer, part.engine(prover), grader, config.loop.sampling.decoding)
             return monte_carlo_labels(rollouts, collector, config.monte_carlo, part.seed), collector.budget
 

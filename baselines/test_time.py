@@ -18,6 +18,7 @@ Deviation: TTRL draws 64 samples for the vote and learns from 32; here the group
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +33,7 @@ from repirl.methods.fitting import make_collector
 from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_loop
 from repirl.rewards.base import Learned, StepReward
 from repirl.rewards.intrinsic import CERTAINTIES, IntrinsicReward
-from repirl.rewards.load import LoadOptions, load_reward
+from repirl.rewards.load import LoadOptions, load_reward, reward_on
 from repirl.rng import stream
 from repirl.rollouts.steps import StepSegmentation
 from repirl.tasks.training_sets import TrainingSet
@@ -155,12 +156,14 @@ class TestTime(Method[TestTimeConfig]):
         if config.signal in CERTAINTIES:
             inner = IntrinsicReward(context.policy.model, tokenizer, segmentation, config.signal)
         if config.reward is not None:
-            loaded = load_reward(config.reward, LoadOptions(str(context.policy.path), config.data.step_separator, context.seed))
+            options = LoadOptions(str(context.policy.path), config.data.step_separator, context.seed)
+            loaded = load_reward(config.reward, options)
             if loaded.tokenizer.get_vocab() != tokenizer.get_vocab():
                 raise UserError(
                     "the reward reads other tokens than the policy writes", config.reward, "use one of this policy's"
                 )
-            inner = loaded.reward
+            make = partial(reward_on, config.reward, options)
+            inner = context.resources.scorer(make, loaded.reward, context.runtime)
         log, watched = AnswerLog(context.folder), config.watch.problems
 
         def make_reward(data: TrainingSet) -> TestTimeReward:

@@ -20,8 +20,9 @@ from repirl.engines.weights import ModelWeights
 from repirl.learn.gradient import row_logprobs
 from repirl.learn.supervised import negative_log_likelihood
 from repirl.learn.updater import OptimConfig, Updater
-from repirl.methods.base import FitContext, Runtime, start_policy
+from repirl.methods.base import FitContext
 from repirl.methods.registry import load_method
+from repirl.methods.runtime import Runtime, start_policy
 from repirl.rewards.energy import energy_from_policy, parameter_groups, token_rewards
 from repirl.rollouts.batching import TokenRow
 

@@ -14,8 +14,9 @@ from test_run import by_parity
 from repirl.engines.lora import LoRAConfig
 from repirl.errors import UserError
 from repirl.learn.gradient import row_logprobs
-from repirl.methods.base import FitContext, Runtime, start_policy
+from repirl.methods.base import FitContext
 from repirl.methods.registry import load_method, load_module
+from repirl.methods.runtime import Runtime, start_policy
 from repirl.paths import content_dir
 from repirl.rewards.artifact import read_contract
 from repirl.rewards.load import LoadOptions, load_reward

@@ -26,8 +26,9 @@ from repirl.errors import UserError
 from repirl.learn.gradient import row_logprobs
 from repirl.learn.policy_losses import KLPenalty, PolicyLossConfig
 from repirl.learn.policy_update import PolicyOptimConfig, PolicyUpdater
-from repirl.methods.base import FitContext, Runtime, start_policy
+from repirl.methods.base import FitContext
 from repirl.methods.registry import load_method
+from repirl.methods.runtime import Runtime, start_policy
 from repirl.rewards.energy import energy_from_policy, load_energy_model, parameter_groups
 from repirl.rollouts.batching import TokenRow
 from repirl.types import Rollout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from functools import partial
@@ -9,7 +10,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from parallel_child import SMALL
+from safetensors.torch import load_file
 
+from repirl.cli import main as cli
+from repirl.config import with_overrides
 from repirl.engines.base import Request, SamplingParams
 from repirl.engines.copied import Architecture, CopiedEngine
 from repirl.engines.loading import load_policy
@@ -18,6 +23,9 @@ from repirl.engines.torch_engine import TorchEngine
 from repirl.engines.weights import ModelWeights
 from repirl.errors import EngineFault, UserError
 from repirl.grading.dispatch import grade_rollouts
+from repirl.methods.base import FitContext
+from repirl.methods.registry import load_method
+from repirl.methods.runtime import Runtime, start_policy
 from repirl.rollouts.following import FollowingEngine
 from repirl.types import Problem
 
@@ -146,3 +154,40 @@ def test_verdicts_are_those_of_one_process():
     grader = RayGrader(RaySettings(graders=2))
     assert grader(problems, texts, reasons) == grade_rollouts(problems, texts, reasons)
     grader.workers.close()
+
+
+def fitted(method: str, policy_folder, folder, settings: dict, runtime: Runtime):
+    config = with_overrides(
+        load_method(method).recipe("tiny"), [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    )
+    return load_method(method).fit(FitContext(start_policy(policy_folder, runtime, 0), folder, 0, None, runtime), config)
+
+
+def same_weights(ours, theirs) -> None:
+    a, b = (load_file(one.policy_folder / "model.safetensors") for one in (ours, theirs))
+    for name, value in a.items():
+        torch.testing.assert_close(b[name], value, atol=1e-5, rtol=0)
+
+
+def test_a_run_that_samples_and_grades_by_workers_is_the_run_of_one_process(policy_folder, tmp_path):
+    runtime = Runtime(ray=RaySettings(samplers=2, sampler_cpus=0.5, graders=1))
+    assert runtime.settings == Runtime().settings
+    runs = [fitted("rloo", policy_folder, tmp_path / str(i), SMALL, one) for i, one in enumerate((Runtime(), runtime))]
+    same_weights(*runs)
+    assert runs[1].diagnostics["engine_logprob_gap_max"] < 1e-4
+    assert runs[0].budget.grader_calls == runs[1].budget.grader_calls
+
+
+def test_a_frozen_reward_that_scores_in_workers_pays_the_same(policy_folder, tmp_path):
+    small = {"offline.updates": 2, "offline.problems": 8, "offline.samples": 4, "offline.levels": [1], "irl.balance": False}
+    reward = fitted("repirl", policy_folder, tmp_path / "reward", SMALL | small, Runtime()).reward_folder
+    settings = SMALL | {"signal": "prm", "reward": str(reward)}
+    runtimes = (Runtime(), Runtime(ray=RaySettings(samplers=0, scorers=2)))
+    runs = [fitted("test_time", policy_folder, tmp_path / str(i), settings, one) for i, one in enumerate(runtimes)]
+    same_weights(*runs)
+    assert runs[0].budget.scored_tokens == runs[1].budget.scored_tokens
+
+
+def test_the_command_line_names_the_workers(tmp_path):
+    given = ["train", "rloo", "--out", str(tmp_path / "run"), "--ray", "samplerz=2"]
+    assert cli.run(given) == 2

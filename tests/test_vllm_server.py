@@ -29,8 +29,9 @@ from repirl.engines.vllm_engine import SHARED_MEMORY, VllmEngine, VllmPrmEngine,
 from repirl.engines.vllm_settings import VllmSettings
 from repirl.engines.weights import ModelWeights
 from repirl.errors import EngineFault, NumericalFault, UserError
-from repirl.methods.base import FitContext, Runtime
+from repirl.methods.base import FitContext
 from repirl.methods.registry import load_method
+from repirl.methods.runtime import Runtime
 from repirl.rewards.vllm_energy import VllmEnergyReward
 from repirl.rng import seed_for
 from repirl.rollouts.following import FollowingEngine
@@ -200,10 +201,10 @@ def test_training_is_stopped_where_the_engine_has_other_weights_and_leaves_no_se
 
 def test_a_policy_in_training_has_one_engine_and_others_are_sampled_by_torch(policy, policy_folder, fake, tmp_path):
     context = FitContext(policy, tmp_path, 0, None, Runtime(engine="vllm", vllm=fake()))
-    with context.shared_engine:
+    with context.resources:
         engine = context.engine()
         assert isinstance(engine, FollowingEngine)
-        with context.shared_engine:  # a phase
+        with context.resources:  # a phase
             assert context.part("phase").engine(policy) is engine
         assert context.engine() is engine
         other = context.engine(load_policy(policy_folder))

@@ -14,8 +14,9 @@ from repirl.errors import UserError
 from repirl.evals.adapting import PROBLEMS_FILE, OnProgress, answers_at, graded_curve, train_apart, transitions, write_problems
 from repirl.evals.policy import evaluate_policy
 from repirl.evals.protocol import EvalProtocol
-from repirl.methods.base import Method, Runtime, start_policy
+from repirl.methods.base import Method
 from repirl.methods.registry import load_method
+from repirl.methods.runtime import Runtime, start_policy
 from repirl.paths import replace_file
 from repirl.records.schema import RunRecord
 from repirl.rewards.artifact import CONTRACT_FILE
@@ -84,6 +85,9 @@ def _runtime(runtime: Runtime) -> list[str]:
     if runtime.engine != "torch":
         given = {} if runtime.vllm is None else runtime.vllm.model_dump(mode="json", exclude_defaults=True)
         said += ["--engine", runtime.engine, *(part for name, value in given.items() for part in ("--vllm", f"{name}={value}"))]
+    if runtime.ray is not None:
+        given = runtime.ray.model_dump(mode="json", exclude_defaults=True) or {"samplers": runtime.ray.samplers}
+        said += [part for name, value in given.items() for part in ("--ray", f"{name}={value}")]
     lora = runtime.lora
     return said if lora is None else [*said, "--lora-rank", str(lora.rank), "--lora-alpha", str(lora.alpha)]
 

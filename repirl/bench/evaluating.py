@@ -20,7 +20,8 @@ from repirl.evals.protocol import SAMPLED, EvalProtocol
 from repirl.evals.scaling import scaled_rows, scaling
 from repirl.evals.step_scoring import separator_of
 from repirl.evals.thresholds import parse_rule
-from repirl.methods.base import Fitted, opened_engine
+from repirl.methods.base import Fitted
+from repirl.methods.runtime import opened_engine
 from repirl.records.build import PoolScaling
 from repirl.records.provenance import portable
 from repirl.records.store import Judgement

@@ -11,8 +11,8 @@ from repirl.bench.suites import JudgeEvaluation, PolicyEvaluation, ScaleEvaluati
 from repirl.config import Config, parse_config
 from repirl.engines.loading import folder_digest, policy_dir
 from repirl.errors import UserError
-from repirl.methods.base import Runtime
 from repirl.methods.registry import load_method
+from repirl.methods.runtime import Runtime
 from repirl.records.provenance import portable
 from repirl.records.schema import RunRecord
 from repirl.records.upgrade import current_config

@@ -16,7 +16,7 @@ from repirl.config import Config, parse_config
 from repirl.errors import UserError
 from repirl.files import is_file, is_folder, read_toml
 from repirl.grading.math.grader import Extraction
-from repirl.methods.base import Runtime
+from repirl.methods.runtime import Runtime
 from repirl.paths import content_dir
 from repirl.records.schema import run_key
 from repirl.types import AnswersGiven

@@ -17,8 +17,9 @@ from repirl.bench.suites import Suite, WorkItem, load_suite, plan
 from repirl.config import Config, digest_of
 from repirl.engines.loading import LoadedPolicy, folder_digest, policy_dir
 from repirl.errors import EngineFault, GradingFault, NumericalFault, UserError
-from repirl.methods.base import FitContext, Fitted, Method, start_policy
+from repirl.methods.base import FitContext, Fitted, Method
 from repirl.methods.registry import load_method
+from repirl.methods.runtime import start_policy
 from repirl.precision import training_in
 from repirl.processes import die_with_parent
 from repirl.records import store

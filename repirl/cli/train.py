@@ -54,6 +54,9 @@ def train_command(
         int | None, typer.Option(min=1, help="The same of a reward on the policy's backbone; its head is trained whole.")
     ] = None,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, more time; the same result.")] = False,
+    ray: Annotated[
+        list[str] | None, typer.Option(help="Sample (and grade, score) by workers that Ray places: key=value, as samplers=8.")
+    ] = None,
     max_batch_rows: Annotated[int, typer.Option(min=1, help="Completions sampled at a time.")] = 512,
     max_cache_tokens: Annotated[int | None, typer.Option(min=1, help="Their tokens; default: what fits the GPU.")] = None,
     engine: Annotated[str, typer.Option(help="What samples from the policy: torch or vllm.")] = "torch",
@@ -65,12 +68,14 @@ def train_command(
     """Train METHOD into a run folder; the same command again continues an interrupted run."""
     from repirl.cli.evaluate import default_device
     from repirl.config import parse_config, with_overrides
+    from repirl.engines.ray_workers import RaySettings
     from repirl.engines.vllm_settings import VllmSettings
     from repirl.learn.diagnostics import EXPLAINED
-    from repirl.methods.base import FitContext, Runtime, start_policy
+    from repirl.methods.base import FitContext
     from repirl.methods.mixing import credit_settings, critic_of
     from repirl.methods.registry import load_method
     from repirl.methods.rl import RLConfig
+    from repirl.methods.runtime import Runtime, start_policy
     from repirl.precision import training_in
 
     if problems not in ("all", "hard"):
@@ -99,6 +104,7 @@ def train_command(
                     "gradient_checkpointing": gradient_checkpointing,
                     "engine": engine,
                     "vllm": None if vllm is None else with_overrides(VllmSettings(), vllm),
+                    "ray": None if ray is None else with_overrides(RaySettings(), ray),
                     "lora": _adapters(lora_rank, lora_alpha),
                     "reward_lora": _adapters(reward_lora_rank, lora_alpha),
                 },

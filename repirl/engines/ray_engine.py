@@ -11,7 +11,7 @@ from torch import Tensor
 from repirl import parallel
 from repirl.engines.base import Request, SamplingParams
 from repirl.engines.ray_workers import RaySettings, Workers
-from repirl.engines.weights import SyncedEngine, SyncReport, WeightSource
+from repirl.engines.weights import SyncedEngine, SyncReport, WeightSource, pieces
 from repirl.types import Rollout
 
 PART_BYTES = 512 * 1024**2
@@ -41,22 +41,15 @@ class RayEngine:
 
     def sync(self, source: WeightSource) -> SyncReport:
         """Put the weights into Ray's object store, from where each machine gets them once."""
-        started, size, version = time.monotonic(), 0, source.version
-        parts, part = [], {}
-        for name, value in source.tensors():
-            size += value.nbytes
-            if self.workers is None:
-                continue
-            part[name] = value
-            if sum(one.nbytes for one in part.values()) >= PART_BYTES:
-                parts.append(_stored(part))
-                part = {}
+        started, version = time.monotonic(), source.version
+        stored, size = [], 0
+        for part in pieces(source.tensors(), PART_BYTES):  # all processes must gather what is cut
+            size += sum(value.nbytes for value in part.values())
+            if self.workers is not None:
+                stored.append(_stored(part))
+        self._version, self._parts = version, stored
         if self.workers is not None:
-            self._parts = [*parts, _stored(part)]
-            self._version = version
-            self.workers.each("sync", version, self._parts)
-        self._version = version
-        parallel.barrier()
+            self.workers.each("sync", version, stored)
         return SyncReport(version, time.monotonic() - started, size)
 
     def generate(
@@ -73,6 +66,8 @@ class RayEngine:
     ) -> list[list[Rollout]]:
         workers = self.workers
         assert workers is not None, "the first process drives"
+        if not requests:
+            return []
         count = min(len(requests), len(workers.actors) * PIECES_PER_WORKER)
         pieces = [requests[i::count] for i in range(count)]
         total, done = sum(request.num_samples for request in requests), 0
@@ -129,4 +124,4 @@ def _stored(part: dict[str, Tensor]) -> Any:
     import ray
     from safetensors.torch import save
 
-    return ray.put(save({name: value.cpu().contiguous() for name, value in part.items()}))
+    return ray.put(save(part))

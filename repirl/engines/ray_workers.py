@@ -21,12 +21,16 @@ class RaySettings(Config):
 
     address: str | None = None
     """Of a cluster (`auto`: the one of this machine); None: one is started here for the run."""
-    samplers: int = Field(default=1, ge=1)
-    """Workers that sample."""
+    samplers: int = Field(default=1, ge=0)
+    """Workers that sample; 0: the learner does it."""
     sampler_gpus: float = Field(default=0, ge=0)
     """GPUs of each of them."""
     sampler_cpus: float = Field(default=1, gt=0)
     """CPU cores of each of them."""
+    scorers: int = Field(default=0, ge=0)
+    """Workers that score with a frozen reward; 0: the learner does it."""
+    scorer_gpus: float = Field(default=0, ge=0)
+    """GPUs of each of them."""
     graders: int = Field(default=0, ge=0)
     """Workers that grade, one core each; 0: the learner's machine does it."""
     losses: int = Field(default=8, ge=0)

@@ -27,7 +27,7 @@ from repirl.engines.torch_engine import eos_ids
 from repirl.engines.vllm_backend import Answer, Ask, Backend, LocalBackend, engine_arguments
 from repirl.engines.vllm_server import ServerBackend
 from repirl.engines.vllm_settings import VllmSettings, check_is_there
-from repirl.engines.weights import SyncReport, WeightSource
+from repirl.engines.weights import SyncReport, WeightSource, pieces
 from repirl.errors import EngineFault, NumericalFault, UserError
 from repirl.rng import seed_for
 from repirl.types import Rollout
@@ -56,7 +56,7 @@ class _Synced:
         """Replace the weights where they lie. They go through files in shared memory, of which there is one at a time."""
         started, version = time.perf_counter(), source.version
         self.version = None  # until all are there
-        tensors = pieces(source.tensors(), self.settings.dtype, self.settings.sync_chunk_mib * 2**20)
+        tensors = pieces(source.tensors(), self.settings.sync_chunk_mib * 2**20, getattr(torch, self.settings.dtype))
         size = self._take(tensors) if parallel.is_first() else sum(0 for _ in tensors)  # all must gather what is cut
         self.version = version
         return SyncReport(version, time.perf_counter() - started, size)
@@ -199,19 +199,3 @@ def longest(config: Any, settings: VllmSettings) -> int:
     if not known:
         raise UserError("the model does not say how long a sequence may be", todo="give vLLM's setting max_model_len")
     return min(known)
-
-
-def pieces(tensors: Iterator[tuple[str, Tensor]], dtype: str, most_bytes: int) -> Iterator[dict[str, Tensor]]:
-    """Named tensors in groups of at most so many bytes (or one tensor), on the CPU, numbers with a point in `dtype`."""
-    piece: dict[str, Tensor] = {}
-    size = 0
-    for name, value in tensors:
-        kind = getattr(torch, dtype) if value.is_floating_point() else value.dtype
-        value = value.to(device="cpu", dtype=kind).contiguous()
-        if piece and size + value.nbytes > most_bytes:
-            yield piece
-            piece, size = {}, 0
-        piece[name] = value
-        size += value.nbytes
-    if piece:
-        yield piece

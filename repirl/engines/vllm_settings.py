@@ -55,12 +55,17 @@ class VllmSettings(Config):
         return self
 
     def allowed_gap(self, scored_in: str = "float32") -> float:
-        """The tolerance that applies, where the policy itself computes in `scored_in`.
+        """The tolerance that applies, where the policy itself computes in `scored_in`."""
+        return self.tolerance or max(allowed_gap(self.dtype), allowed_gap(scored_in))
 
-        In float32 two implementations differ by 1e-6 in the mean and 4e-5 at most; a stale layer shows as 0.1 and more. A
-        bfloat16 number has 8 bits, so logits of 10 to 20 are off by some hundredths, a float16 number 11.
-        """
-        return self.tolerance or max(_GAPS[self.dtype], _GAPS[scored_in])
+
+def allowed_gap(dtype: str) -> float:
+    """Largest mean difference of a token's log-probability (nats) between two implementations in a precision.
+
+    In float32 they differ by 1e-6 in the mean and 4e-5 at most; a stale layer shows as 0.1 and more. A bfloat16 number has 8
+    bits, so logits of 10 to 20 are off by some hundredths, a float16 number 11.
+    """
+    return _GAPS[dtype]
 
 
 def vllm_is_here() -> bool:

@@ -5,10 +5,11 @@ The learner owns the weights; an engine that samples elsewhere is a cache of one
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from repirl import parallel
@@ -53,6 +54,24 @@ class SyncedEngine(Engine, Protocol):
     def close(self) -> None:
         """End what it started, such as processes. It can be called twice."""
         ...
+
+
+def pieces(
+    tensors: Iterable[tuple[str, Tensor]], most_bytes: int, dtype: torch.dtype | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """Named tensors in groups of at most so many bytes (or one tensor), on the CPU; those with a point in `dtype`, if given."""
+    piece: dict[str, Tensor] = {}
+    size = 0
+    for name, value in tensors:
+        kind = dtype if dtype is not None and value.is_floating_point() else value.dtype
+        value = value.to(device="cpu", dtype=kind).contiguous()
+        if piece and size + value.nbytes > most_bytes:
+            yield piece
+            piece, size = {}, 0
+        piece[name] = value
+        size += value.nbytes
+    if piece:
+        yield piece
 
 
 class ModelWeights:

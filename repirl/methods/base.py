@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
-
 from repirl import parallel
 from repirl.config import Config
 from repirl.engines.base import Engine
-from repirl.engines.loading import LoadedPolicy, folder_digest, load_policy
-from repirl.engines.lora import LoRAConfig, add_adapters
-from repirl.engines.vllm_settings import VllmSettings
-from repirl.engines.weights import ModelWeights
+from repirl.engines.loading import LoadedPolicy, folder_digest
 from repirl.errors import UserError
-from repirl.precision import training_dtype
-from repirl.rollouts.following import FollowingEngine
+from repirl.methods.runtime import Resources, Runtime, start_policy, torch_engine
+from repirl.rollouts.collect import Grader
 from repirl.types import Budget, Metrics
 
 C = TypeVar("C", bound=Config)
@@ -30,131 +24,6 @@ Need = Literal["rollouts", "outcomes", "demonstrations", "step labels"]
 """What a method learns from: samples of the policy, the grader's verdicts on them, solutions of experts, labels of steps."""
 Level = Literal["token", "step", "outcome", "none"]
 """The smallest part of a solution that gets a reward of its own."""
-
-
-class Runtime(Config):
-    """Where, in which precision and with which bounds a run computes. The bounds change no result (see `TorchEngine`)."""
-
-    device: str = "cpu"
-    dtype: str = "float32"
-    """Of the matrix products in training; weights and optimiser stay in float32."""
-    engine: Literal["torch", "vllm"] = "torch"
-    """What samples from the policy in training; its verifiers and completers are always sampled by torch."""
-    vllm: VllmSettings | None = None
-    """How vLLM is run; None: as by default."""
-    max_batch_rows: int = Field(default=512, ge=1)
-    """Completions sampled at a time."""
-    max_cache_tokens: int | None = Field(default=None, ge=1)
-    """Their tokens, prompts included; None: what fits the GPU."""
-    gradient_checkpointing: bool = False
-    lora: LoRAConfig | None = None
-    """Train low-rank adapters of the policy instead of all its weights."""
-    reward_lora: LoRAConfig | None = None
-    """The same of a reward that starts on the policy's backbone; its head is trained whole."""
-
-    @model_validator(mode="after")
-    def _settings_have_an_engine(self) -> Runtime:
-        if self.vllm is not None and self.engine != "vllm":
-            raise ValueError("settings of vLLM need engine vllm")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _as_before_vllm(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without vLLM it reads as it did before there was one: records and their digests stay as they are."""
-        return {name: value for name, value in handler(self).items() if name != "vllm" or value is not None}
-
-    @property
-    def sampler(self) -> dict[str, Any]:
-        """What of it makes samples differ, by name: empty for torch, of which the streams of random numbers were always."""
-        if self.engine == "torch":
-            return {}
-        return {"engine": self.engine, "vllm_dtype": (self.vllm or VllmSettings()).dtype}
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What of it changes the result, by name."""
-        named = {"dtype", "lora"} | ({"reward_lora"} if self.reward_lora is not None else set())
-        return self.model_dump(mode="json", include=named) | self.sampler
-
-
-def start_policy(name: str | Path, runtime: Runtime, seed: int, revision: str | None = None) -> LoadedPolicy:
-    """A policy made ready for training as the runtime says; raises what `load_policy` and `add_adapters` raise.
-
-    Weights are float32 whatever `runtime.dtype`: steps of 5e-7 are lost in bfloat16.
-    """
-    policy = load_policy(name, device=runtime.device, revision=revision)
-    if runtime.lora is not None:
-        add_adapters(policy.model, runtime.lora, seed)
-    if runtime.gradient_checkpointing:
-        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-    return policy
-
-
-def make_engine(policy: LoadedPolicy, runtime: Runtime) -> Engine:
-    """A sampler over a policy within the runtime's bounds, which follows the weights of its model."""
-    if runtime.engine == "vllm":
-        from repirl.engines.vllm_engine import VllmEngine
-
-        settings = runtime.vllm or VllmSettings()
-        engine, tolerance = VllmEngine(policy, settings), settings.allowed_gap(training_dtype())
-        return FollowingEngine(engine, ModelWeights(policy.model), policy.model, policy.tokenizer, tolerance)
-    return torch_engine(policy, runtime)
-
-
-def torch_engine(policy: LoadedPolicy, runtime: Runtime) -> Engine:
-    """The one in this process, over the model itself."""
-    from repirl.engines.torch_engine import TorchEngine
-
-    bounds = {"max_batch_rows": runtime.max_batch_rows, "max_cache_tokens": runtime.max_cache_tokens}
-    if parallel.size() == 1:
-        return TorchEngine(policy.model, policy.tokenizer, **bounds)
-    from repirl.engines.copied import Architecture, CopiedEngine
-
-    engine = CopiedEngine(Architecture.of(policy.model), policy.tokenizer, runtime.device, **bounds)
-    tolerance = 1e-4 if runtime.dtype == "float32" else 0.05
-    return FollowingEngine(engine, ModelWeights(policy.model), policy.model, policy.tokenizer, tolerance)
-
-
-@contextmanager
-def opened_engine(policy: LoadedPolicy, runtime: Runtime) -> Iterator[Engine]:
-    """`make_engine` for the while: processes that it started end afterwards."""
-    engine = make_engine(policy, runtime)
-    try:
-        yield engine
-    finally:
-        if isinstance(engine, FollowingEngine):
-            engine.close()
-
-
-class SharedEngine:
-    """The sampler of a policy in training that holds weights of its own: one for all who ask, while somebody is in the `with`
-    block."""
-
-    def __init__(self) -> None:
-        self._engine: FollowingEngine | None = None
-        self._users = 0
-
-    def get(self, policy: LoadedPolicy, runtime: Runtime) -> Engine:
-        """Made when it is first asked for; the one of another model (a phase before) is closed then."""
-        if self._engine is not None and self._engine.model is policy.model:
-            return self._engine
-        self._close()
-        engine = make_engine(policy, runtime)
-        self._engine = engine if isinstance(engine, FollowingEngine) else None
-        return engine
-
-    def _close(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.close()
-
-    def __enter__(self) -> None:
-        self._users += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._users -= 1
-        if not self._users:
-            self._close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +37,8 @@ class FitContext:
     runtime: Runtime = field(default_factory=Runtime)
     needs: frozenset[Need] | None = None
     """What the method that is fitted has declared; it is given nothing else. None: all."""
-    shared_engine: SharedEngine = field(default_factory=SharedEngine)
-    """Of the policy that is trained, in all phases: its weights may lie in another process, and need their room once."""
+    resources: Resources = field(default_factory=Resources)
+    """Of all phases: the policy's weights may lie in another process, and need their room once."""
 
     def gives(self, need: Need) -> bool:
         """Whether the method may learn from it."""
@@ -179,8 +48,13 @@ class FitContext:
         """A sampler over a policy (None: the one that is trained; others are verifiers, completers), which follows its
         training."""
         if policy is None or policy.model is self.policy.model:
-            return self.shared_engine.get(self.policy, self.runtime)
+            return self.resources.engine(self.policy, self.runtime)
         return torch_engine(policy, self.runtime)
+
+    @property
+    def grader(self) -> Grader:
+        """What grades by the problems' own rules."""
+        return self.resources.grader(self.runtime)
 
     def part(self, name: str, after: Fitted | None = None) -> FitContext:
         """The context of one phase of a method, in a folder of its own.
@@ -230,7 +104,7 @@ def _only_with_declared(fit: Callable[..., Fitted]) -> Callable[..., Fitted]:
 
     @wraps(fit)
     def fitted(self: Method[Any], context: FitContext, config: Config) -> Fitted:
-        with context.shared_engine:
+        with context.resources:
             return fit(self, replace(context, needs=self.needs), config)
 
     return fitted

@@ -15,7 +15,6 @@ from repirl.config import Config, digest_of
 from repirl.engines.loading import load_policy, save_model
 from repirl.engines.lora import adapter_weights, add_adapters, load_merged
 from repirl.errors import UserError
-from repirl.grading.dispatch import grade_rollouts
 from repirl.learn.checkpoint import RunFolder
 from repirl.learn.outcome_model import OutcomeFitting
 from repirl.learn.reward_fitting import RewardFitting
@@ -119,7 +118,7 @@ def fit_reward(
 
 def make_collector(context: FitContext, sampling: SamplingConfig) -> Collector:
     """Samples to learn from, of the context's policy; graded by the problems' own graders if the method declares outcomes."""
-    return _collector(context, sampling, grade_rollouts if context.gives("outcomes") else None)
+    return _collector(context, sampling, context.grader if context.gives("outcomes") else None)
 
 
 def _validator(
@@ -131,7 +130,7 @@ def _validator(
             todo = "set validation.select=last (loop.validation.select for a policy gradient)"
             raise UserError("no validation problems to choose a checkpoint by", "select=best", todo)
         return None
-    return Validator(_collector(context, sampling, grade_rollouts), data.validation, validation, context.seed)
+    return Validator(_collector(context, sampling, context.grader), data.validation, validation, context.seed)
 
 
 def _collector(context: FitContext, sampling: SamplingConfig, grader: Grader | None) -> Collector:

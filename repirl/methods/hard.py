@@ -14,7 +14,7 @@ from pydantic import Field
 
 from repirl.config import Config, digest_of
 from repirl.errors import UserError
-from repirl.grading.dispatch import check_ungraded, grade_rollouts
+from repirl.grading.dispatch import check_ungraded
 from repirl.learn.checkpoint import write_json
 from repirl.methods.base import FitContext
 from repirl.rng import seed_for
@@ -73,7 +73,7 @@ def _read(path: Path, asked: object) -> dict | None:
 
 
 def _sampled(context: FitContext, data: TrainingSet, config: HardConfig, sampling: SamplingConfig) -> dict[str, object]:
-    collector = Collector(context.policy.tokenizer, context.engine(), grade_rollouts, sampling.decoding)
+    collector = Collector(context.policy.tokenizer, context.engine(), context.grader, sampling.decoding)
     seed, hard, verdicts = seed_for(config.seed, "hard"), [], []
     for start in range(0, len(data.problems), _AT_A_TIME):
         for group in collector.groups(data.problems[start : start + _AT_A_TIME], config.samples, seed):

@@ -7,7 +7,7 @@ in this room and one line here. What has no contract may be a PRM that others pu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,6 +92,11 @@ def load_reward(name: str, options: LoadOptions) -> LoadedReward:
     if not is_file(folder / CONTRACT_FILE) and is_file(folder / "config.json"):
         return _published(name, published.Address(str(folder)), options)
     return _saved(name, folder, options)
+
+
+def reward_on(name: str, options: LoadOptions, device: str) -> StepReward:
+    """`load_reward` for a worker, on its device."""
+    return load_reward(name, replace(options, device=device)).reward
 
 
 def saved_at(folder: Path) -> Path:

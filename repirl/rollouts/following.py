@@ -55,9 +55,8 @@ class FollowingEngine:
     def _check(self, rollouts: Sequence[Rollout]) -> None:
         """Score a few again: those with the longest prompts, which may have been cached, and others."""
         by_prompt = sorted(rollouts, key=lambda rollout: -len(rollout.prompt_ids))
-        chosen = (
-            [by_prompt[i] for i in np.unique(np.linspace(0, len(by_prompt) - 1, CHECKED_ROWS).astype(int))] if rollouts else []
-        )
+        places = np.unique(np.linspace(0, len(by_prompt) - 1, CHECKED_ROWS).astype(int)) if by_prompt else []
+        chosen = [by_prompt[i] for i in places]
         if not chosen:
             return
         temperature = chosen[0].temperature or 1.0

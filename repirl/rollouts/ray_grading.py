@@ -27,6 +27,11 @@ class RayGrader:
         before = sum(map(len, everybodys[: parallel.rank()]))
         return verdicts[before : before + len(problems)]
 
+    def close(self) -> None:
+        """End the workers."""
+        if self.workers is not None:
+            self.workers.close()
+
     def _graded(self, asked: Sequence[tuple[Problem, str, str]]) -> list[Verdict]:
         assert self.workers is not None, "the first process drives"
         pieces = [(asked[i : i + PIECE_ROWS],) for i in range(0, len(asked), PIECE_ROWS)]
