@@ -107,13 +107,16 @@ def test_a_breach_would_be_seen() -> None:
     assert breaches("from repirl.rewards.base import R\nfrom repirl.types import Budget\nimport torch", "learn") == []
 
 
+PASSING_ON = {"rollouts/following.py", "engines/copied.py", "engines/ray_engine.py"}
+
+
 @pytest.mark.parametrize(
     ("what", "where"),
     [
         (r"\.backward\(|clip_grad_norm_|optimizer\.step\(", {"learn/gradient.py"}),
         (r"length_sorted_chunks\(|pad_batch\(\[rows", {"learn/gradient.py", "rollouts/batching.py"}),
-        # Completions of problems; judgements of them; steps of a search; an engine that passes on to another.
-        (r"\.generate\(", {"rollouts/collect.py", "rewards/written.py", "evals/search.py", "rollouts/following.py"}),
+        # Completions of problems; judgements of them; steps of a search; engines that pass on to others.
+        (r"\.generate\(", {"rollouts/collect.py", "rewards/written.py", "evals/search.py", *PASSING_ON}),
         (r"save_checkpoint\(|load_checkpoint\(", {"learn/run.py", "learn/checkpoint.py"}),
         (r"optim\.AdamW\(", {"learn/updater.py"}),
     ],

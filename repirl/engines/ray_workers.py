@@ -6,6 +6,7 @@ its piece is done again. Whatever it does must therefore be a function of its ar
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -48,7 +49,7 @@ def connect(settings: RaySettings) -> None:
     if ray.is_initialized():
         return
     try:
-        ray.init(address=settings.address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=settings.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         todo = "give the address that `ray start` printed, or leave it out to start one here"
         raise UserError("no Ray cluster answers", settings.address or "this machine", todo) from error
@@ -73,9 +74,9 @@ class Workers:
 
         connect(settings)
         self._make, self._settings, self._prepare = make, settings, prepare
-        self._actor_class = ray.remote(_Worker).options(**options)
+        self._actor_class: Any = ray.remote(_Worker).options(**options)
         self.lost = 0
-        self.actors = [self._actor_class.remote(make) for _ in range(count)]
+        self.actors: list[Any] = [self._actor_class.remote(make) for _ in range(count)]
         self._wait_until_up(self.actors)
 
     def map(self, method: str, pieces: Sequence[tuple[Any, ...]], on_done: Callable[[int], None] = lambda i: None) -> list[Any]:
@@ -84,6 +85,7 @@ class Workers:
         An error of the method itself is raised here. EngineFault if too many workers are lost.
         """
         import ray
+        from ray.exceptions import RayActorError, RayTaskError
 
         found: list[Any] = [None] * len(pieces)
         waiting = list(reversed(range(len(pieces))))
@@ -98,9 +100,9 @@ class Workers:
             try:
                 found[piece] = ray.get(done)
                 on_done(piece)
-            except ray.exceptions.RayTaskError as error:
+            except RayTaskError as error:
                 raise error.cause from None  # the method's own, as if it had been called here
-            except ray.exceptions.RayActorError as error:
+            except RayActorError as error:
                 waiting.append(piece)
                 self._replace(place, error)
             idle.append(place)
@@ -109,13 +111,14 @@ class Workers:
     def each(self, method: str, *given: Any) -> list[Any]:
         """`method(*given)` of every worker; one that is lost meanwhile is replaced, and its result is None."""
         import ray
+        from ray.exceptions import RayActorError
 
         references = [actor.do.remote(method, *given) for actor in self.actors]
         found: list[Any] = []
         for place, reference in enumerate(references):
             try:
                 found.append(ray.get(reference))
-            except ray.exceptions.RayActorError as error:
+            except RayActorError as error:
                 self._replace(place, error)
                 found.append(None)
         return found
@@ -144,12 +147,13 @@ class Workers:
 
     def _wait_until_up(self, actors: Sequence[Any]) -> None:
         import ray
+        from ray.exceptions import RayActorError
 
         answers = [actor.up.remote() for actor in actors]
         ready, late = ray.wait(answers, num_returns=len(actors), timeout=self._settings.start_timeout_s)
         try:
             ray.get(ready)
-        except ray.exceptions.RayActorError as error:
+        except RayActorError as error:
             raise EngineFault(f"a worker could not be made: {_line(error, -1)}", "look at its machine") from error
         if late:
             what = f"{len(late)} of {len(actors)} workers did not start in {self._settings.start_timeout_s:.0f} s"
