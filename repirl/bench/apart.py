@@ -17,6 +17,7 @@ from repirl.evals.protocol import EvalProtocol
 from repirl.methods.base import Method
 from repirl.methods.registry import load_method
 from repirl.methods.runtime import Runtime, start_policy
+from repirl.methods.suited import sampling_of
 from repirl.paths import replace_file
 from repirl.records.schema import RunRecord
 from repirl.rewards.artifact import CONTRACT_FILE
@@ -71,6 +72,9 @@ def train(
     arguments = [item.run.method, "--recipe", item.run.recipe, "--policy", start, "--seed", str(item.seed)]
     arguments += ["--out", str(folder), "--json", *_runtime(suite.runtime)]
     arguments += [part for extra in places.include for part in ("--include", extra)]
+    sampled = sampling_of(configuration(item, load_method(item.run.method, places.include)))
+    if sampled is not None:
+        arguments += ["--chat-template" if sampled[1].chat_template else "--no-chat-template"]
     arguments += [part for setting in settings for part in ("--set", setting)]
     runs = [places.work / one.key for one in plan(item.suite, suite)]  # those too that have not begun
     verdicts = [place / name for place in runs for name in VERDICTS] + ([] if places.results is None else [places.results])

@@ -154,7 +154,10 @@ def scale_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources,
                 on_progress=lambda done, total, title=evaluation.title: on_part(title, done, total),
             )
         name = item.run.method if fitted.reward_folder is None else str(fitted.reward_folder)
-        loaded = load_reward(name, LoadOptions(item.policy, separator_of(benchmark.problems), item.seed, device=device))
+        loaded = load_reward(
+            name,
+            LoadOptions(item.policy, separator_of(benchmark.problems), item.seed, device=device, chat=evaluation.chat_template),
+        )
         pool = with_scores(pool_of_samples(benchmark, report.samples[SAMPLED]), FITTED, loaded)
         candidates = pool.candidates()
         found.append(

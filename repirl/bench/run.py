@@ -26,7 +26,7 @@ from repirl.processes import only_user_of
 from repirl.records import store
 
 OnEvent = Callable[[dict[str, Any]], None]
-"""Called with {"key", "part", "done", "total", ...} lines of the workers, and part "skipped", "done" or "failed"."""
+"""Called with {"key", "part", "done", "total", ...} lines of the workers, and part "skipped", "remark", "done" or "failed"."""
 
 
 # Batches differ in shape from step to step: with glibc's moving threshold their tensors fragment the heap, and a worker

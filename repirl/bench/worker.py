@@ -20,12 +20,14 @@ from repirl.errors import EngineFault, GradingFault, NumericalFault, UserError
 from repirl.methods.base import FitContext, Fitted, Method
 from repirl.methods.registry import load_method
 from repirl.methods.runtime import start_policy
+from repirl.methods.suited import sampling_of
 from repirl.precision import training_in
 from repirl.processes import die_with_parent
 from repirl.records import store
 from repirl.records.build import new_record
 from repirl.records.provenance import portable
 from repirl.records.schema import BasePolicy, ParentStage, RunRecord
+from repirl.rollouts.prompts import plain_prompts
 
 
 def run_item(
@@ -52,6 +54,8 @@ def run_item(
         placed = apart.train(item, suite, start, reward, places, lambda done, total: _say(item, "train", done, total))
     with training_in(suite.runtime.dtype):
         policy = start_policy(start, suite.runtime, item.seed)
+        if (said := _plain_parts(suite, config, policy)) is not None:
+            print(json.dumps({"key": item.key, "part": "remark", "done": 1, "total": 1, "said": said}), flush=True)
         _say(item, "train", 0, 1)
         on_step = lambda step, steps, metrics: _say(item, "train", step, steps, metrics)
         fitted = method.fit(FitContext(policy, folder, item.seed, on_step, runtime=suite.runtime), placed)
@@ -65,6 +69,14 @@ def run_item(
         fitted = replace(fitted, curve=curve, diagnostics={**fitted.diagnostics, **moved})
     record = _record(item, suite, method, config, policy, fitted, parent, paying, command)
     return store.write(record, reports, judgements, scalings, curve=fitted.curve, root=results)
+
+
+def _plain_parts(suite: Suite, config: Config, policy: LoadedPolicy) -> str | None:
+    """What of a run gives plain prompts to a policy that has a chat template, as a remark; None where nothing does."""
+    sampled = sampling_of(config)
+    parts = [] if sampled is None or sampled[1].chat_template else ["training"]
+    parts += [one.title for one in suite.evaluations if not getattr(one, "chat_template", True)]
+    return plain_prompts(policy.tokenizer, ", ".join(parts)) if parts else None
 
 
 def _parent(item: WorkItem, results: Path | None) -> RunRecord | None:

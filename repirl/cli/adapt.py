@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from repirl.cli.chat import ChatFlag, chat_for
 from repirl.cli.output import JsonFlag, check_folder, emit, note, working
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def adapt_command(
     policy: Annotated[str, typer.Option(help="Embedded name, folder, or hub id.")] = "tiny",
     recipe: Annotated[str, typer.Option(help="Of the method `test_time`.")] = "tiny",
     settings: Annotated[list[str] | None, typer.Option("--set", help="Change of the recipe: key.path=value.")] = None,
-    chat_template: Annotated[bool, typer.Option(help="Apply the policy's chat template.")] = False,
+    chat_template: ChatFlag = None,
     samples: Annotated[int, typer.Option(min=2, help="Completions of each problem before and after.")] = 8,
     seed: Annotated[int, typer.Option(help="Of training and of the samples.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder.", show_default="runs/adapt-SIGNAL-sSEED")] = None,
@@ -69,6 +70,7 @@ def adapt_command(
     check_folder(folder, "--out")
     with working("loading"):
         card = load_benchmark(benchmark, data_dir=data_dir)
+        chat = chat_for(chat_template, policy)
     if len(card.problems) < problems + held_out:
         raise UserError(f"{benchmark} has too few problems", len(card.problems), "lower --problems or --held-out")
     if watch > held_out:
@@ -79,11 +81,11 @@ def adapt_command(
     file = folder / apart.PROBLEMS_FILE
     given = TOLD.get(chosen, "none")
     watched = 0 if chosen in TOLD else watch
-    more = [*(["loop.sampling.chat_template=true"] if chat_template else []), *(settings or ())]
+    more = [f"loop.sampling.chat_template={json.dumps(chat)}", *(settings or ())]
     training = _training(chosen, reward, file, watched, recipe, more)
     folder.mkdir(parents=True, exist_ok=True)
     apart.write_problems(file, card.problems[: problems + watched], given)
-    protocol = EvalProtocol(samples=samples, seed=seed, limit=problems + held_out, chat_template=chat_template)
+    protocol = EvalProtocol(samples=samples, seed=seed, limit=problems + held_out, chat_template=chat)
     metrics = [f"maj@{samples}"]
     reports = {}
     run = folder / "run"
@@ -145,13 +147,14 @@ def _training(signal: str, reward: str | None, file: Path, watched: int, recipe:
 
     if reward is not None:
         load_reward(reward, LoadOptions())
+    at = json.dumps(str(file.resolve()))
     if signal not in TOLD:
-        settings = ["data.source=unlabelled", f"data.file={file.resolve()}", f"signal={signal}", f"watch.problems={watched}"]
-        settings += [f"reward={_place(reward)}"] if reward is not None else []
+        settings = ["data.source=unlabelled", f"data.file={at}", f"signal={signal}", f"watch.problems={watched}"]
+        settings += [f"reward={json.dumps(_place(reward))}"] if reward is not None else []
         method, chosen = "test_time", recipe
     else:
         loop = load_method("test_time").recipe(recipe).model_dump(mode="json")["loop"]
-        settings = ["data.source=file", f"data.file={file.resolve()}", "data.validation_problems=0"]
+        settings = ["data.source=file", f"data.file={at}", "data.validation_problems=0"]
         settings += [f"loop.{name}={json.dumps(value)}" for name, value in loop.items() if name != "credit"]
         method, chosen = "rloo", "tiny"
     settings += more

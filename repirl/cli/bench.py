@@ -86,6 +86,9 @@ def _events() -> Iterator[OnEvent]:
 
         def on_event(event: dict[str, Any]) -> None:
             key, part = event["key"], event["part"]
+            if part == "remark":
+                console.print(f"{key}: {event['said']}", markup=False, highlight=False, soft_wrap=True)
+                return
             if part in ("skipped", "failed", "done"):
                 if key in bars:
                     progress.remove_task(bars.pop(key))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from repirl.cli.chat import ChatFlag, chat_for
 from repirl.cli.engine_choice import TORCH, BaseUrlOption, EngineOption, EngineSetOption, ModelOption, Weights, open_sampler
 from repirl.cli.output import JsonFlag, check_output, emit, note, working
 from repirl.errors import UserError
@@ -52,7 +53,7 @@ def demos_command(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first problems.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
-    chat_template: Annotated[bool, typer.Option(help="Apply the policy's (or the server's) chat template.")] = False,
+    chat_template: ChatFlag = None,
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of benchmark cards.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "float32",
@@ -84,7 +85,8 @@ def demos_command(
     with working("loading"):
         given = _problems(data, set_ or (), benchmark, data_dir, include or (), allow_weak_sandbox)
         weights = Weights(policy, revision, dtype, device, max_batch_rows, max_cache_tokens)
-        sampler = open_sampler(engine, weights, base_url, model, engine_set, chat_template)
+        chat = chat_for(chat_template, policy, revision, engine, "its samples")
+        sampler = open_sampler(engine, weights, base_url, model, engine_set, chat)
         problems = given.problems[:limit]
         # What the grader refuses (too weak a sandbox) is to be seen before anything is sampled.
         given.grader(problems[:1], ["```python\n0\n```"], ["stop"])
@@ -93,7 +95,7 @@ def demos_command(
         "policy": sampler.policy.digest,
         "data": given.digest,
         "max_new_tokens": params.max_new_tokens,
-        "chat_template": chat_template,
+        "chat_template": chat,
         "temperature": temperature,
         "seed": seed,
         "dtype": sampler.policy.dtype,
@@ -103,7 +105,7 @@ def demos_command(
     folder = out.with_name(f"{out.name}.samples")
     with only_user_of(folder), closing(sampler), working(given.name) as on_progress:
         pool = SamplePool(folder, "demos", fingerprint)
-        decoding = Decoding(params, chat_template, ungraded_limit=None)  # the pool has the limit
+        decoding = Decoding(params, chat, ungraded_limit=None)  # the pool has the limit
         selected = collect_demonstrations(
             pool,
             Collector(sampler.policy.tokenizer, sampler.engine, given.grader, decoding),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from repirl.cli.chat import ChatFlag, chat_for
 from repirl.cli.engine_choice import TORCH, BaseUrlOption, EngineOption, EngineSetOption, ModelOption, Weights, open_sampler
 from repirl.cli.output import JsonFlag, check_folder, emit, working
 
@@ -37,7 +38,7 @@ def eval_command(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Default: what the benchmark says.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first problems.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
-    chat_template: Annotated[bool, typer.Option(help="Apply the policy's chat template.")] = False,
+    chat_template: ChatFlag = None,
     extraction: Annotated[str, typer.Option(help="Answers: strict (marked ones), flexible (else the last value).")] = "strict",
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of benchmark cards.")] = None,
@@ -61,14 +62,16 @@ def eval_command(
     from repirl.evals.protocol import EvalProtocol
 
     sampling = {"samples": samples, "temperature": temperature, "greedy": greedy, "max_new_tokens": max_new_tokens}
-    more = {"limit": limit, "seed": seed, "chat_template": chat_template, "extraction": extraction}
+    more = {"limit": limit, "seed": seed, "extraction": extraction}
     protocol = parse_config(EvalProtocol, sampling | more)
     protocol.parts()
     check_folder(out, "--out")
     with working("loading"):
+        chat = chat_for(chat_template, policy, revision, engine)
+        protocol = protocol.model_copy(update={"chat_template": chat})
         wanted = _wanted(benchmark, protocol, metric or (), against, data_dir, include or ())
         weights = Weights(policy, revision, dtype, device, max_batch_rows, max_cache_tokens)
-        sampler = open_sampler(engine, weights, base_url, model, engine_set, chat_template)
+        sampler = open_sampler(engine, weights, base_url, model, engine_set, chat)
     summaries = []
     with closing(sampler):
         for one in wanted:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from repirl.cli.chat import ChatFlag, chat_for
 from repirl.cli.output import JsonFlag, check_folder, check_output, emit, note, working
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def scale_command(
         str | None, typer.Option(help="A policy trained later: do scores of failed attempts tell which problems it solves?")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the samples, and of the subsets that vote.")] = 0,
-    chat_template: Annotated[bool, typer.Option(help="Apply the policy's chat template.")] = False,
+    chat_template: ChatFlag = None,
     extraction: Annotated[str, typer.Option(help="Answers: strict (marked ones), flexible (else the last value).")] = "strict",
     prompt_suffix: Annotated[
         str | None, typer.Option(help="Text after each problem. Default: as in the reward's training.")
@@ -94,6 +95,7 @@ def scale_command(
         place = default_device()
     with working("loading"):
         problems = None if benchmark is None else load_benchmark(benchmark, data_dir=data_dir, include=include or ())
+        chat = pool is None and chat_for(chat_template, policy)
     if approach is not None:
         if problems is None or pool is not None or len(reward or ()) != 1:
             raise UserError("a search needs one benchmark and one reward", approach, "give --benchmark and --reward once")
@@ -107,7 +109,7 @@ def scale_command(
             limit=limit,
             settings=tuple(set_ or ()),
             given={"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens},
-            chat_template=chat_template,
+            chat_template=chat,
             extraction=way,
             dtype=dtype,
             device=place,
@@ -128,7 +130,7 @@ def scale_command(
 
             policy_dir(later)
         for given in names.values():  # a mistake is to be seen before anything is sampled
-            reward_for(given, problems.problems[:limit], policy, seed, dtype, place)
+            reward_for(given, problems.problems[:limit], policy, seed, dtype, place, chat=chat)
         if number and max(number) > samples:
             raise UserError("N is more than the samples of a problem", max(number), f"--samples is {samples}")
         sampling = {
@@ -138,12 +140,12 @@ def scale_command(
             "max_new_tokens": max_new_tokens,
             "limit": limit,
             "seed": seed,
-            "chat_template": chat_template,
+            "chat_template": chat,
             "extraction": extraction,
         }
         graded, parameters["policy"] = sampled_pool(problems, policy, sampling, out, dtype, place)
     for name, given in names.items():
-        loaded = reward_for(given, graded.problems.values(), policy, seed, dtype, place)
+        loaded = reward_for(given, graded.problems.values(), policy, seed, dtype, place, chat=chat)
         with working(f"scoring {name}") as on_progress:
             graded = with_scores(graded, name, loaded, prompt_suffix=prompt_suffix, on_progress=on_progress)
         parameters[name] = parameters_of(getattr(loaded.reward, "model", None))
@@ -184,8 +186,11 @@ def sampled_pool(
     return pool_of_samples(problems, report.samples[SAMPLED]), parameters_of(model.model)
 
 
-def reward_for(name: str, problems: Collection[Problem], policy: str, seed: int, dtype: str, device: str) -> LoadedReward:
-    """A reward by name or folder, to score solutions of these problems; one that is named takes the policy's tokens."""
+def reward_for(
+    name: str, problems: Collection[Problem], policy: str, seed: int, dtype: str, device: str, *, chat: bool = False
+) -> LoadedReward:
+    """A reward by name or folder, to score solutions of these problems; one that is named takes the policy's tokens, and its
+    prompts as the policy had them."""
     from repirl.errors import UserError
     from repirl.evals.step_scoring import separator_of
     from repirl.rewards.load import LoadOptions, load_reward
@@ -193,7 +198,7 @@ def reward_for(name: str, problems: Collection[Problem], policy: str, seed: int,
 
     if name == "oracle" and (unknown := [problem.id for problem in problems if problem.family != arith.FAMILY]):
         raise UserError("the oracle knows only arith problems, not", unknown[0], "choose by another reward")
-    return load_reward(name, LoadOptions(policy, separator_of(problems), seed, dtype, device))
+    return load_reward(name, LoadOptions(policy, separator_of(problems), seed, dtype, device, chat))
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:

@@ -52,7 +52,9 @@ def search_curve(benchmark: Benchmark, asked: Asked, save_pool: Path | None) -> 
     if not problems:
         raise UserError("the benchmark has no problems", benchmark.name)
     policy = load_policy(asked.policy, dtype=asked.dtype, device=asked.device)
-    loaded = reward_for(asked.reward, problems, asked.policy, asked.given["seed"], asked.dtype, asked.device)
+    loaded = reward_for(
+        asked.reward, problems, asked.policy, asked.given["seed"], asked.dtype, asked.device, chat=asked.chat_template
+    )
     engine = TorchEngine(policy.model, policy.tokenizer)
     (name,) = short_names([asked.reward])
     sizes = {

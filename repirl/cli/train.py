@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from repirl import parallel
-from repirl.cli.output import JsonFlag, check_folder, emit, working
+from repirl.cli.chat import ChatFlag
+from repirl.cli.output import JsonFlag, check_folder, emit, note, working
 from repirl.errors import UserError
 
 
@@ -28,6 +29,7 @@ def train_command(
     revision: Annotated[str | None, typer.Option(help="Commit of a hub policy.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Change of the recipe: key.path=value.")] = None,
+    chat_template: ChatFlag = None,
     optimizer: Annotated[
         str | None, typer.Option(help="rloo, grpo or ppo in place of the recipe's (methods with a policy gradient).")
     ] = None,
@@ -76,6 +78,7 @@ def train_command(
     from repirl.methods.registry import load_method
     from repirl.methods.rl import RLConfig
     from repirl.methods.runtime import Runtime, start_policy
+    from repirl.methods.suited import chat_setting, headless, plain_training, scalar_head
     from repirl.precision import training_in
 
     if problems not in ("all", "hard"):
@@ -87,7 +90,7 @@ def train_command(
     with parallel.joined(device or default_device()) as place:
         with working("loading"), training_in(dtype):
             chosen = load_method(method, tuple(map(str, include or ())))
-            config = chosen.recipe(recipe)
+            config = of_recipe = chosen.recipe(recipe)
             paid = credit_settings(config, optimizer, mixing, critic_of(recipe))
             if problems == "hard" and not isinstance(config, RLConfig):
                 raise UserError("this method samples no policy in training", method, "leave out --problems hard")
@@ -110,6 +113,12 @@ def train_command(
                 },
             )
             start = start_policy(policy, runtime, seed, revision)
+            chat = chat_setting(of_recipe, start.tokenizer, chat_template)
+            head = scalar_head(of_recipe, start.model.config, given)
+            config = with_overrides(of_recipe, [*chat, *head, *given])
+        for remark in (headless(head), plain_training(config, start.tokenizer)):
+            if remark is not None and parallel.is_first():
+                note(remark)
         with working(f"{method}, {recipe}") as on_progress, training_in(dtype):
             context = FitContext(start, folder, seed, lambda step, steps, metrics: on_progress(step, steps), runtime)
             fitted = chosen.fit(context, config)

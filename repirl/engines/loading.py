@@ -87,20 +87,25 @@ def load_policy(
     path = policy_dir(name_or_path, revision)
     if not is_file(path / "config.json"):
         raise UserError("no config.json in the policy's folder", str(path), "give a folder written by save_pretrained")
-    from transformers import AutoTokenizer
-
     model = _load_model(path, dtype)
-    if not any(any(path.glob(pattern)) for pattern in _TOKENIZER_FILES):
-        # transformers would make up a tokenizer of the model's usual kind
-        raise UserError("no tokenizer in the policy's folder", str(path), "save the tokenizer beside the model")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError("the policy has no readable tokenizer", str(path), _first_line(error)) from error
+    tokenizer = load_tokenizer(path)
     model.eval()
     if device is not None:
         model.to(device)
     return LoadedPolicy(model, tokenizer, str(name_or_path), path, folder_digest(path), str(model.dtype).removeprefix("torch."))
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer of a policy's folder; UserError if there is none that can be read."""
+    from transformers import AutoTokenizer
+
+    if not any(any(path.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        # transformers would make up a tokenizer of the model's usual kind
+        raise UserError("no tokenizer in the policy's folder", str(path), "save the tokenizer beside the model")
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError("the policy has no readable tokenizer", str(path), _first_line(error)) from error
 
 
 def check_device(device: str | torch.device) -> None:

@@ -47,7 +47,7 @@ def energy_from_policy(policy, *, layers: int | None = None, base_measure: float
     """
     config = copy.deepcopy(policy.config)
     if base_measure and not config.tie_word_embeddings:
-        raise UserError("a base measure needs tied embeddings", config.model_type, "set irl.base_measure=0")
+        raise UserError("a base measure needs tied embeddings", config.model_type, "set base_measure=0 (and irl.form=energy)")
     config.repirl_base_measure = base_measure
     config.num_labels = 1
     config.classifier_dropout = 0.0

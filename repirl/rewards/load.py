@@ -55,6 +55,8 @@ class LoadOptions:
     seed: int = 0
     dtype: str = "float32"
     device: str | torch.device = "cpu"
+    chat: bool = False
+    """Whether a named reward reads prompts in the policy's chat template, as the policy did that wrote the solutions."""
 
 
 KINDS: dict[str, Callable[[Path, Any, RewardContract, str | torch.device], StepReward]] = {
@@ -134,7 +136,7 @@ def _named(name: str, options: LoadOptions) -> LoadedReward:
         reward=NAMED[name](policy.model, policy.tokenizer, segmentation, options.seed),
         tokenizer=policy.tokenizer,
         segmentation=segmentation,
-        template="plain",
+        template="chat" if options.chat else "plain",
         digest=policy.digest if uses_model else None,
         max_tokens=_longest(policy.model) if uses_model else None,
         natural_threshold=0.5 if name == "oracle" else None,
