@@ -32,7 +32,7 @@ real: $(STAMP)
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,real]' 2>&1 | { grep -v '^WARNING: Location' || true; }
 	$(BIN)/python benchmarks/real/smollm2.py $(MODEL)
 	$(BIN)/python benchmarks/real/word_problems.py runs/models/word_problems.jsonl
-	$(BIN)/python -m pytest -m real
+	$(BIN)/python -m pytest -m real tests/test_real.py
 	$(BIN)/repirl bench real-small $(if $(DATA),--data-dir $(DATA))
 
 test: lint
