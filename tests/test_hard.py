@@ -10,7 +10,6 @@ from test_methods import small_config
 from repirl.cli.main import run
 from repirl.engines.loading import load_policy
 from repirl.errors import GradingFault, UserError
-from repirl.methods import hard
 from repirl.methods.base import FitContext
 from repirl.methods.hard import HardConfig, only_hard
 from repirl.methods.registry import load_method
@@ -41,7 +40,7 @@ def told(monkeypatch: pytest.MonkeyPatch, verdicts: dict[str, list[Verdict]]) ->
         left = {problem: iter(own) for problem, own in verdicts.items()}
         return [next(left[problem.id]) for problem in problems]
 
-    monkeypatch.setattr(hard, "grade_rollouts", grade)
+    monkeypatch.setattr("repirl.methods.runtime.grade_rollouts", grade)
     return calls
 
 

@@ -95,7 +95,7 @@ def test_the_saved_reward_is_what_the_policy_learned_against_its_start(name, pol
 @pytest.mark.parametrize("name", NAMES)
 def test_an_interrupted_run_ends_as_a_quiet_one(name, policy_folder, tmp_path, monkeypatch):
     """Stopped after each step; what was sampled is not sampled again, and costs once."""
-    monkeypatch.setattr("repirl.methods.fitting.grade_rollouts", by_parity)
+    monkeypatch.setattr("repirl.methods.runtime.grade_rollouts", by_parity)
     config = small_config(name, steps=3)
     whole = fit(name, policy_folder, tmp_path / "whole", config)
 

@@ -18,7 +18,7 @@ from repirl.engines.base import SamplingParams
 from repirl.engines.loading import load_policy
 from repirl.engines.torch_engine import TorchEngine
 from repirl.grading.dispatch import grade_rollouts
-from repirl.methods import fitting, step_labels
+from repirl.methods import step_labels
 from repirl.methods.base import FitContext
 from repirl.methods.registry import load_method
 from repirl.rewards.load import LoadOptions, load_reward
@@ -107,6 +107,6 @@ def test_it_beats_chance_and_its_own_opposite(name: str, held_out, tmp_path: Pat
         own = step_labels.exact_step_labels
         monkeypatch.setattr(step_labels, "exact_step_labels", lambda *given: [not right for right in own(*given)])
     else:
-        monkeypatch.setattr(fitting, "grade_rollouts", turned_round)
+        monkeypatch.setattr("repirl.methods.runtime.grade_rollouts", turned_round)
     swapped, _ = told_apart(fitted(name, tmp_path / "swapped"), held_out)
     assert swapped < taught - 0.1, (taught, swapped)

@@ -185,7 +185,7 @@ def learnable(monkeypatch: pytest.MonkeyPatch) -> None:
         measured(validator)
         return float(next(looks))
 
-    monkeypatch.setattr("repirl.methods.fitting.grade_rollouts", by_parity)
+    monkeypatch.setattr("repirl.methods.runtime.grade_rollouts", by_parity)
     monkeypatch.setattr(Validator, "accuracy", last_is_best)
 
 
