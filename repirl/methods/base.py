@@ -66,8 +66,8 @@ class FitContext:
         if after is not None and after.policy_folder is not None:
             folder = after.policy_folder
             model = start_policy(folder, self.runtime, self.seed).model if parallel.is_cut(policy.model) else policy.model
-            name = f"{policy.name}, {folder.parent.name}"
-            policy = replace(policy, model=model, name=name, path=folder, digest=folder_digest(folder))
+            label = f"{policy.name}, {folder.parent.name}"
+            policy = replace(policy, model=model, name=label, path=folder, digest=folder_digest(folder))
         return replace(self, folder=self.folder / name, policy=policy)
 
 
