@@ -46,7 +46,8 @@ $(VLLM_STAMP): pyproject.toml constraints.txt
 	@sed 's/^numpy==.*/numpy==2.3.5/' constraints.txt > $(VLLM_VENV)/constraints.txt
 	@$(VLLM_VENV)/bin/pip install -q --disable-pip-version-check -c $(VLLM_VENV)/constraints.txt '$(VLLM)' -e '.[dev]' \
 	  > $(VLLM_VENV)/pip.log 2>&1 || { tail -5 $(VLLM_VENV)/pip.log; \
-	  echo "The tests of vLLM could not run: $(VLLM) could not be installed (is there a network?)"; exit 1; }
+	  echo "The tests of vLLM could not run: $(VLLM) could not be installed. Is there a network, and does pip find the build"; \
+	  echo "of torch for CPUs (+cpu), which it needs? PIP_EXTRA_INDEX_URL says where."; exit 1; }
 	@$(VLLM_VENV)/bin/pip uninstall -q -y torchvision torchaudio torchcodec triton
 	@$(VLLM_VENV)/bin/python -c 'import repirl, torch, transformers, vllm, pytest'
 	@touch $@

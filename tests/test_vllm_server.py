@@ -25,9 +25,9 @@ from repirl.engines.base import Request, SamplingParams
 from repirl.engines.loading import load_policy
 from repirl.engines.torch_engine import TorchEngine
 from repirl.engines.vllm_backend import OWNER
-from repirl.engines.vllm_engine import SHARED_MEMORY, VllmEngine, VllmPrmEngine, pieces
+from repirl.engines.vllm_engine import SHARED_MEMORY, VllmEngine, VllmPrmEngine
 from repirl.engines.vllm_settings import VllmSettings
-from repirl.engines.weights import ModelWeights
+from repirl.engines.weights import ModelWeights, pieces
 from repirl.errors import EngineFault, NumericalFault, UserError
 from repirl.methods.base import FitContext
 from repirl.methods.registry import load_method
@@ -128,7 +128,7 @@ def test_a_sync_hands_over_every_weight_once_in_pieces_then_forgets_prefixes(pol
 
 def test_pieces_are_bounded_whole_and_of_the_engines_precision():
     tensors = [(f"w{i}", torch.full((size,), i + 0.3)) for i, size in enumerate((100, 300, 50, 50, 900, 1))]
-    found = list(pieces(iter([*tensors, ("count", torch.tensor([7]))]), "bfloat16", 800))
+    found = list(pieces(iter([*tensors, ("count", torch.tensor([7]))]), 800, torch.bfloat16))
     assert [list(piece) for piece in found] == [["w0", "w1"], ["w2", "w3"], ["w4"], ["w5", "count"]]
     flat = {name: value for piece in found for name, value in piece.items()}
     assert flat.pop("count").dtype == torch.int64
@@ -223,7 +223,6 @@ def test_a_runtime_without_vllm_reads_as_before_there_was_one():
         "max_cache_tokens": None,
         "gradient_checkpointing": False,
         "lora": None,
-        "reward_lora": None,
     }
     assert Runtime().model_dump(mode="json") == before
     assert Runtime().settings == {"dtype": "float32", "lora": None}
