@@ -44,6 +44,7 @@ SMALL = {
     "data.validation_problems": 2,
     "data.levels": [1],
 }
+OF_A_METHOD = {"repirl": {"offline.updates": 0}, "sft_rloo": {"sft.steps": 2, "sft.optim.lr": 0.01}}
 INTERRUPTED_AFTER = 2
 
 
@@ -132,7 +133,7 @@ class Interrupted(Exception):
 
 def fit(policy_folder: Path, folder: Path, method: str = "rloo", lora: int | None = None, until: int | None = None) -> None:
     """A short run, or what is left of it; with `until` it breaks off after so many steps."""
-    settings = SMALL | ({"offline.updates": 0} if method == "repirl" else {})
+    settings = SMALL | OF_A_METHOD.get(method, {})
     config = with_overrides(load_method(method).recipe("tiny"), [f"{key}={json.dumps(v)}" for key, v in settings.items()])
     runtime = Runtime(lora=None if lora is None else LoRAConfig(rank=lora))
 
@@ -166,7 +167,7 @@ def main(what: str, policy_folder: Path, out: Path) -> None:
         found = {"gradients": gradients(), "scores": scores(), "versions": versions(), "sums": sums()}
         if parallel.is_first():
             torch.save(found, out / "found.pt")
-        for method in ("rloo", "repirl"):
+        for method in ("rloo", "repirl", "sft_rloo"):  # the last has a phase that starts from a policy that was cut
             fit(policy_folder, out / f"{method}-two", method)
         fit(policy_folder, out / "rloo-lora-two", lora=2)
         fit(policy_folder, out / "from-two-to-one", "repirl", until=INTERRUPTED_AFTER)

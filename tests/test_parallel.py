@@ -109,7 +109,7 @@ def same(folder: Path, other: Path, parts: tuple[str, ...]) -> None:
         assert theirs.get("engine_logprob_gap_max", 0) < 1e-3
 
 
-PARTS = {"rloo": ("policy",), "repirl": ("policy", "reward")}
+PARTS = {"rloo": ("policy",), "repirl": ("policy", "reward"), "sft_rloo": ("policy", "sft/policy")}
 
 
 @pytest.mark.parametrize("method", PARTS)
