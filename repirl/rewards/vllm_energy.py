@@ -62,10 +62,8 @@ class VllmEnergyReward(EnergyReward):
 
     def _check(self, own: np.ndarray, theirs: np.ndarray) -> None:
         """Scores have a scale of their own, that of the model's."""
-        gap, allowed = (
-            float(np.abs(own - theirs).mean()),
-            self.engine.settings.allowed_gap(training_dtype()) * max(1.0, float(np.abs(own).mean())),
-        )
+        gap = float(np.abs(own - theirs).mean())
+        allowed = self.engine.settings.allowed_gap(training_dtype()) * max(1.0, float(np.abs(own).mean()))
         if not gap <= allowed:
             what = f"after a sync vLLM's scores are off by {gap:.2g} a token (tolerance {allowed:.2g})"
             raise NumericalFault(what, "its weights are not those of the reward: report this, or score with torch")
