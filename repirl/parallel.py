@@ -67,7 +67,8 @@ def joined(device: str) -> Iterator[str]:
 
     Nothing but the device as given where torchrun did not start it.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    # Schedulers set WORLD_SIZE as well, for what is no such program.
+    world = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
     if world == 1:
         yield device
         return
@@ -120,7 +121,7 @@ def from_first(work: Callable[[], T]) -> T:
 
 
 def shared(work: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T]) -> list[R]:
-    """`work(items)`, one result an item, each process doing every so-manieth."""
+    """`work(items)`, one result an item; of n processes each does every n-th item."""
     found: list[Any] = [None] * len(items)
     for other, part in enumerate(gathered(work(items[_place.rank :: _place.size]))):
         found[other :: _place.size] = part
