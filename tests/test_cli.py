@@ -358,6 +358,8 @@ def test_check_fails_when_a_gold_is_refused_or_a_wrong_answer_passes(
         (["train", "rloo", "--set", "lop.credit.outcome=grpo"], "did you mean loop.credit.outcome?"),
         (["train", "rloo", "--set", "lr=1"], "did you mean loop.optim.lr?"),
         (["train", "rloo", "--set", "loop.steps=many"], "bad setting loop.steps"),
+        (["train", "rloo", "--engine", "openai"], "the weights of a model behind a server cannot be trained"),
+        (["train", "rloo", "--ray", "samplerz=2"], "no such setting: 'samplerz'; did you mean samplers?"),
         (["eval", "--benchmark", "arithmetic"], "unknown benchmark: 'arithmetic'; choose one of"),
         (["eval", "--benchmark", "arith", "--temperature", "0"], "bad setting temperature"),
         (["eval", "--benchmark", "arith", "--samples", "0", "--no-greedy"], "nothing to evaluate"),

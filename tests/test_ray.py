@@ -13,7 +13,6 @@ import torch
 from parallel_child import SMALL
 from safetensors.torch import load_file
 
-from repirl.cli import main as cli
 from repirl.config import with_overrides
 from repirl.engines.base import Request, SamplingParams
 from repirl.engines.copied import Architecture, CopiedEngine
@@ -186,8 +185,3 @@ def test_a_frozen_reward_that_scores_in_workers_pays_the_same(policy_folder, tmp
     runs = [fitted("test_time", policy_folder, tmp_path / str(i), settings, one) for i, one in enumerate(runtimes)]
     same_weights(*runs)
     assert runs[0].budget.scored_tokens == runs[1].budget.scored_tokens
-
-
-def test_the_command_line_names_the_workers(tmp_path):
-    given = ["train", "rloo", "--out", str(tmp_path / "run"), "--ray", "samplerz=2"]
-    assert cli.run(given) == 2

@@ -81,6 +81,8 @@ def train_command(
     from repirl.methods.suited import chat_setting, headless, plain_training, scalar_head
     from repirl.precision import training_in
 
+    if engine == "openai":
+        raise UserError("the weights of a model behind a server cannot be trained", engine, "use torch or vllm")
     if problems not in ("all", "hard"):
         raise UserError("unknown choice of problems", problems, "choose all or hard")
     if lora_rank is None and reward_lora_rank is None and lora_alpha is not None:
