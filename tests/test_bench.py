@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from repirl.bench import apart
 from repirl.bench.evaluating import judges
 from repirl.bench.known import Today, check_same
 from repirl.bench.run import SuiteOptions, _event, run_suite
@@ -17,8 +18,10 @@ from repirl.bench.suites import JudgeEvaluation, PolicyEvaluation, Suite, SuiteR
 from repirl.bench.worker import _left_policy, _parent
 from repirl.config import with_overrides
 from repirl.engines.loading import folder_digest, policy_dir
+from repirl.engines.lora import LoRAConfig
 from repirl.errors import UserError
 from repirl.methods.registry import load_method
+from repirl.methods.runtime import Runtime
 from repirl.paths import CHECKOUT_DIR
 from repirl.records import store
 from repirl.records.build import new_record
@@ -516,3 +519,12 @@ def test_only_must_keep_something(tmp_path: Path) -> None:
     options = SuiteOptions(work=tmp_path, results=tmp_path, jobs=1, only=("nothing",))
     with pytest.raises(UserError, match="no run"):
         run_suite("tiny", options, lambda event: None)
+
+
+def test_a_run_apart_is_told_of_all_adapters() -> None:
+    lora = LoRAConfig(rank=4)
+    said = apart._runtime(Runtime(lora=lora, reward_lora=LoRAConfig(rank=2)))
+    assert said[-6:] == ["--lora-rank", "4", "--reward-lora-rank", "2", "--lora-alpha", "32"]
+    assert "--lora-alpha" not in apart._runtime(Runtime())
+    with pytest.raises(UserError, match="one alpha"):
+        apart._runtime(Runtime(lora=lora, reward_lora=LoRAConfig(rank=2, alpha=8)))

@@ -92,8 +92,13 @@ def _runtime(runtime: Runtime) -> list[str]:
     if runtime.ray is not None:
         given = runtime.ray.model_dump(mode="json", exclude_defaults=True) or {"samplers": runtime.ray.samplers}
         said += [part for name, value in given.items() for part in ("--ray", f"{name}={value}")]
-    lora = runtime.lora
-    return said if lora is None else [*said, "--lora-rank", str(lora.rank), "--lora-alpha", str(lora.alpha)]
+    adapters = {"--lora-rank": runtime.lora, "--reward-lora-rank": runtime.reward_lora}
+    used = {option: lora for option, lora in adapters.items() if lora is not None}
+    if len(alphas := {lora.alpha for lora in used.values()}) > 1:
+        todo = "give policy and reward the same alpha"
+        raise UserError("a run apart from the answers has one alpha for all adapters", sorted(alphas), todo)
+    said += [part for option, lora in used.items() for part in (option, str(lora.rank))]
+    return said + [part for alpha in alphas for part in ("--lora-alpha", str(alpha))]
 
 
 def left_reward(key: str, record: RunRecord | None, work: Path) -> Path:

@@ -111,13 +111,15 @@ class Workers:
     def each(self, method: str, *given: Any) -> list[Any]:
         """`method(*given)` of every worker; one that is lost meanwhile is replaced, and its result is None."""
         import ray
-        from ray.exceptions import RayActorError
+        from ray.exceptions import RayActorError, RayTaskError
 
         references = [actor.do.remote(method, *given) for actor in self.actors]
         found: list[Any] = []
         for place, reference in enumerate(references):
             try:
                 found.append(ray.get(reference))
+            except RayTaskError as error:
+                raise error.cause from None
             except RayActorError as error:
                 self._replace(place, error)
                 found.append(None)
