@@ -39,6 +39,18 @@ class PairedDifference:
     seeds: int
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number M, in the order given (Holm 1979): the smallest times M, the next times M - 1, ...,
+    none below one before it, at most 1. That any of those below alpha is a false one has a probability of at most alpha.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    found, above = [0.0] * len(order), 0.0
+    for place, i in enumerate(order):
+        above = max(above, min(1.0, (len(order) - place) * p_values[i]))
+        found[i] = above
+    return found
+
+
 # ---------------------------------------------------------------------------------------------- intervals
 
 

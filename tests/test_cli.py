@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ import typer
 
 from repirl.bench.run import OnEvent, SuiteOptions, SuiteOutcome
 from repirl.cli import main as cli
+from repirl.cli.bench import Standing
 from repirl.cli.output import emit, working
 from repirl.errors import GradingFault, UserError
 from repirl.records import store
@@ -410,6 +412,9 @@ def test_bench_ends_with_rows_and_names_what_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = tmp_path / "results"
+    runs = "".join(f'[[runs]]\nmethod = "{method}"\n' for method in ("rloo", "bc"))
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "trial.toml").write_text(f'title = "Trial"\n{runs}[[evaluations]]\nbenchmark = "arith"\n')
 
     def runner(name: str, options: SuiteOptions, on_event: OnEvent) -> SuiteOutcome:
         write_record(options.results, suite=name)
@@ -419,7 +424,7 @@ def test_bench_ends_with_rows_and_names_what_failed(
         return SuiteOutcome(("rloo-arith-s0",), (), {"bc-arith-s0": "no [brackets]"})
 
     monkeypatch.setattr("repirl.bench.run.run_suite", runner)
-    assert cli.run(["bench", "trial", "--results", str(results), "--json"]) == 1
+    assert cli.run(["bench", "trial", "--results", str(results), "--include", str(tmp_path), "--json"]) == 1
     out, err = capsys.readouterr()
     said = json.loads(out)
     assert said["suite"] == "trial"
@@ -427,8 +432,29 @@ def test_bench_ends_with_rows_and_names_what_failed(
     assert {"method", "benchmark", "metric", "value", "ci_low", "ci_high", "seeds", "budget", "records"} <= row.keys()
     assert (row["method"], row["benchmark"], row["metric"], row["value"]) == ("rloo", "arith", "greedy", 0.75)
     assert row["records"] == ["results/trial/rloo-arith-s0/record.json"]
+    assert "trial: 2 runs, " in err
+    assert "run 1 of 2: rloo-arith-s0: done in 0 s" in err
+    assert "run 2 of 2: bc-arith-s0: no [brackets]" in err
     assert "failed: bc-arith-s0: no [brackets]" in err
     assert (tmp_path / "leaderboard" / "trial.md").is_file()
+
+
+def test_what_is_left_of_a_suite_is_guessed_from_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs of four: one has a record, one is half trained after 40 s, which is two fifths of it; 2.6 of 3 are left."""
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    standing = Standing(["a", "b", "c", "d"])
+    standing.heard({"key": "a", "part": "skipped"})
+    standing.heard({"key": "b", "part": "train", "done": 20, "total": 40})
+    assert standing.line() == "1 of 4 runs"  # nothing to go by yet
+    now = 140.0
+    assert standing.left() == "about 4 min left"
+    assert standing.line() == "1 of 4 runs, about 4 min left"
+    standing.heard({"key": "b", "part": "failed", "why": "x"})
+    assert standing.left() == "about 80 s left"
+    for key in ("c", "d"):
+        standing.heard({"key": key, "part": "done"})
+    assert standing.line() == "4 of 4 runs"
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -32,12 +32,15 @@ from repirl.reporting.board import Board, Column, Rank, Row
 from repirl.reporting.collect import collect
 from repirl.reporting.figures import of_board
 from repirl.reporting.flat import to_csv, to_json_rows
+from repirl.reporting.forest import of_stage
 from repirl.reporting.leaderboard import LOCAL_SUITES, build_board, build_pages, stale_files, write_pages
 from repirl.reporting.markdown import to_markdown
+from repirl.reporting.plots import Figure, digest_in
 from repirl.reporting.published import load_published, render_published
 from repirl.reporting.ranking import places
 from repirl.reporting.terminal import to_terminal
-from repirl.stats import PairedDifference, clustered_interval, paired_difference, problem_means
+from repirl.reporting.text import finding
+from repirl.stats import PairedDifference, clustered_interval, holm, paired_difference, problem_means
 from repirl.tasks.step_labels import LabelledSolution
 from repirl.types import Budget, Interval, Outcome, Report, SampleRow
 
@@ -176,7 +179,7 @@ def test_ranks_need_three_seeds_and_references_have_none(tmp_path: Path) -> None
     board = full_suite(tmp_path)
     column = column_of(board, "avg@2")
     ranks = {row.method: row.cells[column].rank for row in board.rows}
-    assert ranks == {"repirl": Rank(1, 2), "rloo": Rank(2, 2), "oracle": None, "random": None}
+    assert ranks == {"repirl": Rank(1, 1, 2), "rloo": Rank(2, 2, 2), "oracle": None, "random": None}
     assert {row.method: row.kind for row in board.rows} == {
         "repirl": "method",
         "rloo": "method",
@@ -193,10 +196,11 @@ def test_equal_values_share_a_rank(tmp_path: Path) -> None:
         write(tmp_path, "c", seed, POOR)
     board = board_of(tmp_path)
     column = column_of(board, "avg@2")
-    assert {row.method: row.cells[column].rank for row in board.rows} == {"a": Rank(1, 3), "b": Rank(1, 3), "c": Rank(3, 3)}
+    found = {row.method: row.cells[column].rank for row in board.rows}
+    assert found == {"a": Rank(1, 2, 3), "b": Rank(1, 2, 3), "c": Rank(3, 3, 3)}
     # On two of five problems c is behind: the interval of the difference includes 0.
     column = column_of(board, "greedy")
-    assert {row.cells[column].rank for row in board.rows} == {Rank(1, 3)}
+    assert {row.cells[column].rank for row in board.rows} == {Rank(1, 3, 3)}
 
 
 @pytest.mark.parametrize("changes", [{"card": "other"}, {"temperature": 0.7}])
@@ -271,13 +275,13 @@ def test_the_two_claims_are_printed(tmp_path: Path) -> None:
         ("repirl", "avg@2"),
     ]
     page = to_markdown(board, tmp_path)
-    assert "oracle - rloo, arith avg@2, trained on arith: +0.800 [" in page
+    assert "- **oracle is ahead of rloo** in arith avg@2: +0.800 [" in page
     assert "(room for process rewards here)" in page
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(to_terminal(board))
     shown = console.export_text()
-    assert "oracle - rloo, arith avg@2" in shown
-    assert "repirl - rloo, arith avg@2, trained on arith: +0.400" in shown
+    assert "- oracle is ahead of rloo in arith avg@2: +0.800" in shown
+    assert "- repirl is ahead of rloo in arith avg@2: +0.400" in shown
     assert "random (null)" in shown
 
 
@@ -292,7 +296,7 @@ def test_a_narrow_terminal_cuts_no_number(tmp_path: Path) -> None:
     console.print(to_terminal(board_of(tmp_path)))
     shown = console.export_text()
     assert "…" not in shown
-    assert shown.count("0.600 #1 of 2") == 8
+    assert shown.count("(1-2 of 2)") == 8
     assert "1,000,000,000" in shown
 
 
@@ -340,14 +344,15 @@ def test_pages_are_identical_and_staleness_is_seen(tmp_path: Path) -> None:
     results, folder = tmp_path / "results", tmp_path / "leaderboard"
     full_suite(results)
     first = build_pages(results=results, folder=folder)
-    assert stale_files(first) == ["README.md", "trial.csv", "trial.md"]
-    assert len(write_pages(first)) == 3
+    assert stale_files(first) == ["README.md", "trial-forest.svg", "trial.csv", "trial.md"]
+    assert len(write_pages(first)) == 4
     again = build_pages(results=results, folder=folder)
     assert again.files == first.files
     assert stale_files(again) == []
     assert write_pages(again) == []
     write(results, "bc", 0, GOOD)
-    assert stale_files(build_pages(results=results, folder=folder)) == ["README.md", "trial.csv", "trial.md"]
+    stale = stale_files(build_pages(results=results, folder=folder))
+    assert stale == ["README.md", "trial-forest.svg", "trial.csv", "trial.md"]
     write_pages(build_pages(results=results, folder=folder))
     (folder / "gone.md").write_text("a suite whose records are no more")
     assert stale_files(build_pages(results=results, folder=folder)) == ["gone.md"]
@@ -374,7 +379,8 @@ def test_curves_are_pictures_that_go_stale_with_their_numbers(tmp_path: Path) ->
     assert "](trial-learning.svg)" in pages.files["trial.md"]
     write_pages(pages)
     assert stale_files(pages) == []
-    (shown,) = pages.figures.values()
+    shown = pages.figures["trial-learning.svg"]
+    assert isinstance(shown, Figure)
     lines = {panel.title: {line.label: line for line in panel.series} for panel in shown.panels}
     assert lines.keys() == {"rloo", "repirl"}
     own = lines["rloo"]["rloo"]
@@ -581,12 +587,12 @@ def test_ranks_are_among_rows_with_the_same_seeds_and_base(tmp_path: Path) -> No
     column = column_of(board, "avg@2")
     ranks = {row.method: row.cells[column].rank for row in board.rows}
     # The best rows have nobody to be compared with.
-    assert ranks == {"a": Rank(1, 2), "b": Rank(2, 2), "c": None, "d": None}
-    assert "#1 of 2" in to_markdown(board, tmp_path)
+    assert ranks == {"a": Rank(1, 1, 2), "b": Rank(2, 2, 2), "c": None, "d": None}
+    assert "| 1 of 2 | 0, 1, 2, 3 |" in to_markdown(board, tmp_path)
     for seed in range(3):
         write(tmp_path, "e", seed, GOOD)
     page = to_markdown(board_of(tmp_path), tmp_path)
-    assert "Ranked among each other: c, e (seeds 0, 1, 2); a, b (seeds 0, 1, 2, 3)." in page
+    assert "Placed among each other: c, e (seeds 0, 1, 2); a, b (seeds 0, 1, 2, 3)." in page
 
 
 def test_tied_rows_share_a_rank_though_ties_are_not_transitive() -> None:
@@ -643,16 +649,59 @@ def test_a_contrast_can_be_narrowed_and_says_what_it_shows(tmp_path: Path) -> No
 
     def lines(**narrowed: str) -> list[str]:
         board = collect("trial", runs, [Contrast(better="x", worse="y", **narrowed)])
-        return [line[2:] for line in to_markdown(board, tmp_path).split("\n") if line.startswith("- x - y")]
+        return [line for line in to_markdown(board, tmp_path).split("\n") if line.startswith(("- **x is", "- **x and"))]
 
     assert len(lines()) == 4
     assert len(lines(stage="b")) == 2
     assert len(lines(benchmark="minicode")) == 0
     assert len(lines(benchmark="arith", metric="avg@2", stage="b")) == 1
     (line,) = lines(metric="avg@2", stage="b", says="gain")
-    assert line.startswith("x - y, arith avg@2, trained on b: -0.400 [")
+    assert line.startswith("- **x is behind y** in arith avg@2, trained on b: -0.400 [")
     assert line.endswith("3 seeds (no gain: the reverse)")
     assert not lines(metric="greedy", stage="b")[0].endswith(")")
+
+
+def test_p_values_are_corrected_for_their_number() -> None:
+    """Holm (1979): the steps down by hand, in the order given; never below one before it, at most 1."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.4, 0.6]) == pytest.approx([0.8, 0.8])
+    assert holm([]) == []
+
+
+def test_a_finding_takes_its_interval_and_the_corrected_p_value(tmp_path: Path) -> None:
+    """p = 2 / 2001 for one of few differences, and the same one among so many that it could be chance."""
+    for seed in range(3):
+        write(tmp_path, "x", seed, POOR)
+        write(tmp_path, "y", seed, [[C, C]] * 5)
+    runs = store.find("trial", root=tmp_path)
+    told = Contrast(better="y", worse="x", metric="avg@2", says="gain")
+    (alone,) = collect("trial", runs, [told]).differences
+    assert alone.result.interval.low is not None
+    assert alone.result.interval.low > 0
+    assert (alone.sign, finding(alone)) == (1, "y is ahead of x")
+    first, *others = collect("trial", runs, [told] * 60).differences
+    assert first.result == alone.result
+    assert first.corrected_p == pytest.approx(60 * alone.result.p_value)
+    assert (first.sign, finding(first)) == (0, "y and x are not told apart")
+    assert all(other.corrected_p >= first.corrected_p for other in others)
+
+
+def test_the_forest_has_each_rows_difference_from_the_baseline(tmp_path: Path) -> None:
+    board = full_suite(tmp_path)
+    forest = of_stage(board, "arith")
+    assert forest is not None
+    (panel,) = forest.panels
+    assert panel.title.startswith("arith avg@2, minus rloo's")
+    assert [point.label for point in panel.points] == ["oracle (reference)", "repirl", "random (null)"]
+    assert [point.filled for point in panel.points] == [False, True, False]
+    assert [point.value for point in panel.points][:2] == pytest.approx([0.8, 0.4])
+    assert all(point.low <= point.value <= point.high for point in panel.points)
+    assert panel.points[2].value < panel.points[1].value
+    alone = of_stage(collect("trial", store.find("trial", root=tmp_path)), "arith")
+    assert alone is not None  # without a baseline: the values
+    assert not alone.panels[0].zero
+    assert alone.panels[0].points[0].value == pytest.approx(1.0)
+    assert digest_in(forest.svg()) == forest.digest != alone.digest
 
 
 def test_a_contrast_across_base_policies_is_stated_if_there_is_no_other(tmp_path: Path) -> None:
@@ -776,12 +825,12 @@ def test_judged_rewards_are_compared_over_seeds_on_the_same_draws(tmp_path: Path
     assert noise.versus_baseline is not None
     assert noise.versus_baseline.interval.high is not None
     assert noise.versus_baseline.interval.high < 0
-    assert (good.rank, same.rank, noise.rank) == (Rank(1, 3), Rank(1, 3), Rank(3, 3))
+    assert (good.rank, same.rank, noise.rank) == (Rank(1, 2, 3), Rank(1, 2, 3), Rank(3, 3, 3))
     assert set(row_of(board, "noise").cells) == {column}
     (difference,) = board.differences
     assert difference.result.interval.value == pytest.approx(good.interval.value - noise.interval.value)
     page = to_markdown(board, tmp_path)
-    assert f"- good - noise, judge told-set F1, trained on arith: +{difference.result.interval.value:.1f} [" in page
+    assert f"- **good is ahead of noise** in judge told-set F1: +{difference.result.interval.value:.1f} [" in page
     table = page[page.index("### arith, trained on arith") : page.index("### judge told-set, trained on arith")]
     assert "noise" not in table
     rows = [row for row in to_json_rows(board, tmp_path) if row["label"] == "noise"]

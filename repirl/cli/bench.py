@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from repirl.cli.output import JsonFlag, check_folder, emit, note
+from repirl.cli.output import LINE_EVERY_S, JsonFlag, check_folder, emit, note, working
 
 if TYPE_CHECKING:
     from repirl.bench.run import OnEvent
@@ -35,7 +36,7 @@ def bench_command(
     Runs that have a record are skipped, and interrupted ones continue.
     """
     from repirl import paths
-    from repirl.bench.run import SuiteOptions, run_suite
+    from repirl.bench.run import SuiteOptions, run_suite, selected
     from repirl.records.provenance import command_line
     from repirl.reporting.flat import to_json_rows
     from repirl.reporting.leaderboard import build_pages, write_pages
@@ -53,13 +54,17 @@ def bench_command(
         data_dir=data_dir,
         command=command_line(),
     )
-    with _events() as on_event:
+    items = selected(suite, options)
+    with _events(suite, [item.key for item in items], options.jobs) as on_event:
         outcome = run_suite(suite, options, on_event)
-    pages = build_pages(results=results, folder=results.parent / "leaderboard", include=options.include)
-    write_pages(pages)
+    with working("tables"):
+        pages = build_pages(results=results, folder=results.parent / "leaderboard", include=options.include)
+        write_pages(pages)
     board = next((board for board in pages.boards if board.suite == suite), None)
     payload = {"suite": suite, "rows": [] if board is None else to_json_rows(board, results.parent)}
-    emit(as_json, payload, lambda: "no records yet" if board is None else to_terminal(board))
+    order = [item.run.label for item in items]
+    emit(as_json, payload, lambda: "no records yet" if board is None else to_terminal(board, order))
+    note(f"policies and rewards: {os.path.relpath(options.work)}/RUN/")
     note(f"records: {os.path.relpath(results / suite)}; table: {os.path.relpath(pages.folder / suite)}.md and .csv")
     for key, why in outcome.failed.items():
         note(f"failed: {key}: {why}")
@@ -67,9 +72,47 @@ def bench_command(
         raise typer.Exit(1)
 
 
+class Standing:
+    """Which of a suite's runs are done, and how long the others may take.
+
+    Training is counted as four fifths of a run; the guess is that what is left goes as fast as what was done.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.share = dict.fromkeys(keys, 0.0)
+        self.ended = 0
+        self.skipped = 0
+        self.start = time.monotonic()
+
+    def heard(self, event: Mapping[str, Any]) -> None:
+        """Takes one event of `run_suite` in."""
+        key, part = event["key"], event["part"]
+        if part in ("skipped", "done", "failed"):
+            self.share[key] = 1.0
+            self.ended += 1
+            self.skipped += part == "skipped"
+        elif part == "train":
+            self.share[key] = 0.8 * event["done"] / max(event["total"], 1)
+        elif part != "remark":
+            self.share[key] = max(self.share[key], 0.8)
+
+    def left(self) -> str:
+        """`about 3 min left`; empty until there is something to go by."""
+        total, done = len(self.share) - self.skipped, sum(self.share.values()) - self.skipped
+        elapsed = time.monotonic() - self.start
+        if done < 0.1 or elapsed < 10.0 or done >= total:
+            return ""
+        seconds = elapsed * (total - done) / done
+        return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+
+    def line(self) -> str:
+        """How many runs have ended, and what is left."""
+        return ", ".join(filter(None, (f"{self.ended} of {len(self.share)} runs", self.left())))
+
+
 @contextmanager
-def _events() -> Iterator[OnEvent]:
-    """Shows what the workers do on stderr: a bar for each on a terminal, else a line when one ends."""
+def _events(suite: str, keys: Sequence[str], jobs: int) -> Iterator[OnEvent]:
+    """Shows on stderr what will run and what the workers do: a bar for each on a terminal, elsewhere a line now and then."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -81,24 +124,37 @@ def _events() -> Iterator[OnEvent]:
         TextColumn("{task.fields[said]}"),
     )
     console = Console(stderr=True)
+    say = lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+    standing, started = Standing(keys), dict[str, float]()
     bars: dict[str, TaskID] = {}
+    last_line = time.monotonic()
+    say(f"{suite}: {len(keys)} runs, {min(jobs, len(keys))} at a time: {', '.join(keys)}")
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        whole = progress.add_task(suite, total=len(keys), said="")
 
         def on_event(event: dict[str, Any]) -> None:
+            nonlocal last_line
             key, part = event["key"], event["part"]
             if part == "remark":
-                console.print(f"{key}: {event['said']}", markup=False, highlight=False, soft_wrap=True)
+                say(f"{key}: {event['said']}")
                 return
+            standing.heard(event)
+            progress.update(whole, completed=standing.ended, said=standing.left())
             if part in ("skipped", "failed", "done"):
                 if key in bars:
                     progress.remove_task(bars.pop(key))
-                said = {"skipped": "has a record", "failed": event.get("why", "failed"), "done": "done"}[part]
-                console.print(f"{key}: {said}", markup=False, highlight=False)
+                took = f" in {time.monotonic() - started[key]:.0f} s" if key in started else ""
+                said = {"skipped": "has a record", "failed": event.get("why", "failed"), "done": f"done{took}"}[part]
+                say(f"run {standing.ended} of {len(keys)}: {key}: {said}")
                 return
+            started.setdefault(key, time.monotonic())
             if key not in bars:
                 bars[key] = progress.add_task(key, said="")
             said = ", ".join(f"{name} {value:.3g}" for name, value in event.items() if isinstance(value, float))
             shown = f"{key}: {part}"
             progress.update(bars[key], description=shown, completed=event["done"], total=event["total"], said=said)
+            if not console.is_terminal and time.monotonic() - last_line >= LINE_EVERY_S:
+                last_line = time.monotonic()
+                say(f"{standing.line()}; {shown} {event['done']} of {event['total']}")
 
         yield on_event

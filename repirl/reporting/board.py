@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,9 @@ from repirl.records.schema import Kind
 from repirl.records.store import StoredRun
 from repirl.stats import PairedDifference
 from repirl.types import Interval
+
+ALPHA = 0.05
+"""A difference counts where its corrected p-value is below this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +34,11 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """Place among the `of` rows that it may be compared with, from 1; rows that are not told apart share one."""
+    """Places `place` to `last` among the `of` rows that it may be compared with, from 1: those of all rows that are not told
+    apart from each other; one place where the row is told apart from all others."""
 
     place: int
+    last: int
     of: int
 
 
@@ -120,30 +125,46 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A difference that the suite states, in one column; `says` as in `bench.suites.Contrast`."""
+    """A difference that the suite states, in one column; `says` as in `bench.suites.Contrast`.
+
+    `corrected_p` is the p-value after Holm's correction for all differences of the board.
+    """
 
     better: Row
     worse: Row
     column: Column
     result: PairedDifference
     says: str
+    corrected_p: float
 
     @property
     def stage(self) -> str:
         return self.better.stage
 
+    @property
+    def sign(self) -> Literal[-1, 0, 1]:
+        """What is found: 1 for above 0, -1 for below; 0 where the interval has 0 in it or the corrected p-value is not below
+        0.05."""
+        low, high = self.result.interval.low, self.result.interval.high
+        if low is None or high is None or self.corrected_p >= ALPHA:
+            return 0
+        return 1 if low > 0 else -1 if high < 0 else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """A suite's standing. `superseded`: runs of which a later one with the same settings and seed is shown."""
+    """A suite's standing. `superseded`: runs of which a later one with the same settings and seed is shown. `settings`: what
+    each label changes of its recipe, as the suite says it."""
 
     suite: str
+    title: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     differences: tuple[Difference, ...]
     superseded: tuple[StoredRun, ...]
     protocols: Mapping[str, Mapping[str, object]]
     baseline: str | None
+    settings: Mapping[str, tuple[str, ...]]
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -156,3 +177,22 @@ class Board:
         """Columns in which some row of the stage has a number."""
         rows = self.rows_of(stage)
         return tuple(column for column in self.columns if any(column in row.cells for row in rows))
+
+    def primary_of(self, stage: str) -> tuple[Column, ...]:
+        """The one column by which each benchmark or set of the stage is read: see `primary`."""
+        tables: dict[tuple[object, ...], list[Column]] = {}
+        for column in self.columns_of(stage):
+            digests = (column.card_digest, column.data_digest, column.protocol_digest)
+            tables.setdefault((column.kind, column.benchmark, *digests), []).append(column)
+        return tuple(primary(columns) for columns in tables.values())
+
+
+def primary(columns: Sequence[Column]) -> Column:
+    """Of the columns of one benchmark the mean of most samples (`avg@n`), of scaling the best of most samples, else the
+    first."""
+
+    def place(column: Column) -> tuple[bool, int]:
+        name, _, count = column.metric.replace("best-of-", "best-of@").partition("@")
+        return name in ("avg", "best-of"), int(count) if count.isdigit() else 0
+
+    return max(columns, key=place)

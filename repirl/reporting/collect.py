@@ -7,7 +7,7 @@ metric) under one card, data and protocol digest: numbers with different digests
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
@@ -42,10 +42,13 @@ def collect(
     contrasts: Sequence[Contrast] = (),
     baseline: str | None = None,
     evaluated: frozenset[tuple[str, str]] | None = None,
+    title: str = "",
+    settings: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Board:
     """The board of `runs`, with the differences that the suite states. UserError when rows do not bear out a record.
 
-    `evaluated`: only columns of these (kind, benchmark or set); None: of all that the records have.
+    `title` and `settings` (see `Board`) are what the suite says. `evaluated`: only columns of these (kind, benchmark or set);
+    None: of all that the records have.
     """
     lineage = _Lineage(runs)
     _check_seeds(runs)
@@ -68,7 +71,7 @@ def collect(
     order = sorted(range(len(rows)), key=lambda i: _standing(rows[i], columns))
     rows, numbers = [rows[i] for i in order], [numbers[i] for i in order]
     differences = stated_differences(rows, numbers, columns, contrasts)
-    return Board(suite, columns, tuple(rows), differences, tuple(superseded), protocols, baseline)
+    return Board(suite, title, columns, tuple(rows), differences, tuple(superseded), protocols, baseline, settings or {})
 
 
 def _place(column: Column) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from repirl.bench.suites import Contrast
 from repirl.reporting.board import Column, Difference, Row
 from repirl.reporting.measuring import Measured
+from repirl.stats import PairedDifference, holm
 
 Numbers = Sequence[Mapping[Column, Measured]]
 """What each row of a board measured, in the order of the rows."""
@@ -25,8 +26,9 @@ def baseline_of(row: Row, rows: Sequence[Row], label: str | None) -> int | None:
 def stated_differences(
     rows: Sequence[Row], numbers: Numbers, columns: Sequence[Column], contrasts: Sequence[Contrast]
 ) -> tuple[Difference, ...]:
-    """Every contrast in every stage and column in which both of its rows have values on the same problems and seeds."""
-    found: list[Difference] = []
+    """Every contrast in every stage and column in which both of its rows have values on the same problems and seeds; their
+    p-values are corrected for all of them."""
+    found: list[tuple[Row, Row, Column, PairedDifference, str]] = []
     for contrast in contrasts:
         wanted = [column for column in columns if _in(column, contrast)]
         for better, worse in _pairs(rows, contrast):
@@ -34,8 +36,9 @@ def stated_differences(
                 ahead, behind = numbers[better].get(column), numbers[worse].get(column)
                 result = None if ahead is None or behind is None else ahead.values.minus(behind.values)
                 if result is not None:
-                    found.append(Difference(rows[better], rows[worse], column, result, contrast.says))
-    return tuple(found)
+                    found.append((rows[better], rows[worse], column, result, contrast.says))
+    corrected = holm([result.p_value for _, _, _, result, _ in found])
+    return tuple(Difference(*one, corrected_p=p) for one, p in zip(found, corrected, strict=True))
 
 
 def _in(column: Column, contrast: Contrast) -> bool:

@@ -12,22 +12,24 @@ from repirl.evals.scaling import BEST_OF_N, MAJORITY, PASS, RANDOM, WEIGHTED, Cu
 from repirl.reporting.board import Board, Row
 from repirl.reporting.comparing import baseline_of
 from repirl.reporting.curves import curve_of
+from repirl.reporting.forest import Forest, of_stage
 from repirl.reporting.plots import PALETTE, Figure, Panel, Series
 from repirl.stats import seeded_interval
 from repirl.types import Interval
 
 OWN, OTHER = PALETTE[0], PALETTE[1]
-KINDS = ("learning", "scaling", "accuracy-while-adapting", "signal-while-adapting")
+KINDS = ("forest", "learning", "scaling", "accuracy-while-adapting", "signal-while-adapting")
 """How the names of a suite's pictures begin."""
 
 
-def of_board(board: Board) -> dict[str, Figure]:
+def of_board(board: Board) -> dict[str, Figure | Forest]:
     """A suite's figures by the end of their file's name: what its records allow."""
-    found: dict[str, Figure | None] = {}
+    found: dict[str, Figure | Forest | None] = {}
     for stage in board.stages:
         rows = board.rows_of(stage)
         end = "" if len(board.stages) == 1 else f"-{stage.replace(' ', '-')}"
         partners = [None if (i := baseline_of(row, rows, board.baseline)) is None else rows[i] for row in rows]
+        found[f"forest{end}"] = of_stage(board, stage)
         found[f"learning{end}"] = of_learning(rows, partners)
         found[f"scaling{end}"] = of_scaled_rows(rows)
         found[f"accuracy-while-adapting{end}"] = of_adapting_rows(rows, ADAPTING, same_heights=True)

@@ -15,13 +15,17 @@ from repirl.reporting.board import Board
 from repirl.reporting.collect import collect
 from repirl.reporting.figures import KINDS, of_board
 from repirl.reporting.flat import to_csv
+from repirl.reporting.forest import Forest
 from repirl.reporting.markdown import to_markdown
 from repirl.reporting.plots import Figure, digest_in
 from repirl.reporting.published import load_published, render_published
+from repirl.reporting.text import column_labels, evidence, finding
 
 # Suites whose results and pages are each user's own (git ignores them): they are not in the committed index.
 LOCAL_SUITES = frozenset({"tiny"})
 INDEX = "README.md"
+_HEADLINES = 3
+"""So many findings of each suite are in the index; all are on its page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class Pages:
 
     folder: Path
     files: dict[str, str]
-    figures: dict[str, Figure]
+    figures: dict[str, Figure | Forest]
     boards: tuple[Board, ...]
 
 
@@ -49,14 +53,15 @@ def build_board(suite: str, *, results: Path | None = None, include: Sequence[st
     if suite not in suite_names(include):
         return collect(suite, runs)
     told = load_suite(suite, include)
+    said = {"title": told.title, "settings": {run.label: run.set for run in told.runs}}
     if not told.shares:
-        return collect(suite, runs, told.contrasts, told.baseline)
+        return collect(suite, runs, told.contrasts, told.baseline, **said)
     planned = {item.key: item for item in plan(suite, told)}
     for other in told.shares:
         missing = planned.keys() - {run.record.key for run in runs}
         others = [run for run in store.find(other, root=results) if run.record.key in missing]
         runs += [run for run in others if same_method(planned[run.record.key], run.record, tuple(map(str, include)))]
-    return collect(suite, runs, told.contrasts, told.baseline, told.evaluated)
+    return collect(suite, runs, told.contrasts, told.baseline, told.evaluated, **said)
 
 
 def build_pages(*, results: Path | None = None, folder: Path | None = None, include: Sequence[str | Path] = ()) -> Pages:
@@ -65,7 +70,7 @@ def build_pages(*, results: Path | None = None, folder: Path | None = None, incl
     suites = store.suites_with_records(root=results)
     boards = tuple(build_board(suite, results=results, include=include) for suite in suites)
     files = {INDEX: _index(boards)}
-    figures: dict[str, Figure] = {}
+    figures: dict[str, Figure | Forest] = {}
     for board in boards:
         own = {f"{board.suite}-{name}.svg": figure for name, figure in of_board(board).items()}
         files[f"{board.suite}.md"] = to_markdown(board, folder, list(own))
@@ -107,6 +112,15 @@ def _read(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
 
+def _headlines(board: Board) -> list[str]:
+    """The first findings of the suite's first stage: those against its baseline, where there are such."""
+    labels = column_labels(board.columns)
+    stage = board.stages[0]
+    kept = [d for d in board.differences if d.stage == stage and d.column in board.primary_of(stage)]
+    main = [d for d in kept if d.worse.label == board.baseline] or kept
+    return [f"  - **{finding(d)}** in {evidence(d, labels, stage=False)}" for d in main[:_HEADLINES]]
+
+
 def _index(boards: tuple[Board, ...]) -> str:
     shared = [board for board in boards if board.suite not in LOCAL_SUITES]
     lines = [
@@ -119,9 +133,13 @@ def _index(boards: tuple[Board, ...]) -> str:
         "",
     ]
     lines += [
-        f"- [{board.suite}]({board.suite}.md) ([CSV]({board.suite}.csv)): {len(board.rows)} rows, "
-        f"{sum(len(row.runs) for row in board.rows)} runs"
+        line
         for board in shared
+        for line in (
+            f"- [{board.suite}]({board.suite}.md) ([CSV]({board.suite}.csv)), {len(board.rows)} rows, "
+            f"{sum(len(row.runs) for row in board.rows)} runs: {board.title}.",
+            *_headlines(board),
+        )
     ]
     local = ", ".join(f"`{name}`" for name in sorted(LOCAL_SUITES))
     lines += [f"- {local}: made on your machine by `make bench`; not kept in git", ""]

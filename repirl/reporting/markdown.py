@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from repirl import paths
+from repirl.methods.registry import methods
 from repirl.records.store import StoredRun
-from repirl.reporting.board import Board, Cell, Checkpoints, Column, Row
-from repirl.reporting.collect import budget_fields
+from repirl.reporting.board import Board, Cell, Column, Row
 from repirl.reporting.comparing import baseline_of
 from repirl.reporting.curves import curve_lines
+from repirl.reporting.details import checkpoint_lines, cost_lines, reward_lines, ungraded_lines
 from repirl.reporting.published import markdown_table
 from repirl.reporting.text import (
-    KEPT_THE_START,
-    accuracy,
+    KIND_MARK,
     bounds,
     chosen_steps,
     column_labels,
-    difference_line,
     difference_text,
+    evidence,
+    finding,
     number,
-    rank_text,
+    place_text,
     row_name,
     seed_count,
     seed_list,
@@ -30,18 +31,22 @@ from repirl.reporting.text import (
 )
 
 _SHORT = 12
-_VALUES = (
-    "Values are means over seeds, with a 95% bootstrap interval over problems (and over seeds, from three on): of policies the "
-    "share of problems solved, of process rewards (`judge`) F1 or PRMScore in percent. Each links to the records behind it."
+_CORRECTED = (
+    "Paired on the same problems and seeds, with 95% bootstrap intervals over problems (and over seeds, from three on). "
+    "p-values are corrected for all {count} of this page (Holm); *ahead* or *behind* takes both an interval without 0 and "
+    "p < 0.05. Intervals, and the places in the tables, are not corrected."
 )
-_RANKS = (
-    "`#1 of 3` is the rank among the rows with the same seeds (at least three) and base policy. Two rows whose paired "
-    "difference has an interval that includes 0 are not told apart and share a rank, with all rows between them."
-)
-_KINDS = (
-    "*(null)*: a reward that knows nothing of the problem; *(reference)*: an end of the scale (the untouched base, "
-    "a reward that reads the exact checker), not ranked. *kept the start*: no checkpoint of any run beat the policy that it "
-    "started from in validation, so the row is that policy, whatever training cost."
+_SAID = (
+    "**Values** are means over seeds, with a 95% bootstrap interval over problems (and over seeds, from three on): of "
+    "policies the share of problems solved, of process rewards (`judge`) F1 or PRMScore in percent. Each links to its records.",
+    "**Place**: among the rows with the same seeds (at least three) and base policy. `2-4 of 6` stands at each of three rows "
+    "that are not told apart: where the paired difference of two has an interval that includes 0, they and all between them "
+    "share their places.",
+    "**Trained on** is the stage: what the policy was trained on last, and `after` what. A **recipe** is a method's settings "
+    "by name (`repirl show METHOD`); what a row changes of it is below. **Base policy**: what the first stage started from.",
+    "*(null)*: a reward that knows nothing of the problem; *(reference)*: an end of the scale (the untouched base, a reward "
+    "that reads the exact checker), without a place. *kept the start*: no checkpoint of any run beat the policy that it "
+    "started from in validation, so the row is that policy, whatever training cost.",
 )
 _BANDS = (
     "A panel for each row; dashed is what it is measured by. Bands are 95% intervals over seeds; of scaling they go from the "
@@ -50,38 +55,115 @@ _BANDS = (
 
 
 def to_markdown(board: Board, folder: Path, pictures: Sequence[str] = ()) -> str:
-    """The suite's page, to be written into `folder` (links to records are relative to it), with these pictures beside it."""
+    """The suite's page, to be written into `folder` (links to records are relative to it), with these pictures beside it: what
+    was found first, then a table for each benchmark, with everything else folded; digests last."""
     labels = column_labels(board.columns)
-    lines = [f"# Leaderboard: {board.suite}", "", "Made by `repirl leaderboard` from run records; not edited by hand."]
-    lines += ["", f"- {_VALUES}", f"- {_RANKS}", f"- {_KINDS}"]
+    lines = [f"# Leaderboard: {board.suite}", "", *([f"{board.title}.", ""] if board.title else [])]
+    lines += ["Made by `repirl leaderboard` from run records; not edited by hand."]
+    lines += ["", "## What was found", "", *_finding_lines(board, labels)]
+    forests = [name for name in pictures if name.startswith(f"{board.suite}-forest")]
+    lines += [line for name in forests for line in ("", _picture(name))]
     for stage in board.stages:
         lines += ["", f"## Trained on: {stage}", "", *_stage_lines(board, stage, labels)]
-    if pictures:
+    if curves := [name for name in pictures if name not in forests]:
         lines += ["", "## Curves", "", _BANDS]
-        lines += [line for name in pictures for line in ("", f"![{Path(name).stem}]({name})")]
-    lines += ["", "## Columns", "", *_column_lines(board, labels)]
+        lines += [line for name in curves for line in ("", _picture(name))]
+    lines += ["", "## How to read it", "", *(f"- {said}" for said in _SAID), "", *_row_lines(board)]
     lines += ["", "## Records", "", *_record_lines(board, folder)]
+    lines += ["", *_folded("Digests", [*_base_lines(board.rows), "", *_column_lines(board, labels)])]
     return "\n".join(lines) + "\n"
+
+
+def _picture(name: str) -> str:
+    return f"![{Path(name).stem}]({name})"
+
+
+def _folded(summary: str, lines: Sequence[str]) -> list[str]:
+    return ["<details>", f"<summary>{summary}</summary>", "", *lines, "", "</details>"]
+
+
+def _finding_lines(board: Board, labels: dict[Column, str]) -> list[str]:
+    """One sentence for each difference that the suite states: those in a primary column, then the others, folded."""
+    several = len(board.stages) > 1
+    first = {(stage, column) for stage in board.stages for column in board.primary_of(stage)}
+    main, others = [], []
+    for difference in board.differences:
+        said = f"- **{finding(difference)}** in {evidence(difference, labels, stage=several)}"
+        (main if (difference.stage, difference.column) in first else others).append(said)
+    if not board.differences:
+        return ["This suite states no differences; its tables are below."]
+    return [
+        *main,
+        *(["", *_folded("By other metrics", others)] if others else []),
+        "",
+        _CORRECTED.format(count=len(board.differences)),
+    ]
+
+
+def _row_lines(board: Board) -> list[str]:
+    """What each method does, and what a row changes of its recipe."""
+    known = methods()
+    lines = []
+    for label, row in {row.label: row for row in board.rows}.items():
+        method = known.get(row.method)
+        does = "" if method is None else f": {(method.__doc__ or '').splitlines()[0]}"
+        title = row.method if method is None else method.title
+        changes = "".join(f" `{change}`" for change in board.settings.get(label, ()))
+        lines.append(f"- **{label}** ({title}{KIND_MARK[row.kind]}){does}" + (f" With{changes}." if changes else ""))
+    return lines
 
 
 def _stage_lines(board: Board, stage: str, labels: dict[Column, str]) -> list[str]:
     rows, columns = board.rows_of(stage), board.columns_of(stage)
-    lines = [_base_line(rows)]
-    if stated := [f"- {difference_line(d, labels)}" for d in board.differences if d.stage == stage]:
-        lines += ["", "Differences that the suite asks for, paired on the same problems and seeds:", "", *stated]
+    primary = board.primary_of(stage)
+    lines: list[str] = []
     for name in dict.fromkeys(table_name(column) for column in columns):
         own = [column for column in columns if table_name(column) == name]
-        lines += ["", f"### {name}, trained on {stage}", "", *_number_lines(board, rows, own, labels)]
+        lines += [f"### {name}, trained on {stage}", ""]
+        for column in own:
+            if column in primary:
+                lines += [*_primary_lines(board, rows, column, labels), ""]
+        if len(own) > 1:
+            lines += [*_folded(f"All metrics of {name}", _number_lines(board, rows, own, labels)), ""]
     partners = {i: baseline_of(row, rows, board.baseline) for i, row in enumerate(rows)}
-    lines += [*_checkpoint_lines(rows), *curve_lines(rows, partners), *_reward_lines(rows)]
-    lines += ["", "What it cost, mean of the row's runs:", "", *_cost_lines(rows)]
-    return [*lines, "", *_ungraded_lines(rows, labels)]
+    details = [*checkpoint_lines(rows), *curve_lines(rows, partners), *reward_lines(rows), *cost_lines(rows)]
+    return [
+        *lines,
+        *_folded(f"Trained on {stage}: checkpoints, learning, rewards, costs", [*details, *ungraded_lines(rows, labels)]),
+    ]
 
 
-def _base_line(rows: Sequence[Row]) -> str:
+def _base_lines(rows: Sequence[Row]) -> list[str]:
     bases = {row.base: row.base_digest for row in rows}
     said = ", ".join(f"{base} (`{digest[:_SHORT]}`)" for base, digest in bases.items())
-    return f"Base policy: {said}." if len(bases) == 1 else f"Base policies: {said}."
+    return [f"Base policy: {said}." if len(bases) == 1 else f"Base policies: {said}."]
+
+
+def _primary_lines(board: Board, rows: Sequence[Row], column: Column, labels: dict[Column, str]) -> list[str]:
+    """Each row's number in one column, best first, what it is more than the baseline's, and its place."""
+    rows = sorted((row for row in rows if column in row.cells), key=lambda row: -row.cells[column].interval.value)
+    several = len({row.base_digest for row in rows}) > 1
+    compared = any(row.cells[column].versus_baseline is not None for row in rows)
+    header = ["run", *(["base policy"] if several else []), labels[column]]
+    header += [*([f"more than {board.baseline}"] if compared else []), "place", "seeds"]
+    body = []
+    for row in rows:
+        cell = row.cells[column]
+        versus = "" if cell.versus_baseline is None else difference_text(cell.versus_baseline, column)
+        if cell.versus_baseline is not None and cell.versus_baseline.seeds != len(cell.seeds):
+            versus += f", {seed_count(cell.versus_baseline.seeds)}"
+        name = row_name(row) + (" *kept the start*" if row.checkpoints is not None and row.checkpoints.kept_the_start else "")
+        body.append(
+            [
+                name,
+                *([row.base] if several else []),
+                _value(row, column, board),
+                *([versus] if compared else []),
+                place_text(cell),
+                seed_list(row.seeds),
+            ]
+        )
+    return markdown_table(header, body) + _ranked_together(rows, [column])
 
 
 def _number_lines(board: Board, rows: Sequence[Row], columns: Sequence[Column], labels: dict[Column, str]) -> list[str]:
@@ -102,7 +184,6 @@ def _number_lines(board: Board, rows: Sequence[Row], columns: Sequence[Column], 
             for row in rows
         ],
     )
-    lines += _ranked_together(rows, columns)
     compared = [row for row in rows if any(column in row.cells and row.cells[column].versus_baseline for column in columns)]
     if not compared:
         return lines
@@ -114,7 +195,7 @@ def _number_lines(board: Board, rows: Sequence[Row], columns: Sequence[Column], 
 
 
 def _ranked_together(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
-    """Which rows have ranks among each other, where these are not all."""
+    """Which rows have places among each other, where these are not all."""
     groups: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         seeds = {seed_list(row.cells[c].seeds) for c in columns if c in row.cells and row.cells[c].rank is not None}
@@ -123,7 +204,7 @@ def _ranked_together(rows: Sequence[Row], columns: Sequence[Column]) -> list[str
     if len(groups) < 2:
         return []
     said = "; ".join(f"{', '.join(names)} (seeds {seeds})" for (_, seeds), names in groups.items())
-    return ["", f"Ranked among each other: {said}."]
+    return ["", f"Placed among each other: {said}."]
 
 
 def _value(row: Row, column: Column, board: Board) -> str:
@@ -131,7 +212,7 @@ def _value(row: Row, column: Column, board: Board) -> str:
     if cell is None:
         return ""
     value = number(cell.interval.value, column)
-    return f"[{value}](#{_anchor(row, board)}){bounds(cell.interval, column)}{rank_text(cell)}"
+    return f"[{value}](#{_anchor(row, board)}){bounds(cell.interval, column)}"
 
 
 def _versus(cells: Sequence[Cell | None], columns: Sequence[Column]) -> list[str]:
@@ -142,96 +223,6 @@ def _versus(cells: Sequence[Cell | None], columns: Sequence[Column]) -> list[str
     if len(counts) == 1:
         return [str(*counts), *texts]
     return ["", *("" if r is None else f"{text}, {seed_count(r.seeds)}" for text, r in zip(texts, found, strict=True))]
-
-
-def _checkpoint_lines(rows: Sequence[Row]) -> list[str]:
-    known = [(row, row.checkpoints) for row in rows if row.checkpoints is not None]
-    if not known:
-        return []
-    header = ["run", "step kept by each run", "of", "at the start", "at the kept step", "at the last step", ""]
-    body = [
-        [
-            row_name(row),
-            chosen_steps(found),
-            ", ".join(dict.fromkeys("?" if step is None else str(step) for step in found.last)),
-            *(accuracy(value) for value in (found.accuracy_at_start, found.accuracy_at_chosen, found.accuracy_at_last)),
-            _remark(found),
-        ]
-        for row, found in known
-    ]
-    said = "Checkpoints, chosen by validation accuracy (mean over runs; `?`: not recorded):"
-    return ["", said, "", *markdown_table(header, body)]
-
-
-def _remark(checkpoints: Checkpoints) -> str:
-    if checkpoints.kept_the_start:
-        return KEPT_THE_START
-    count = sum(step == 0 for step in checkpoints.chosen)
-    return f"{count} of {len(checkpoints.chosen)} kept the start" if count else ""
-
-
-_MEANS = {"score_expert": "demonstrations", "score_correct": "right rollouts", "score_failed": "failed rollouts"}
-_MARGINS = {"expert_margin_start": "margin at the start", "expert_margin": "margin at the end"}
-_REWARDS_SAID = (
-    "What process rewards said in the last training step (mean token reward, mean over runs; margin: demonstrations minus "
-    "failed rollouts). A reward with a base measure starts as the base policy's log-probability, in which demonstrations, who "
-    "speak another style, are far below the policy's own rollouts, failed ones too: what inverse RL did is the change of "
-    "the margin, not its sign ([method.md](../docs/method.md), section 11)."
-)
-
-
-def _reward_lines(rows: Sequence[Row]) -> list[str]:
-    """Scores of learned and null rewards; nothing where no row has any."""
-    names = _MEANS | _MARGINS
-    body = []
-    for row in rows:
-        values = [_mean_diagnostic(row, f"prm/{name}") for name in names]
-        if any(value is not None for value in values):
-            body.append([row_name(row), *("" if value is None else f"{value:.2f}" for value in values)])
-    return ["", _REWARDS_SAID, "", *markdown_table(["run", *names.values()], body)] if body else []
-
-
-def _mean_diagnostic(row: Row, name: str) -> float | None:
-    """Mean over the row's runs; None unless all of them measured it."""
-    values = [run.record.diagnostics.get(name) for run in row.runs]
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def _cost_lines(rows: Sequence[Row]) -> list[str]:
-    header = ["run", "part", *(field.replace("_", " ") for field in budget_fields())]
-    return markdown_table(header, [line for row in rows for line in _cost_of(row)])
-
-
-def _cost_of(row: Row) -> list[list[str]]:
-    """A line for each part that cost something."""
-    cost = row.cost
-    parts: list[tuple[str, Mapping[str, float]]] = []
-    if cost.validation is None and row.checkpoints is not None:
-        parts.append(("training and validation", cost.training))
-    else:
-        parts += [("training", cost.training), ("validation", cost.validation or {})]
-    parts.append(("earlier stages", cost.parents or {}))
-    spending = [(part, spent) for part, spent in parts if any(spent.values())]
-    lines = [[row_name(row), part, *(f"{spent[name]:,.0f}" for name in budget_fields())] for part, spent in spending]
-    if cost.parents is None:
-        lines.append([row_name(row), "earlier stages", *("?" for _ in budget_fields())])
-    return lines or [[row_name(row), "nothing", *("0" for _ in budget_fields())]]
-
-
-def _ungraded_lines(rows: Sequence[Row], labels: dict[Column, str]) -> list[str]:
-    def said(kind: str) -> str:
-        return "; ".join(
-            f"{row.name}, {labels[column]}: {cell.ungraded} of {cell.total}"
-            for row in rows
-            for column, cell in row.cells.items()
-            if column.kind == kind and cell.ungraded
-        )
-
-    lines = [f"Ungraded samples (left out, not counted as wrong): {said('policy') or 'none'}."]
-    if unscored := said("judge"):
-        lines.append(f"Solutions without scores (too long, or a token spans two steps; counted as judged wrongly): {unscored}.")
-    return lines
 
 
 def _anchor(row: Row, board: Board) -> str:

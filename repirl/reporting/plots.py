@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,10 @@ from repirl.paths import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_INK = "#010203"
+INK = "#010203"
 """Drawn with this, and replaced by the page's own colour."""
 _STYLE = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6edf3}}text{font-family:sans-serif}</style>"
 _COLUMNS = 3
@@ -66,7 +68,7 @@ class Figure:
     @property
     def digest(self) -> str:
         """Of what is drawn, which is in the file: how it is drawn may differ from machine to machine in the last digits."""
-        return digest_of(_rounded(asdict(self)))[:16]
+        return digest_of(rounded(asdict(self)))[:16]
 
     def svg(self) -> str:
         """The file's text."""
@@ -84,23 +86,39 @@ def digest_in(svg: str) -> str | None:
     return found[1] if found else None
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """The same with six decimals: what is drawn must have one digest on all machines."""
     if isinstance(value, dict):
-        return {name: _rounded(inner) for name, inner in value.items()}
+        return {name: rounded(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(inner) for inner in value]
+        return [rounded(inner) for inner in value]
     return round(float(value), 6) if isinstance(value, float | np.floating) else value
 
 
-def _drawn(what: Figure) -> str:
+def style() -> AbstractContextManager[None]:
+    """Within it matplotlib draws in the ink that the page's colour replaces."""
     import matplotlib
+
+    colors = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    return matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "curves", "font.size": 9, **colors})
+
+
+def as_svg(drawing: Drawing, digest: str) -> str:
+    """The file's text, with the digest of what it was drawn from in it."""
+    image = io.StringIO()
+    drawing.savefig(image, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = image.getvalue().replace(INK, "currentColor")
+    start = text.index(">", text.index("<svg")) + 1
+    return f"{text[:start]}<!-- drawn from {digest} -->{_STYLE}{text[start:]}"
+
+
+def _drawn(what: Figure) -> str:
     from matplotlib.figure import Figure as Drawing
 
     panels = what.panels
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    colors = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "curves", "font.size": 9, **colors}):
+    with style():
         figure = Drawing(figsize=(_PANEL[0] * columns, _PANEL[1] * rows), layout="constrained")
         axes = figure.subplots(rows, columns, sharex=True, sharey=what.same_heights, squeeze=False).ravel()
         for axis, panel in zip(axes, panels, strict=False):
@@ -109,11 +127,7 @@ def _drawn(what: Figure) -> str:
             axis.remove()
         figure.supxlabel(what.x_label, fontsize=9)
         figure.supylabel(what.y_label, fontsize=9)
-        image = io.StringIO()
-        figure.savefig(image, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = image.getvalue().replace(_INK, "currentColor")
-    start = text.index(">", text.index("<svg")) + 1
-    return f"{text[:start]}<!-- drawn from {what.digest} -->{_STYLE}{text[start:]}"
+        return as_svg(figure, what.digest)
 
 
 def _draw_panel(axis: Axes, panel: Panel, powers_of_two: bool) -> None:
@@ -126,7 +140,7 @@ def _draw_panel(axis: Axes, panel: Panel, powers_of_two: bool) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color="#888888", alpha=0.25, linewidth=0.5)
     for line in panel.series:
-        color = line.color or _INK
+        color = line.color or INK
         axis.plot(line.x, line.y, color=color, linewidth=1.6, linestyle="--" if line.dashed else "-")
         if not line.dashed:
             axis.fill_between(line.x, line.low, line.high, color=color, alpha=0.15, linewidth=0)
@@ -134,7 +148,7 @@ def _draw_panel(axis: Axes, panel: Panel, powers_of_two: bool) -> None:
     low, high = min(min(line.low) for line in panel.series), max(max(line.high) for line in panel.series)
     for line, at in zip(panel.series, _spread(ends, (high - low) * 0.075), strict=True):
         place: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
-        axis.annotate(line.label, (line.x[-1], at), color=line.color or _INK, annotation_clip=False, **place)
+        axis.annotate(line.label, (line.x[-1], at), color=line.color or INK, annotation_clip=False, **place)
 
 
 def _spread(wanted: Sequence[float], gap: float) -> list[float]:

@@ -1,8 +1,8 @@
 """Who is ahead of whom, as far as the data say.
 
 Ranks compare rows with exactly the same seeds, at least three. Two rows whose paired interval includes 0 are tied and share
-a rank. Ties are not transitive (A may tie with B and B with C, though A is ahead of C), so the order by value is cut only
-where no tied pair spans the cut: all rows between two cuts share a rank, and rows with different ranks are told apart.
+their places. Ties are not transitive (A may tie with B and B with C, though A is ahead of C), so the order by value is cut only
+where no tied pair spans the cut: all rows between two cuts share their places, and rows with different ones are told apart.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ def ranks(measured: Mapping[int, Measured]) -> dict[int, Rank]:
         if len(members) < 2:
             continue
         order = sorted(members, key=lambda row: -measured[row].values.interval().value)
-        for row, place in zip(order, places(order, _tied_in(measured)), strict=True):
-            found[row] = Rank(place, len(order))
+        places_found = places(order, _tied_in(measured))
+        for row, place in zip(order, places_found, strict=True):
+            found[row] = Rank(place, place + places_found.count(place) - 1, len(order))
     return found
 
 

@@ -1,4 +1,4 @@
-"""A board as tables for the terminal."""
+"""A board for the terminal: what was found, then tables; nothing is cut at 80 columns."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ from repirl.reporting.text import (
     bounds,
     chosen_steps,
     column_labels,
-    difference_line,
+    evidence,
+    finding,
     number,
-    rank_text,
+    place_text,
     row_name,
+    seed_count,
     seed_list,
     table_name,
 )
+from repirl.stats import MIN_SEEDS_TO_RESAMPLE
 
 
-def to_terminal(board: Board) -> RenderableType:
-    """For each stage a table of each benchmark (greedy and avg@n) and judged set, one of what was kept and what it cost, and
-    the stated differences."""
+def to_terminal(board: Board, order: Sequence[str] = ()) -> RenderableType:
+    """For each stage a table of each benchmark (greedy and avg@n) and judged set, and one of what was kept and what it cost;
+    then a sentence for each difference that the suite states. Rows go by value, or by the `order` of their labels."""
     labels = column_labels(board.columns)
+    places = {label: place for place, label in enumerate(dict.fromkeys(order))}
     parts: list[RenderableType] = []
     for stage in board.stages:
-        rows = board.rows_of(stage)
+        rows = sorted(board.rows_of(stage), key=lambda row: places.get(row.label, len(places)))
         columns = [c for c in board.columns_of(stage) if c.kind != "policy" or c.metric.startswith(("greedy", "avg@"))]
         for name in dict.fromkeys(table_name(column) for column in columns):
             parts.append(_numbers(f"{board.suite}, trained on {stage}: {name}", rows, columns, name, labels))
@@ -40,7 +44,13 @@ def to_terminal(board: Board) -> RenderableType:
             for row in rows
             if row.checkpoints is not None and row.checkpoints.kept_the_start
         ]
-        parts += [Text(difference_line(d, labels)) for d in board.differences if d.stage == stage]
+    several = len(board.stages) > 1
+    parts += [Text(f"- {finding(d)} in {evidence(d, labels, stage=several)}") for d in board.differences]
+    if board.differences:
+        parts.append(Text(f"  p-values are corrected for these {len(board.differences)} (Holm); intervals are not."))
+    fewest = min((d.result.seeds for d in board.differences), default=MIN_SEEDS_TO_RESAMPLE)
+    if fewest < MIN_SEEDS_TO_RESAMPLE:
+        parts.append(Text(f"  {seed_count(fewest)}: shows the path, not a ranking; other seeds may give another order."))
     return Group(*parts)
 
 
@@ -85,4 +95,5 @@ def _style(row: Row) -> str:
 def _cell(cell: Cell | None, column: Column) -> str:
     if cell is None:
         return "-"
-    return f"{number(cell.interval.value, column)}{rank_text(cell)}\n{bounds(cell.interval, column).strip()}"
+    place = f"({place_text(cell)})" if cell.rank is not None else ""
+    return "\n".join(filter(None, (number(cell.interval.value, column), bounds(cell.interval, column).strip(), place)))

@@ -9,7 +9,7 @@ from repirl.reporting.board import Cell, Checkpoints, Column, Difference, Row
 from repirl.stats import PairedDifference
 from repirl.types import Interval
 
-_KIND_MARK = {"method": "", "null": " (null)", "reference": " (reference)"}
+KIND_MARK = {"method": "", "null": " (null)", "reference": " (reference)"}
 KEPT_THE_START = "kept the start: no checkpoint beat the base"
 
 
@@ -30,22 +30,23 @@ def table_name(column: Column) -> str:
     return column.benchmark if column.kind == "policy" else f"{column.kind} {column.benchmark}"
 
 
-def difference_line(difference: Difference, labels: dict[Column, str]) -> str:
-    """One line: what is compared, the difference, and what it is good for."""
+def finding(difference: Difference) -> str:
+    """What a difference shows, in words: who is ahead of whom, or that they are not told apart."""
+    better, worse = difference.better.name, difference.worse.name
+    if difference.sign == 0:
+        return f"{better} and {worse} are not told apart"
+    return f"{better} is {'ahead of' if difference.sign > 0 else 'behind'} {worse}"
+
+
+def evidence(difference: Difference, labels: dict[Column, str], *, stage: bool) -> str:
+    """What a finding rests on: where, the difference with its interval and corrected p-value, seeds, and what it would say of
+    the question that was asked; `stage`: say what was trained on."""
     column, result = difference.column, difference.result
-    text = (
-        f"{difference.better.name} - {difference.worse.name}, {labels[column]}, trained on {difference.stage}: "
-        f"{difference_text(result, column)}, {seed_count(result.seeds)}"
-    )
-    return f"{text} ({_reading(result.interval, difference)})" if difference.says else text
-
-
-def _reading(interval: Interval, difference: Difference) -> str:
-    if interval.low is not None and interval.low > 0:
-        return difference.says
-    if interval.high is not None and interval.high < 0:
-        return f"no {difference.says}: the reverse"
-    return f"no clear {difference.says}"
+    size = f"{number(result.interval.value, column, '+')}{bounds(result.interval, column, '+')}"
+    trained = f", trained on {difference.stage}" if stage else ""
+    asked = {1: "{}", 0: "no clear {}", -1: "no {}: the reverse"}[difference.sign].format(difference.says)
+    text = f"{labels[column]}{trained}: {size}, p={difference.corrected_p:.3f}, {seed_count(result.seeds)}"
+    return f"{text} ({asked})" if difference.says else text
 
 
 def difference_text(result: PairedDifference, column: Column) -> str:
@@ -53,8 +54,12 @@ def difference_text(result: PairedDifference, column: Column) -> str:
     return f"{number(result.interval.value, column, '+')}{bounds(result.interval, column, '+')}, p={result.p_value:.3f}"
 
 
-def rank_text(cell: Cell) -> str:
-    return "" if cell.rank is None else f" #{cell.rank.place} of {cell.rank.of}"
+def place_text(cell: Cell) -> str:
+    """`2 of 6`, or `2-4 of 6` for each of three rows that are not told apart; nothing for a row without a rank."""
+    rank = cell.rank
+    if rank is None:
+        return ""
+    return f"{rank.place} of {rank.of}" if rank.place == rank.last else f"{rank.place}-{rank.last} of {rank.of}"
 
 
 def bounds(interval: Interval, column: Column, sign: str = "") -> str:
@@ -72,7 +77,7 @@ def number(value: float, column: Column, sign: str = "") -> str:
 
 def row_name(row: Row) -> str:
     """The row's name, with what kind of method it is where it does not compete."""
-    return row.name + _KIND_MARK[row.kind]
+    return row.name + KIND_MARK[row.kind]
 
 
 def accuracy(value: float | None) -> str:
