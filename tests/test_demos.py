@@ -260,10 +260,10 @@ def test_written_rows_are_read_as_they_were(tmp_path: Path) -> None:
         {"problem": "f?", "tests": tests},
     ]
     path.write_text("".join(json.dumps(one) + "\n" for one in rows))
-    read: list[TrainingRow] = list(file_rows(path, " Think."))
+    read: list[TrainingRow] = file_rows(path, " Think.")
     write_rows(path, read, " Think.")
-    assert list(file_rows(path, " Think.")) == read
-    assert next(file_rows(path, "")).problem.prompt == "2+2"
+    assert file_rows(path, " Think.") == read
+    assert file_rows(path, "")[0].problem.prompt == "2+2"
 
 
 def test_a_published_set_can_be_taken_whole(tmp_path: Path) -> None:

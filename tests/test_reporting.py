@@ -238,6 +238,16 @@ def test_other_settings_are_another_row_not_another_seed(tmp_path: Path) -> None
     assert all(cell.versus_baseline is None for row in board.rows for cell in row.cells.values())
 
 
+def test_a_setting_that_a_records_version_did_not_know_makes_no_other_row(tmp_path: Path) -> None:
+    """It has its default there; another value of it is another row."""
+    known = methods()["rloo"].recipe("tiny").model_dump(mode="json")
+    older = {**known, "data": {name: value for name, value in known["data"].items() if name != "demos_share"}}
+    other = {**known, "data": {**known["data"], "demos_share": 0.25}}
+    for seed, config in enumerate((older, known, other)):
+        write(tmp_path, "rloo", seed, GOOD, config=config)
+    assert sorted(row.seeds for row in board_of(tmp_path).rows) == [(0, 1), (2,)]
+
+
 def test_the_later_of_two_equal_runs_is_shown_and_the_other_named(tmp_path: Path) -> None:
     first = write(tmp_path, "rloo", 0, POOR, again="-x")
     raw = json.loads(first.file.read_text()) | {"created_utc": "2001-01-01T00:00:00Z"}

@@ -155,10 +155,33 @@ def test_a_problem_given_twice_names_both_lines(tmp_path: Path) -> None:
     path = tmp_path / "own.jsonl"
     path.write_text('{"id": "1", "problem": "1+1?", "answer": "2"}\n{"id": "1", "problem": "5+5?", "answer": "10"}\n')
     with pytest.raises(UserError, match=r"line 2 of own\.jsonl repeats the id '1' of line 1"):
-        list(file_rows(path, ""))
+        file_rows(path, "")
     path.write_text('{"problem": "1+1?", "answer": "2"}\n{"id": 0, "problem": "x", "answer": "2"}\n' * 2)
     with pytest.raises(UserError, match=r"line 3 of own\.jsonl repeats the problem of line 1"):
-        list(file_rows(path, ""))
+        file_rows(path, "")
+
+
+def test_rows_of_one_problem_are_merged_if_asked(tmp_path: Path) -> None:
+    """As distilled data has them, with or without ids of the rows; what contradicts itself is refused."""
+    path = tmp_path / "own.jsonl"
+    rows = [
+        {"id": "a", "problem": "1+1?", "answer": "2", "demonstrations": ["One.", "Two."]},
+        {"problem": "5+5?", "answer": "10", "demonstrations": ["Ten."]},
+        {"id": "b", "problem": "1+1?", "answer": "2", "demonstrations": ["Two.", "Three."]},
+        {"problem": "5+5?", "answer": "10"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    merged = file_rows(path, "", merge=True)
+    assert (merged[0].problem.id, merged[0].problem.prompt) == ("a", "1+1?")
+    assert [[demo.text for demo in row.demonstrations] for row in merged] == [["One.", "Two.", "Three."], ["Ten."]]
+    assert {demo.problem_id for demo in merged[0].demonstrations} == {"a"}
+    config = TrainingSetConfig(source="file", file=str(path), merge=True, validation_problems=1)
+    assert [problem.prompt for problem in load_training_set(config).problems] == ["1+1?"]
+    with pytest.raises(UserError, match=r"set data\.merge=true"):
+        load_training_set(config.model_copy(update={"merge": False}))
+    path.write_text(json.dumps(rows[0]) + "\n" + json.dumps({**rows[2], "answer": "3"}) + "\n")
+    with pytest.raises(UserError, match=r"line 2 of own\.jsonl has the problem or id of line 1, with another text, answer"):
+        file_rows(path, "", merge=True)
 
 
 def test_too_few_problems_or_no_file(math_folder: Path, eurus_folder: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_word_problems_are_the_same_each_time_and_right(tmp_path: Path) -> None:
     made.main(tmp_path / "a.jsonl")
     made.main(tmp_path / "b.jsonl")
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
-    rows = list(file_rows(tmp_path / "a.jsonl", ""))
+    rows = file_rows(tmp_path / "a.jsonl", "")
     assert len(rows) == len({row.problem.prompt for row in rows}) == 600
     texts = [row.demonstrations[0].text for row in rows]
     assert all(len(step_texts(text, StepSegmentation("\n\n"))) == 3 for text in texts)

@@ -11,10 +11,10 @@ from repirl.bench.suites import JudgeEvaluation, PolicyEvaluation, ScaleEvaluati
 from repirl.config import Config, parse_config
 from repirl.engines.loading import folder_digest, policy_dir
 from repirl.errors import UserError
-from repirl.methods.registry import load_method
+from repirl.methods.registry import load_method, methods
 from repirl.methods.runtime import Runtime
 from repirl.records.provenance import portable
-from repirl.records.schema import RunRecord
+from repirl.records.schema import RunRecord, digest_without_seed
 from repirl.records.upgrade import current_config
 from repirl.tasks.benchmarks import benchmark_cards, load_benchmark
 
@@ -70,6 +70,19 @@ def same_method(item: WorkItem, record: RunRecord, include: Sequence[str]) -> bo
     problems = None if item.run.problems is None else item.run.problems.model_dump(mode="json")
     same = (record.method, record.problems) == (item.run.method, problems)
     return same and _recorded_config(record, type(config)) == config
+
+
+def settings_digest(record: RunRecord) -> str:
+    """Digest of a record's settings as they are said today, without seeds: a setting that its version did not know makes it no
+    other run. Where today's method cannot read them, or there is none, the digest that it has."""
+    found = methods().get(record.method)
+    if found is None:
+        return record.config_digest
+    kind = type(next(iter(found.recipes.values())))
+    try:
+        return digest_without_seed(_recorded_config(record, kind).model_dump(mode="json"))
+    except UserError:
+        return record.config_digest
 
 
 def _recorded_config(record: RunRecord, kind: type[Config]) -> Config:

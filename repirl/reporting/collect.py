@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from repirl.bench.known import settings_digest
 from repirl.bench.suites import Contrast
 from repirl.errors import UserError
 from repirl.records.schema import RunRecord, run_key
@@ -134,7 +135,7 @@ def _key(record: RunRecord, lineage: _Lineage) -> _Key:
         record.method,
         record.recipe,
         record.stage,
-        record.config_digest,
+        settings_digest(record),
         base_digest=lineage.root(record),
         runtime=_runtime(record),
     )
@@ -172,8 +173,9 @@ def _row(key: _Key, runs: Sequence[StoredRun], lineage: _Lineage) -> Row:
         validation=_mean_if_known([record.validation_budget for record in records]),
         parents=_mean_if_known([lineage.parents_cost(record) for record in records]),
     )
+    newest = max(records, key=lambda record: record.created_utc)
     return Row(
-        **key._asdict(),
+        **key._replace(config_digest=newest.config_digest)._asdict(),
         name=key.label,
         base=records[0].base_policy.root_name or records[0].base_policy.name,
         kind=records[0].kind,

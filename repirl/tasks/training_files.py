@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,13 +85,16 @@ EURUS_2_RL_DATA = PublishedSet(
 PUBLISHED_SOURCES = ("math-train", "eurus-2-rl-data:math", "eurus-2-rl-data:code")
 
 
-def file_rows(path: Path, prompt_suffix: str, *, labelled: bool = True) -> Iterator[TrainingRow]:
+def file_rows(path: Path, prompt_suffix: str, *, labelled: bool = True, merge: bool = False) -> list[TrainingRow]:
     """Rows {"problem", "answer" or "tests", optional "id", "demonstrations": [text, ...]} of a JSONL file.
 
     Without `labelled` answers, tests and demonstrations are not read, and need not be there. UserError for a malformed row, and
-    for an id that comes twice: demonstrations go by id.
+    for an id or a problem that comes twice, unless rows of one problem's text are to be merged: then the first says its id, all
+    its demonstrations are kept, each text once, and answer or tests must be the same.
     """
     line_of: dict[str, int] = {}
+    id_of: dict[str, str] = {}
+    rows: dict[str, TrainingRow] = {}
     for number, row in read_objects(path):
         where = f"line {number} of {path.name}"
         if not isinstance(row.get("problem"), str):
@@ -104,11 +107,8 @@ def file_rows(path: Path, prompt_suffix: str, *, labelled: bool = True) -> Itera
             raise UserError(f"`demonstrations` in {where} is not a list of texts", str(texts)[:60])
         given = row.get("id")
         key = _digest_id(row["problem"]) if given is None or given == "" else str(given)
-        if key in line_of:
-            what = "the problem of" if given is None or given == "" else f"the id {key!r} of"
-            todo = "give each problem once, with all its demonstrations"
-            raise UserError(f"{where} repeats {what} line {line_of[key]}", row["problem"][:60], todo)
-        line_of[key] = number
+        if merge:
+            key = id_of.setdefault(row["problem"], key)
         problem = Problem(
             key,
             path.stem,
@@ -118,7 +118,18 @@ def file_rows(path: Path, prompt_suffix: str, *, labelled: bool = True) -> Itera
             None if tests is None else decode_tests(tests, where),
             source=row["problem"],
         )
-        yield TrainingRow(problem, tuple(Demonstration(key, text, "file") for text in texts))
+        if key in rows and merge:
+            if problem != rows[key].problem:
+                what = f"{where} has the problem or id of line {line_of[key]}, with another text, answer or tests"
+                raise UserError(what, row["problem"][:60], "give it one answer, or an id of its own")
+            texts = list(dict.fromkeys([*(demonstration.text for demonstration in rows[key].demonstrations), *texts]))
+        elif key in rows:
+            what = "the problem of" if given is None or given == "" else f"the id {key!r} of"
+            todo = "give each problem once, with all its demonstrations, or set data.merge=true"
+            raise UserError(f"{where} repeats {what} line {line_of[key]}", row["problem"][:60], todo)
+        line_of.setdefault(key, number)
+        rows[key] = TrainingRow(problem, tuple(Demonstration(key, text, "file") for text in texts))
+    return list(rows.values())
 
 
 def write_rows(path: Path, rows: Sequence[TrainingRow], prompt_suffix: str = "") -> None:

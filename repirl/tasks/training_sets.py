@@ -47,7 +47,7 @@ class TrainingSetConfig(Config):
     `unlabelled` is a file of which problems alone are read: no answers, no validation problems.
 
     Rows of a file: {"problem", "answer" or "tests", optional "id", "demonstrations": [text, ...]}; the last
-    `validation_problems` rows are held out. A published set has its own validation part, or has as many problems held
+    `validation_problems` problems are held out. A published set has its own validation part, or has as many problems held
     out at random; `problem_seed` chooses.
     """
 
@@ -55,6 +55,8 @@ class TrainingSetConfig(Config):
     """Embedded family, `file`, `unlabelled`, or a published set."""
     file: str | None = None
     """A JSONL file, or the local folder of a published set."""
+    merge: bool = False
+    """Of a file: rows of one problem become one, with all their demonstrations, as distilled data has them; else refused."""
     levels: tuple[int, ...] = tuple(range(1, 9))
     """Of an embedded family, in equal shares."""
     num_problems: int = Field(default=2000, ge=1)
@@ -130,7 +132,7 @@ def _has_any(problem_id: str, config: TrainingSetConfig) -> bool:
 def _unlabelled(config: TrainingSetConfig) -> list[Problem]:
     if config.file is None:
         raise UserError("no file of problems given", todo="set data.file to a JSONL with `problem`")
-    rows = file_rows(Path(config.file), config.prompt_suffix, labelled=False)
+    rows = file_rows(Path(config.file), config.prompt_suffix, labelled=False, merge=config.merge)
     problems = [row.problem for row in rows][: config.num_problems]
     if not problems:
         raise UserError("the file has no problems", config.file)
@@ -152,7 +154,7 @@ def _from_rows(config: TrainingSetConfig) -> tuple[list[TrainingRow], list[Train
     if config.file is None:
         raise UserError("no training file given", todo="set data.file to a JSONL with `problem`, and `answer` or `tests`")
     path = Path(config.file)
-    rows = list(file_rows(path, config.prompt_suffix))
+    rows = file_rows(path, config.prompt_suffix, merge=config.merge)
     if len(rows) <= config.validation_problems:
         raise UserError(f"{path.name} has too few problems to hold out {config.validation_problems}", len(rows), "give more")
     held_out = len(rows) - config.validation_problems

@@ -447,7 +447,7 @@ def targets() -> list[Target]:
         Target("extraction", 0.22, Extraction()),
         Target("comparison", 0.22, Comparison()),
         Target("programs", 0.02, programs),
-        Target("training rows", 0.12, json_file(lambda path: list(file_rows(path, "")), TRAINING)),
+        Target("training rows", 0.12, json_file(lambda path: file_rows(path, ""), TRAINING)),
         Target("completions", 0.07, json_file(graded_rows("math"), COMPLETIONS)),
         Target("programs with tests", 0.07, json_file(graded_rows("code"), PROGRAMS)),
         Target("labelled steps", 0.12, json_file(read_labelled, LABELLED)),
