@@ -80,10 +80,10 @@ def test_show_says_what_a_setting_means(capsys: pytest.CaptureFixture[str]) -> N
     assert cli.run(["show", "repirl", "none"]) == 2
 
 
-def test_the_example_of_the_readme_trains(tmp_path: Path, policy_folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_of_a_baseline_trains(tmp_path: Path, policy_folder, capsys: pytest.CaptureFixture[str]) -> None:
     """A new baseline in under 40 lines, found in a folder of its own."""
-    text = (paths.CHECKOUT_DIR / "README.md").read_text()
-    example = text.split("## Add a baseline")[1].split("```python\n")[1].split("```")[0]
+    text = (paths.CHECKOUT_DIR / "docs" / "own.md").read_text()
+    example = text.split("## A baseline")[1].split("```python\n")[1].split("```")[0]
     assert len(example.splitlines()) < 40
     (tmp_path / "own").mkdir()
     (tmp_path / "own/digits.py").write_text(example)

@@ -37,7 +37,6 @@ from repirl.reporting.leaderboard import LOCAL_SUITES, build_board, build_pages,
 from repirl.reporting.markdown import to_markdown
 from repirl.reporting.plots import Figure, digest_in
 from repirl.reporting.published import load_published, render_published
-from repirl.reporting.ranking import places
 from repirl.reporting.terminal import to_terminal
 from repirl.reporting.text import finding
 from repirl.stats import PairedDifference, clustered_interval, holm, paired_difference, problem_means
@@ -605,20 +604,16 @@ def test_ranks_are_among_rows_with_the_same_seeds_and_base(tmp_path: Path) -> No
     assert "Placed among each other: c, e (seeds 0, 1, 2); a, b (seeds 0, 1, 2, 3)." in page
 
 
-def test_tied_rows_share_a_rank_though_ties_are_not_transitive() -> None:
-    tied = lambda pairs: lambda ahead, behind: (ahead, behind) in pairs
-    assert places([0, 1, 2], tied({(0, 1), (1, 2)})) == [1, 1, 1]  # 0 is ahead of 2, but no cut parts them
-    assert places([0, 1, 2, 3], tied({(0, 1), (2, 3)})) == [1, 1, 3, 3]
-    assert places([0, 1, 2, 3], tied({(0, 3)})) == [1, 1, 1, 1]
-    assert places([0, 1, 2], tied(set())) == [1, 2, 3]
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        pairs = {(a, b) for a in range(7) for b in range(a + 1, 7) if rng.random() < 0.15}
-        found = places(range(7), tied(pairs))
-        assert all(found[a] == found[b] for a, b in pairs)
-        # Nothing is tied that need not be: between two places no tied pair spans the cut, and equal places need one.
-        for cut in range(1, 7):
-            assert (found[cut] == found[cut - 1]) == any(a < cut <= b for a, b in pairs)
+def test_places_count_who_is_told_apart(tmp_path: Path) -> None:
+    """a is ahead of c and d, b of d; a and b, b and c, c and d are not told apart: ties are not transitive."""
+    right = {"a": 12, "b": 10, "c": 7, "d": 4}
+    for method, count in right.items():
+        for seed in range(3):
+            write(tmp_path, method, seed, [[C, C] if p < count else [W, W] for p in range(16)])
+    board = collect("trial", store.find("trial", root=tmp_path))
+    column = column_of(board, "avg@2")
+    ranks = {row.method: row.cells[column].rank for row in board.rows}
+    assert ranks == {"a": Rank(1, 2, 4), "b": Rank(1, 3, 4), "c": Rank(2, 4, 4), "d": Rank(3, 4, 4)}
 
 
 COMMITTED = [suite for suite in store.suites_with_records(root=paths.CHECKOUT_DIR / "results") if suite not in LOCAL_SUITES]
@@ -632,19 +627,16 @@ def test_ranks_of_the_committed_records_agree_with_their_differences(suite: str)
         if not named or named[0].kind == "reference":  # none, or not in this stage, or an end of the scale without a rank
             continue
         (baseline,) = named
-        for row in committed.rows_of(stage):
-            for column, cell in row.cells.items():
-                if cell.rank is None or row is baseline or row.seeds != baseline.seeds or column not in baseline.cells:
-                    continue
-                assert cell.versus_baseline is not None
-                gap, own = cell.versus_baseline.interval, baseline.cells[column].rank
-                assert own is not None
-                assert gap.low is not None
-                assert gap.high is not None
-                if gap.low <= 0 <= gap.high:
-                    assert cell.rank == own
-                elif cell.rank != own:
-                    assert (cell.rank.place > own.place) == (gap.high < 0)
+        rivals = [row for row in committed.rows_of(stage) if row.kind != "reference" and row.seeds == baseline.seeds]
+        for column, own in baseline.cells.items():
+            gaps = [row.cells[column].versus_baseline for row in rivals if row is not baseline and column in row.cells]
+            bounds = [(gap.interval.low, gap.interval.high) for gap in gaps if gap is not None]
+            ahead = sum(low is not None and low > 1e-12 for low, _ in bounds)
+            behind = sum(high is not None and high < -1e-12 for _, high in bounds)
+            if own.rank is None:
+                assert len(bounds) == 0 or len(own.seeds) < 3
+            else:
+                assert own.rank == Rank(1 + ahead, own.rank.of - behind, len(bounds) + 1)
 
 
 # -------------------------------------------------------------------------------------------- contrasts

@@ -34,8 +34,8 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """Places `place` to `last` among the `of` rows that it may be compared with, from 1: those of all rows that are not told
-    apart from each other; one place where the row is told apart from all others."""
+    """Places `place` to `last`, from 1, among the `of` rows that it may be compared with: after all that are told apart and
+    better, before all that are told apart and worse; one place where the row is told apart from all others."""
 
     place: int
     last: int

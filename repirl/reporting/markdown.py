@@ -39,9 +39,8 @@ _CORRECTED = (
 _SAID = (
     "**Values** are means over seeds, with a 95% bootstrap interval over problems (and over seeds, from three on): of "
     "policies the share of problems solved, of process rewards (`judge`) F1 or PRMScore in percent. Each links to its records.",
-    "**Place**: among the rows with the same seeds (at least three) and base policy. `2-4 of 6` stands at each of three rows "
-    "that are not told apart: where the paired difference of two has an interval that includes 0, they and all between them "
-    "share their places.",
+    "**Place**: among the rows with the same seeds (at least three) and base policy. `2-4 of 6`: one of them is ahead, two are "
+    "behind, and the rest is not told apart from it, because the interval of the paired difference includes 0.",
     "**Trained on** is the stage: what the policy was trained on last, and `after` what. A **recipe** is a method's settings "
     "by name (`repirl show METHOD`); what a row changes of it is below. **Base policy**: what the first stage started from.",
     "*(null)*: a reward that knows nothing of the problem; *(reference)*: an end of the scale (the untouched base, a reward "

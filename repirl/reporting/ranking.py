@@ -1,14 +1,13 @@
 """Who is ahead of whom, as far as the data say.
 
-Ranks compare rows with exactly the same seeds, at least three. Two rows whose paired interval includes 0 are tied and share
-their places. Ties are not transitive (A may tie with B and B with C, though A is ahead of C), so the order by value is cut only
-where no tied pair spans the cut: all rows between two cuts share their places, and rows with different ones are told apart.
+Ranks compare rows with exactly the same seeds, at least three. A row's places begin after all rows that are told apart from it
+and better, and end before all that are told apart and worse: two rows are told apart where the interval of their paired
+difference has no 0 in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping
 
 from repirl.reporting.board import Rank
 from repirl.reporting.measuring import Measured
@@ -26,30 +25,21 @@ def ranks(measured: Mapping[int, Measured]) -> dict[int, Rank]:
     for members in groups.values():
         if len(members) < 2:
             continue
-        order = sorted(members, key=lambda row: -measured[row].values.interval().value)
-        places_found = places(order, _tied_in(measured))
-        for row, place in zip(order, places_found, strict=True):
-            found[row] = Rank(place, place + places_found.count(place) - 1, len(order))
+        better, worse = dict.fromkeys(members, 0), dict.fromkeys(members, 0)
+        for i, row in enumerate(members):
+            for other in members[:i]:
+                sign = _sign(measured[row], measured[other])
+                ahead, behind = (row, other) if sign > 0 else (other, row)
+                better[behind] += abs(sign)
+                worse[ahead] += abs(sign)
+        found |= {row: Rank(1 + better[row], len(members) - worse[row], len(members)) for row in members}
     return found
 
 
-def places(order: Sequence[int], tied: Callable[[int, int], bool]) -> list[int]:
-    """The place of each item of `order`, best first; `tied(ahead, behind)` says whether two are not told apart."""
-    found = [1] * len(order)
-    for cut in range(1, len(order)):
-        # The nearest pairs first: these are the likeliest ties.
-        spanned = any(tied(ahead, behind) for ahead in reversed(order[:cut]) for behind in order[cut:])
-        found[cut] = found[cut - 1] if spanned else cut + 1
-    return found
-
-
-def _tied_in(measured: Mapping[int, Measured]) -> Callable[[int, int], bool]:
-    @cache
-    def tied(ahead: int, behind: int) -> bool:
-        result = measured[ahead].values.minus(measured[behind].values)
-        if result is None or result.interval.low is None or result.interval.high is None:
-            return True
-        # A bound that differs from zero by rounding only is a tie.
-        return result.interval.low <= 1e-12 and result.interval.high >= -1e-12
-
-    return tied
+def _sign(a: Measured, b: Measured) -> int:
+    """1 where a is told apart from b and better, -1 where worse, 0 where the two are not told apart."""
+    result = a.values.minus(b.values)
+    if result is None or result.interval.low is None or result.interval.high is None:
+        return 0
+    # A bound that differs from zero by rounding only is a tie.
+    return 1 if result.interval.low > 1e-12 else -1 if result.interval.high < -1e-12 else 0

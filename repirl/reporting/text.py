@@ -55,7 +55,8 @@ def difference_text(result: PairedDifference, column: Column) -> str:
 
 
 def place_text(cell: Cell) -> str:
-    """`2 of 6`, or `2-4 of 6` for each of three rows that are not told apart; nothing for a row without a rank."""
+    """`2 of 6`, or `2-4 of 6` where one of the others is ahead, two are behind, and the rest is not told apart; nothing for a
+    row without a rank."""
     rank = cell.rank
     if rank is None:
         return ""
