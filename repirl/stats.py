@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -160,18 +161,29 @@ def _grid(values: npt.ArrayLike) -> np.ndarray:
 def _bootstrap_means(grid: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Resampled means [R] of `grid` [S, P]; see `seeded_interval`."""
     num_problems = grid.shape[1]
-    rng = stream(seed, "bootstrap")
     measured = ~np.isnan(grid)
     filled = np.where(measured, grid, 0.0)
     chunk = max(1, _CHUNK_CELLS // num_problems)
     parts: list[np.ndarray] = []
+    first, rng_state = _first_draw(seed, num_problems, min(chunk, resamples))
+    rng = stream(seed, "bootstrap")
+    rng.bit_generator.state = rng_state
     for start in range(0, resamples, chunk):
-        counts = _draw_counts(rng, num_problems, min(chunk, resamples - start))
+        counts = first if start == 0 else _draw_counts(rng, num_problems, min(chunk, resamples - start))
         weight = counts @ measured.T
         # A seed without one measured problem in a resample takes its overall mean there.
         fallback = filled.sum(axis=1) / measured.sum(axis=1)
         parts.append(np.where(weight > 0, (counts @ filled.T) / np.maximum(weight, 1), fallback))
     return resample_seeds(np.concatenate(parts), rng)
+
+
+@lru_cache(maxsize=4)
+def _first_draw(seed: int, num_problems: int, resamples: int) -> tuple[np.ndarray, Mapping[str, Any]]:
+    """The first draw of problems from a seed's stream, and the stream's state after it: a table has hundreds of the same."""
+    rng = stream(seed, "bootstrap")
+    counts = _draw_counts(rng, num_problems, resamples)
+    counts.flags.writeable = False
+    return counts, rng.bit_generator.state
 
 
 def _draw_counts(rng: np.random.Generator, size: int, resamples: int) -> np.ndarray:

@@ -197,9 +197,8 @@ def test_equal_values_share_a_rank(tmp_path: Path) -> None:
     column = column_of(board, "avg@2")
     found = {row.method: row.cells[column].rank for row in board.rows}
     assert found == {"a": Rank(1, 2, 3), "b": Rank(1, 2, 3), "c": Rank(3, 3, 3)}
-    # On two of five problems c is behind: the interval of the difference includes 0.
-    column = column_of(board, "greedy")
-    assert {row.cells[column].rank for row in board.rows} == {Rank(1, 3, 3)}
+    # A benchmark is read by one column: no other has places.
+    assert {row.cells[column_of(board, "greedy")].rank for row in board.rows} == {None}
 
 
 @pytest.mark.parametrize("changes", [{"card": "other"}, {"temperature": 0.7}])
@@ -305,7 +304,7 @@ def test_a_narrow_terminal_cuts_no_number(tmp_path: Path) -> None:
     console.print(to_terminal(board_of(tmp_path)))
     shown = console.export_text()
     assert "…" not in shown
-    assert shown.count("(1-2 of 2)") == 8
+    assert shown.count("(1-2 of 2)") == 4
     assert "1,000,000,000" in shown
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Literal
 
 from repirl.records.schema import Kind
@@ -180,19 +180,18 @@ class Board:
 
     def primary_of(self, stage: str) -> tuple[Column, ...]:
         """The one column by which each benchmark or set of the stage is read: see `primary`."""
-        tables: dict[tuple[object, ...], list[Column]] = {}
-        for column in self.columns_of(stage):
-            digests = (column.card_digest, column.data_digest, column.protocol_digest)
-            tables.setdefault((column.kind, column.benchmark, *digests), []).append(column)
-        return tuple(primary(columns) for columns in tables.values())
+        return primary(self.columns_of(stage))
 
 
-def primary(columns: Sequence[Column]) -> Column:
-    """Of the columns of one benchmark the mean of most samples (`avg@n`), of scaling the best of most samples, else the
-    first."""
+def primary(columns: Sequence[Column]) -> tuple[Column, ...]:
+    """Of the columns of each benchmark under one protocol the mean of most samples (`avg@n`), of scaling the best of most
+    samples, else the first."""
 
     def place(column: Column) -> tuple[bool, int]:
         name, _, count = column.metric.replace("best-of-", "best-of@").partition("@")
         return name in ("avg", "best-of"), int(count) if count.isdigit() else 0
 
-    return max(columns, key=place)
+    tables: dict[tuple[object, ...], list[Column]] = {}
+    for column in columns:
+        tables.setdefault(astuple(replace(column, metric="")), []).append(column)
+    return tuple(max(own, key=place) for own in tables.values())

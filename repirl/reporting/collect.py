@@ -18,7 +18,7 @@ from repirl.bench.suites import Contrast
 from repirl.errors import UserError
 from repirl.records.schema import RunRecord, run_key
 from repirl.records.store import StoredRun
-from repirl.reporting.board import Board, Cell, Checkpoints, Column, Cost, Rank, Row
+from repirl.reporting.board import Board, Cell, Checkpoints, Column, Cost, Rank, Row, primary
 from repirl.reporting.comparing import Numbers, baseline_of, stated_differences
 from repirl.reporting.measuring import Protocols, measure
 from repirl.reporting.ranking import ranks
@@ -272,7 +272,7 @@ def _with_cells(rows: Sequence[Row], numbers: Numbers, columns: Sequence[Column]
 
 
 def _ranks(rows: Sequence[Row], numbers: Numbers, columns: Sequence[Column]) -> dict[tuple[int, Column], Rank]:
-    """Ranks within each stage, base policy and column.
+    """Ranks within each stage, base policy and primary column: only there a row has a place.
 
     References have none: they mark the ends of the scale. Null rewards have: to be behind one
     must show.
@@ -284,7 +284,7 @@ def _ranks(rows: Sequence[Row], numbers: Numbers, columns: Sequence[Column]) -> 
     return {
         (i, column): rank
         for members in rivals.values()
-        for column in columns
+        for column in primary(columns)
         for i, rank in ranks({i: numbers[i][column] for i in members if column in numbers[i]}).items()
     }
 
