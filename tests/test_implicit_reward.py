@@ -17,8 +17,9 @@ from repirl.evals.judged_sets import SetOptions, load_set
 from repirl.evals.judging import default_rule, judge
 from repirl.learn.gradient import row_logprobs
 from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract
-from repirl.rewards.implicit import ImplicitReward, log_ratio_terms, save_implicit
+from repirl.rewards.implicit import ImplicitReward, log_ratio_terms
 from repirl.rewards.load import LoadOptions, load_reward
+from repirl.rewards.saved import write_reward
 from repirl.rollouts.batching import TokenRow
 from repirl.rollouts.steps import StepSegmentation
 from repirl.tasks import arith
@@ -57,7 +58,7 @@ def saved(make_policy, tokenizer, reference, tmp_path) -> tuple[ImplicitReward, 
         training_digest="b",
         log_ratio=log_ratio_terms(reference, BETA),
     )
-    save_implicit(tmp_path / "run" / "reward", model, tokenizer, contract)
+    write_reward(tmp_path / "run" / "reward", model, tokenizer, contract)
     return ImplicitReward(model, reference.model, tokenizer, LINES, BETA), tmp_path / "run" / "reward"
 
 

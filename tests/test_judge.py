@@ -29,17 +29,17 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data"
 def reward_folders(make_energy_model, make_policy, policy_folder, tokenizer, tmp_path_factory) -> dict[str, str]:
     """Kind of PRM -> REWARD as `repirl judge` takes it: the saved kinds as folders, the others by name."""
     from repirl.engines.loading import load_policy
-    from repirl.rewards.energy import save_energy
-    from repirl.rewards.implicit import log_ratio_terms, save_implicit
+    from repirl.rewards.implicit import log_ratio_terms
     from repirl.rewards.load import KINDS as SAVED_KINDS
     from repirl.rewards.load import NAMED
+    from repirl.rewards.saved import write_reward
 
     folder = tmp_path_factory.mktemp("run") / "reward"
-    save_energy(folder, make_energy_model(3, base_measure=1.0), tokenizer, contract(kind="energy"))
+    write_reward(folder, make_energy_model(3, base_measure=1.0), tokenizer, contract(kind="energy"))
     other = tmp_path_factory.mktemp("run") / "reward"
     start = load_policy(policy_folder)
     terms = {"kind": "implicit", "base_digest": start.digest, "log_ratio": log_ratio_terms(start, 0.05)}
-    save_implicit(other, make_policy(4), tokenizer, contract(**terms))
+    write_reward(other, make_policy(4), tokenizer, contract(**terms))
     saved = {"energy": str(folder), "implicit": str(other)}
     # What a model writes can seldom be read of a random one: test_written.py.
     assert saved.keys() == SAVED_KINDS.keys() - {"written"}, "a new kind of saved reward: judge it here"
@@ -259,12 +259,12 @@ def test_given_steps_are_scored_as_the_rollout_was(make_rollout, reward_folders)
 
 def test_the_contract_decides_separator_and_suffix(make_energy_model, tokenizer, tmp_path: Path):
     from repirl.evals.step_scoring import as_group, score_solutions
-    from repirl.rewards.energy import save_energy
     from repirl.rewards.load import LoadOptions, load_reward
+    from repirl.rewards.saved import write_reward
 
     model = make_energy_model(1)
-    save_energy(tmp_path / "plain", model, tokenizer, contract(step_separator=" ; "))
-    save_energy(tmp_path / "run" / "reward", model, tokenizer, contract(step_separator=" ; "))
+    write_reward(tmp_path / "plain", model, tokenizer, contract(step_separator=" ; "))
+    write_reward(tmp_path / "run" / "reward", model, tokenizer, contract(step_separator=" ; "))
     plain, inside = (load_reward(str(tmp_path / name), LoadOptions()) for name in ("plain", "run"))
     one = LabelledSolution("s", "p", ("a;", "b ; c", "d"), (1.0, 1.0, 0.0))
     assert as_group(plain, one).rollouts[0].text == "a; ; b c ; d"

@@ -380,38 +380,3 @@ def test_judge(kind: str, folders, tmp_path, capsys):
     assert judged["unscored"] == 0
     assert judged["threshold"]["rule"] == ("tuned" if kind == "implicit" else "fixed:0.5")
     assert [null["reward"] for null in said["sets"][0]["nulls"]] == ["random", "constant", "length"]
-
-
-# ------------------------------------------------------------------------- our own, in plain transformers
-
-
-def test_a_saved_energy_is_a_plain_token_classifier(make_energy_model, tokenizer, make_rollout, tmp_path):
-    from repirl.rewards.artifact import RewardContract
-    from repirl.rewards.energy import EnergyReward, save_energy
-
-    fields: dict[str, Any] = {"kind": "energy", "method": "t", "step_separator": "\n", "template": "plain"}
-    fields |= {"step_aggregation": "mean", "base_digest": "a", "training_digest": "b"}
-    save_energy(tmp_path, model := make_energy_model(3), tokenizer, contract := RewardContract(**fields))
-    rollout = make_rollout("Compute 1+2.\n", "1+2\n\\boxed{3}")
-    group = RolloutGroup(Problem("p", "arith", "Compute 1+2.\n", grader="math"), (rollout,), (Verdict("correct"),))
-    (scores_T,) = EnergyReward(model, tokenizer, contract.segmentation).token_scores([group])
-    loading: Any = AutoModelForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
-    plain, info = loading
-    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    logits = plain.eval()(torch.tensor([[*rollout.prompt_ids, *rollout.token_ids]])).logits[0, :, 0].detach().numpy()
-    assert logits[len(rollout.prompt_ids) :] == pytest.approx(scores_T, abs=1e-5)
-
-
-def test_a_saved_implicit_reward_is_a_plain_language_model(make_policy, tokenizer, tmp_path):
-    from repirl.rewards.artifact import LogRatioTerms, RewardContract
-    from repirl.rewards.implicit import save_implicit
-
-    fields: dict[str, Any] = {"kind": "implicit", "method": "t", "step_separator": "\n", "template": "plain"}
-    fields |= {"step_aggregation": "sum", "base_digest": "a", "training_digest": "b"}
-    model = make_policy(6)
-    save_implicit(tmp_path, model, tokenizer, RewardContract(**fields, log_ratio=LogRatioTerms(beta=0.05, reference="tiny")))
-    loading: Any = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    plain, info = loading
-    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    ids = AutoTokenizer.from_pretrained(tmp_path)("Compute 1+2", return_tensors="pt")["input_ids"]
-    assert torch.equal(plain.eval()(ids).logits, model(ids).logits)

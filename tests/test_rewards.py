@@ -24,9 +24,10 @@ from repirl.learn.supervised import negative_log_likelihood
 from repirl.rewards.aggregate import aggregate
 from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract
 from repirl.rewards.base import steps_from_tokens
-from repirl.rewards.energy import energy_from_policy, load_energy_model, save_energy, token_rewards
+from repirl.rewards.energy import energy_from_policy, load_energy_model, token_rewards
 from repirl.rewards.load import LoadOptions, load_reward, saved_at
 from repirl.rewards.nulls import ConstantReward, LengthReward, OracleReward, RandomReward, confidence_reward
+from repirl.rewards.saved import write_reward
 from repirl.rollouts.batching import TokenRow, map_rows
 from repirl.rollouts.prompts import encode_solution
 from repirl.rollouts.steps import StepSegmentation
@@ -401,7 +402,7 @@ def test_a_base_measure_starts_as_the_policys_own_logprobs(make_policy, make_ene
     for reward_T, logprob_T in zip(start, logprobs, strict=True):
         assert reward_T.numpy() == pytest.approx(0.5 * logprob_T, abs=1e-5)
     head, both = make_energy_model(), make_energy_model(base_measure=0.5)
-    save_energy(tmp_path, both, tokenizer, CONTRACT)
+    write_reward(tmp_path, both, tokenizer, CONTRACT)
     for model in (both, load_energy_model(tmp_path)):
         found = score_rows(model, rows)
         for reward_T, head_T, base_T in zip(found, score_rows(head, rows), start, strict=True):
@@ -634,7 +635,7 @@ def test_a_contract_of_version_1_is_read_and_a_rescaled_one_refused(saved):
 
 
 def test_save_energy_makes_its_folder(make_policy, tokenizer, tmp_path):
-    save_energy(tmp_path / "a" / "b", energy_from_policy(make_policy()), tokenizer, CONTRACT)
+    write_reward(tmp_path / "a" / "b", energy_from_policy(make_policy()), tokenizer, CONTRACT)
     assert read_contract(tmp_path / "a" / "b") == CONTRACT
 
 

@@ -25,6 +25,7 @@ ROOMS = (
     "bench",
     "reporting",
     "theory",
+    "api",
     "cli",
 )
 # Must not be imported when the command line only parses: anything that takes a second.

@@ -42,35 +42,74 @@ def test_every_form_is_the_same_solution(tmp_path: Path, row: dict[str, Any]) ->
     (found,) = score_given(loaded, read_solutions(written(tmp_path / "a.jsonl", row)))
     (plain,) = score_given(loaded, [GivenSolution("1", 0, PROBLEM, TEXT, None)])
     assert found.scores == pytest.approx(plain.scores)
-    assert found.steps == tuple(TEXT.split("\n"))
+    assert [step.text for step in found.steps] == TEXT.split("\n")
+
+
+GOLD = {"solution": "So \\boxed{15}", "answer": "15"}
+"""Columns of a data set that pools carry along: no solution of theirs."""
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "problem_id": "a",
+            "problem": PROBLEM,
+            "completions": [TEXT, "No"],
+            "scores": [[1], [2]],
+            "pred_naive@1": "14",
+            **GOLD,
+        },
+        {"unique_id": "a", "problem": PROBLEM, "completions": [TEXT, "No"], "finish_reasons": ["stop", "length"], **GOLD},
+        {"question": PROBLEM, "groundtruth": "14", "output": [{"text": TEXT, "value": 1}, {"text": "No", "value": 0}], **GOLD},
+        {
+            "question": PROBLEM,
+            "ground_truth_answer": "14",
+            "model_answer": [{"text": TEXT, "step_scores": [0.1]}, {"text": "No", "step_scores": [0.2]}],
+            **GOLD,
+        },
+        {"idx": 3, "question": PROBLEM, "gt": "14", "code": [TEXT, "No"], "pred_score": [0.5, 0.1], **GOLD},
+        {"prompt": PROBLEM, "completions": [{"text": TEXT, "reward": 1}, {"text": "No", "reward": 0}], **GOLD},
+    ],
+    ids=["search-and-learn", "save-pool", "compute-optimal-tts", "rebase", "qwen", "train-pool"],
+)
+def test_of_a_pool_the_samples_are_scored(tmp_path: Path, row: dict[str, Any]) -> None:
+    """In every format that is known, and not the right solution that lies beside them."""
+    found = read_solutions(written(tmp_path / "a.jsonl", row))
+    assert [(one.sample, one.text, one.problem) for one in found] == [(0, TEXT, PROBLEM), (1, "No", PROBLEM)]
+    assert found[1].finished == ("finish_reasons" not in row)
 
 
 def test_tokens_make_up_the_steps_and_their_scores() -> None:
     loaded = load_reward("confidence", LoadOptions())
     cut = GivenSolution("2", 0, PROBLEM, TEXT[:-4], None, finished=False)
     whole, unfinished = score_given(loaded, [GivenSolution("1", 0, PROBLEM, TEXT, None), cut], threshold=0.0)
-    assert whole.tokens is not None
-    assert whole.scores is not None
-    assert "".join(token.text for step in whole.tokens for token in step) == TEXT
-    of_tokens = [aggregate(np.array([token.reward for token in step]), loaded.reward.aggregation) for step in whole.tokens]
+    assert "".join(token.text for token in whole.tokens) == whole.text == TEXT
+    assert all(whole.text[token.start : token.end] == token.text for token in whole.tokens)
+    assert [whole.text[step.start : step.end].rstrip("\n") for step in whole.steps] == TEXT.split("\n")
+    assert [step.start for step in whole.steps[1:]] == [step.end for step in whole.steps[:-1]]
+    of_tokens = [aggregate(np.array([token.reward for token in one.tokens]), loaded.reward.aggregation) for one in whole.steps]
     assert of_tokens == pytest.approx(list(whole.scores), rel=1e-5)
-    assert whole.tokens[-1][-1].text == ""  # the end of the sequence
-    assert unfinished.tokens is not None
-    assert unfinished.tokens[-1][-1].text != ""
-    assert whole.whole["min"] == pytest.approx(min(whole.scores))
-    assert whole.suspect == 0  # confidence is a log-probability: all are below 0
-    assert score_given(loaded, [cut], threshold=-99.0)[0].suspect is None
-    assert score_given(loaded, [cut])[0].suspect is None  # its scores have no point that means wrong
+    assert whole.tokens[-1].text == ""  # the end of the sequence
+    assert unfinished.tokens[-1].text != ""
+    assert whole.aggregates["min"] == pytest.approx(min(whole.scores))
+    assert whole.first_suspected == 0  # confidence is a log-probability: all are below 0
+    assert score_given(loaded, [cut], threshold=-99.0)[0].first_suspected is None
+    assert score_given(loaded, [cut])[0].first_suspected is None  # its scores have no point that means wrong
 
 
 def test_what_cannot_be_scored_says_why() -> None:
     loaded = load_reward("length", LoadOptions())
     good, empty = GivenSolution("1", 0, PROBLEM, TEXT, None), GivenSolution("2", 0, PROBLEM, " \n", None)
     scored = score_given(loaded, [empty, good])
-    assert (scored[0].scores, scored[0].reason) == (None, "it has no steps")
-    assert scored[1].scores is not None
-    with pytest.raises(UserError, match="no solution can be scored"):
-        score_given(loaded, [empty])
+    assert (scored[0].scores, scored[0].aggregates, scored[0].reason) == ((), {}, "it has no steps")
+    assert len(scored[1].scores) == 3
+    assert score_given(loaded, [empty])[0].reason == "it has no steps"
+
+
+def test_a_file_of_which_nothing_can_be_scored_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["score", "length", str(written(tmp_path / "a.jsonl", {"problem": PROBLEM, "solution": " "}))]) == 2
+    assert "no solution can be scored" in capsys.readouterr().err
 
 
 def test_places_and_colours() -> None:
@@ -86,8 +125,7 @@ def test_the_page_shows_the_number_of_every_step_and_token() -> None:
     assert "<a>" not in text
     assert "my &lt;reward&gt;" in text
     assert text.count("first suspected") == 1
-    assert scored[0].tokens is not None
-    assert len(re.findall("<span title=", text)) == sum(map(len, scored[0].tokens))
+    assert len(re.findall("<span title=", text)) == len(scored[0].tokens) == len("1 < 2 & so\nyes") + 1
     assert "http" not in text
     assert "<script" not in text
 

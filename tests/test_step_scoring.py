@@ -108,12 +108,11 @@ def save_spanning_reward(folder: Path, policy: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from repirl.rewards.artifact import RewardContract
-    from repirl.rewards.energy import energy_from_policy, save_energy
+    from repirl.rewards.energy import energy_from_policy
+    from repirl.rewards.saved import write_reward
 
     fields = {"kind": "energy", "method": "test", "step_separator": "\n", "template": "plain", "step_aggregation": "mean"}
-    contract = RewardContract.model_validate(
-        fields | {"base_digest": "a", "training_digest": "b"}
-    )
+    contract = RewardContract.model_validate(fields | {"base_digest": "a", "training_digest": "b"})
     tokenizer = AutoTokenizer.from_pretrained(policy)
     model = AutoModelForCausalLM.from_pretrained(policy)
-    save_energy(folder, energy_from_policy(model), tokenizer, contract)
+    write_reward(folder, energy_from_policy(model), tokenizer, contract)

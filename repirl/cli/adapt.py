@@ -52,8 +52,7 @@ def adapt_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Test-time training: a process without the answers trains the policy, this one measures it before and after."""
-    from repirl.cli.evaluate import default_device
-    from repirl.engines.loading import load_policy
+    from repirl.engines.loading import default_device, load_policy
     from repirl.errors import UserError
     from repirl.evals import adapting as apart
     from repirl.evals.policy import evaluate_policy

@@ -40,8 +40,8 @@ def attack_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Attack REWARD with changed solutions that are not right: by how much does its score rise?"""
-    from repirl.cli.evaluate import default_device
     from repirl.cli.scale import reward_for, sampled_pool, short_names
+    from repirl.engines.loading import default_device
     from repirl.errors import UserError
     from repirl.evals.attacks import attack, cases_of
     from repirl.evals.pools import pool_of_file

@@ -87,8 +87,7 @@ def server_settings(base_url: str, model: str, settings: list[str] | tuple[()], 
 
 
 def _policy(weights: Weights) -> LoadedPolicy:
-    from repirl.cli.evaluate import default_device
-    from repirl.engines.loading import load_policy
+    from repirl.engines.loading import default_device, load_policy
 
     device = weights.device or default_device()
     return load_policy(weights.policy, dtype=weights.dtype, device=device, revision=weights.revision)

@@ -111,29 +111,16 @@ def _wanted(
 ) -> list[_Wanted]:
     """All benchmarks, loaded; UserError for a metric or a comparison that does not fit, before any of them is sampled."""
     from repirl.cli.against import open_other
-    from repirl.evals.report import metrics_of
+    from repirl.evals.report import majority, metrics_of
     from repirl.tasks.benchmarks import expand_benchmarks, load_benchmark
 
     found = []
     for name in expand_benchmarks(names, include):
         one = load_benchmark(name, data_dir=data_dir, include=include)
-        more = [*_majority(one, protocol.samples), *metrics]
+        more = [*majority(one, protocol.samples), *metrics]
         metrics_of(protocol, one, more)
         found.append(_Wanted(one, more, open_other(against, one, protocol) if against is not None else None))
     return found
-
-
-def _majority(benchmark: Benchmark, samples: int) -> list[str]:
-    """`maj@n` where it says something: answers can be compared, and a vote of two with ties split is their mean."""
-    from repirl.evals.report import has_answers
-
-    return [f"maj@{samples}"] if samples > 2 and has_answers(benchmark) else []
-
-
-def default_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _summary(report: Report, other: OtherRun | None) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def judge_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Judge REWARD by how well its step scores find the first wrong step (ProcessBench F1) or all of them (PRMBench)."""
-    from repirl.cli.evaluate import default_device
+    from repirl.engines.loading import default_device
     from repirl.errors import UserError
     from repirl.evals.judged_sets import ARITH_SETS, SetOptions, load_set, natural_separator
     from repirl.evals.judging import default_rule, judge

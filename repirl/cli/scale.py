@@ -90,7 +90,7 @@ def scale_command(
     way = known_extraction(extraction)
     place = device
     if place is None:
-        from repirl.cli.evaluate import default_device
+        from repirl.engines.loading import default_device
 
         place = default_device()
     with working("loading"):

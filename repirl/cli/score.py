@@ -45,7 +45,7 @@ def score_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Score solutions with REWARD; nothing need be known of them."""
-    from repirl.cli.evaluate import default_device
+    from repirl.engines.loading import default_device
     from repirl.errors import UserError
     from repirl.evals.scored_solutions import score_given
     from repirl.paths import replace_file
@@ -61,7 +61,10 @@ def score_command(
         options = LoadOptions(policy, separator.replace("\\n", "\n"), seed, dtype, device or default_device())
         loaded = load_reward(reward, options)
         scored = score_given(loaded, solutions, threshold, prompt_suffix, on_progress)
-    limit_used = loaded.natural_threshold if threshold is None else threshold
+    if all(one.reason for one in scored):
+        reasons = ", ".join(dict.fromkeys(one.reason for one in scored))
+        raise UserError("no solution can be scored", reasons, "give other solutions, or score with another reward")
+    limit_used = scored[0].threshold
     rows = [_row(one) for one in scored]
     if out is not None:
         text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
@@ -77,42 +80,52 @@ def score_command(
         "reward": loaded.name,
         "threshold": limit_used,
         "solutions": len(scored),
-        "unscored": sum(one.scores is None for one in scored),
-        "suspected": sum(one.suspect is not None for one in scored),
+        "unscored": sum(bool(one.reason) for one in scored),
+        "suspected": sum(one.first_suspected is not None for one in scored),
     }
     emit(as_json, payload | {"scores": rows}, lambda: _shown(payload, scored))
 
 
 def _row(one: ScoredSolution) -> dict[str, Any]:
-    found: dict[str, Any] = {"id": one.given.id, "sample": one.given.sample, "problem": one.given.problem}
-    if one.scores is None:
-        return found | {"steps": [{"text": text, "score": None} for text in one.steps], "reason": one.reason}
-    found["steps"] = [{"text": text, "score": round(score, 6)} for text, score in zip(one.steps, one.scores, strict=True)]
-    found |= {"first_suspected": one.suspect, "scores": {how: round(value, 6) for how, value in one.whole.items()}}
-    if one.tokens is not None:
-        for step, tokens in zip(found["steps"], one.tokens, strict=True):
-            step["tokens"] = [{"text": token.text, "reward": round(token.reward, 6)} for token in tokens]
-    return found
+    steps: list[dict[str, Any]] = [
+        {"text": step.text, "score": None if step.score is None else round(step.score, 6)} for step in one.steps
+    ]
+    found: dict[str, Any] = {"id": one.given.id, "sample": one.given.sample, "problem": one.given.problem, "steps": steps}
+    if one.reason:
+        return found | {"reason": one.reason}
+    for row, step in zip(steps, one.steps, strict=True):
+        if step.tokens:
+            row["tokens"] = [{"text": token.text, "reward": round(token.reward, 6)} for token in step.tokens]
+    whole = {how: round(value, 6) for how, value in one.aggregates.items()}
+    return found | {"first_suspected": one.first_suspected, "scores": whole}
 
 
 def _shown(payload: dict[str, Any], scored: list[ScoredSolution]) -> Group:
+    """Scores and tokens in colours, each among its like in the file."""
     from rich.console import Group
     from rich.text import Text
 
     from repirl.reporting.heat_map import heat_of, place_in
 
-    place = place_in([score for one in scored for score in one.scores or ()])
+    place = place_in([score for one in scored for score in one.scores])
+    token_place = place_in([token.reward for one in scored for token in one.tokens])
+    colour = lambda share: f"rgb({','.join(map(str, heat_of(share)))})"
     lines = []
     for one in scored[:SHOWN]:
         sample = f", sample {one.given.sample}" if one.given.sample else ""
-        whole = ", ".join(f"{how} {value:.3g}" for how, value in one.whole.items())
+        whole = ", ".join(f"{how} {value:.3g}" for how, value in one.aggregates.items())
         lines.append(Text(f"{one.given.id}{sample}: {whole or one.reason}", style="bold"))
         for i, step in enumerate(one.steps):
             line = Text("  ")
-            if one.scores is not None:
-                line.append(f"{one.scores[i]:8.3f} ", style=f"rgb({','.join(map(str, heat_of(place(one.scores[i]))))})")
-            line.append(" ".join(step.split()))
-            if i == one.suspect:
+            if step.score is not None:
+                line.append(f"{step.score:8.3f} ", style=colour(place(step.score)))
+            if step.tokens:
+                body = Text.assemble(*((token.text, colour(token_place(token.reward))) for token in step.tokens))
+                body.rstrip()
+                line.append_text(Text(" ").join(body.split("\n")))
+            else:
+                line.append(" ".join(step.text.split()))
+            if i == one.first_suspected:
                 line.append("  <- first suspected", style="bold")
             lines.append(line)
     if len(scored) > SHOWN:

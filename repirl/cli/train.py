@@ -68,8 +68,8 @@ def train_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Train METHOD into a run folder; the same command again continues an interrupted run."""
-    from repirl.cli.evaluate import default_device
     from repirl.config import parse_config, with_overrides
+    from repirl.engines.loading import default_device
     from repirl.engines.ray_workers import RaySettings
     from repirl.engines.vllm_settings import VllmSettings
     from repirl.learn.diagnostics import EXPLAINED

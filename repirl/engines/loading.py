@@ -103,7 +103,7 @@ def load_tokenizer(path: Path) -> Any:
         # transformers would make up a tokenizer of the model's usual kind
         raise UserError("no tokenizer in the policy's folder", str(path), "save the tokenizer beside the model")
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError("the policy has no readable tokenizer", str(path), _first_line(error)) from error
 
@@ -116,6 +116,13 @@ def check_device(device: str | torch.device) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # what torch raises differs by kind of device
         raise UserError("no such device here", str(device), "use cpu, or cuda with a GPU and a CUDA build of torch") from error
+
+
+def default_device() -> str:
+    """`cuda` if there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def policy_dir(name_or_path: str | Path, revision: str | None = None) -> Path:
@@ -164,7 +171,7 @@ def _load_model(path: Path, dtype: str) -> Any:
         with quiet_transformers():
             model, info = load(
                 path,
-                config=AutoConfig.from_pretrained(path, local_files_only=True),
+                config=AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False),
                 dtype=dtype,
                 local_files_only=True,
                 output_loading_info=True,

@@ -54,6 +54,11 @@ def has_answers(benchmark: Benchmark) -> bool:
     return benchmark.grade is None and all(problem.grader != "code" for problem in benchmark.problems)
 
 
+def majority(benchmark: Benchmark, samples: int) -> list[str]:
+    """`maj@n` where it says something: answers can be compared, and a vote of two with ties split is their mean."""
+    return [f"maj@{samples}"] if samples > 2 and has_answers(benchmark) else []
+
+
 def build_report(
     benchmark: Benchmark,
     protocol: EvalProtocol,

@@ -67,11 +67,24 @@ def score_solutions(
     prompt_suffix: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[ScoredSteps]:
+    """As `scored_or_not`; UserError if none of them can be scored."""
+    found = scored_or_not(loaded, solutions, prompt_suffix, on_progress)
+    if solutions and all(one.scores is None for one in found):
+        reasons = ", ".join(dict.fromkeys(one.reason for one in found))
+        raise UserError("no solution can be scored", reasons, "judge other solutions, or with another reward")
+    return found
+
+
+def scored_or_not(
+    loaded: LoadedReward,
+    solutions: Sequence[LabelledSolution],
+    prompt_suffix: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[ScoredSteps]:
     """One score for each step of each solution.
 
     A solution that is longer than the model allows, or in which a token holds text on both sides of a separator (so that the
-    PRM sees fewer steps than there are), or that a reward's own layout cannot hold, has none and says why. UserError if none
-    of them can be scored.
+    PRM sees fewer steps than there are), or that a reward's own layout cannot hold, has none and says why.
     """
     found: list[ScoredSteps] = []
     for start in range(0, len(solutions), _CHUNK):
@@ -82,9 +95,6 @@ def score_solutions(
             found += _score_chunk(loaded, chunk, [as_group(loaded, solution, prompt_suffix) for solution in chunk])
         if on_progress is not None:
             on_progress(len(found), len(solutions))
-    if solutions and all(one.scores is None for one in found):
-        reasons = ", ".join(dict.fromkeys(one.reason for one in found))
-        raise UserError("no solution can be scored", reasons, "judge other solutions, or with another reward")
     return found
 
 

@@ -25,7 +25,8 @@ from repirl.learn.gradient import row_logprobs
 from repirl.learn.updater import OptimConfig, Updater
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.base import Learned
-from repirl.rewards.energy import EnergyReward, parameter_groups, save_energy, token_rewards
+from repirl.rewards.energy import EnergyReward, parameter_groups, token_rewards
+from repirl.rewards.saved import write_reward
 from repirl.rng import stream
 from repirl.rollouts.batching import TokenBatch, TokenRow, padding_id, rollout_rows
 from repirl.rollouts.perturb import with_wrong_number
@@ -173,7 +174,7 @@ class TokenDiscriminator:
 
     def save(self, folder: Path) -> None:
         """As an energy: f itself. (GAIL's -log(1 - D) is a rising function of it.)"""
-        save_energy(folder, self.updater.model, self.reward.tokenizer, self.contract)
+        write_reward(folder, self.updater.model, self.reward.tokenizer, self.contract)
 
 
 class _GAILReward(EnergyReward):

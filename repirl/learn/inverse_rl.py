@@ -17,7 +17,8 @@ from repirl.learn.irl import IRLConfig, SignedWeights, irl_loss, signed_weights
 from repirl.learn.updater import OptimConfig, Updater, cut
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.base import Learned
-from repirl.rewards.energy import EnergyReward, parameter_groups, save_energy, token_rewards
+from repirl.rewards.energy import EnergyReward, parameter_groups, token_rewards
+from repirl.rewards.saved import write_reward
 from repirl.rollouts.batching import (
     TokenBatch,
     TokenRow,
@@ -276,4 +277,4 @@ class InverseRL:
 
     def save(self, folder: Path) -> None:
         """Model, tokenizer and contract as one transformers folder."""
-        save_energy(folder, self.updater.model, self.reward.tokenizer, self.contract)
+        write_reward(folder, self.updater.model, self.reward.tokenizer, self.contract)

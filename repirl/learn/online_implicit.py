@@ -23,7 +23,8 @@ from repirl.learn.preference import outcome_losses
 from repirl.learn.updater import OptimConfig, Updater
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.base import Learned
-from repirl.rewards.implicit import ImplicitReward, save_implicit
+from repirl.rewards.implicit import ImplicitReward
+from repirl.rewards.saved import write_reward
 from repirl.rollouts.batching import TokenBatch, padding_id, rollout_rows, token_logprobs
 from repirl.types import Budget, Metrics, RolloutGroup, Scored
 
@@ -119,7 +120,7 @@ class OnlineImplicit:
 
     def save(self, folder: Path) -> None:
         """As an implicit reward: a causal language model whose reference is named."""
-        save_implicit(folder, self.updater.model, self.reward.tokenizer, self.contract)
+        write_reward(folder, self.updater.model, self.reward.tokenizer, self.contract)
 
 
 def token_scores(ratios: Sequence[np.ndarray], config: ImplicitUpdate) -> list[np.ndarray]:

@@ -23,7 +23,8 @@ from repirl.errors import UserError
 from repirl.learn.policy_gradient import batch_of
 from repirl.learn.updater import OptimConfig, Updater
 from repirl.rewards.artifact import RewardContract
-from repirl.rewards.energy import EnergyReward, parameter_groups, save_energy, token_rewards
+from repirl.rewards.energy import EnergyReward, parameter_groups, token_rewards
+from repirl.rewards.saved import write_reward
 from repirl.rollouts.batching import TokenBatch, TokenRow, map_rows, padding_id
 from repirl.stats import auc
 from repirl.types import Budget, Metrics, RolloutGroup
@@ -146,4 +147,4 @@ class OutcomeFitting:
 
     def save(self, folder: Path) -> None:
         """Model, tokenizer and contract as one transformers folder (token classification with one label)."""
-        save_energy(folder, self.updater.model, self.tokenizer, self.contract)
+        write_reward(folder, self.updater.model, self.tokenizer, self.contract)

@@ -26,7 +26,8 @@ from repirl.learn.discriminator import factor_sums
 from repirl.learn.policy_gradient import batch_of
 from repirl.learn.updater import OptimConfig, Updater
 from repirl.rewards.artifact import RewardContract
-from repirl.rewards.energy import EnergyReward, parameter_groups, save_energy, token_rewards
+from repirl.rewards.energy import EnergyReward, parameter_groups, token_rewards
+from repirl.rewards.saved import write_reward
 from repirl.rollouts.batching import TokenBatch, TokenRow, padding_id
 from repirl.types import Budget, Metrics
 
@@ -123,7 +124,7 @@ class StepClassifier:
 
     def save(self, folder: Path) -> None:
         """Model, tokenizer and contract as one transformers folder (token classification with one label)."""
-        save_energy(folder, self.updater.model, self.reward.tokenizer, self.contract)
+        write_reward(folder, self.updater.model, self.reward.tokenizer, self.contract)
 
 
 class StepFitting:

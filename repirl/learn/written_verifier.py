@@ -28,7 +28,8 @@ from repirl.learn.supervised import negative_log_likelihood
 from repirl.learn.updater import OptimConfig, Updater
 from repirl.rewards.artifact import RewardContract, WrittenTerms
 from repirl.rewards.base import Learned
-from repirl.rewards.written import Judged, WrittenReward, save_written
+from repirl.rewards.saved import write_reward
+from repirl.rewards.written import Judged, WrittenReward
 from repirl.rng import seed_for, stream
 from repirl.rollouts.batching import TokenRow, padding_id
 from repirl.rollouts.prompts import encode_solution
@@ -159,7 +160,7 @@ class WrittenVerifier:
     def save(self, folder: Path) -> None:
         """A causal language model, and how it is asked."""
         contract = self.contract.model_copy(update={"written": self.config.written})
-        save_written(folder, self.updater.updater.model, self.reward.tokenizer, contract)
+        write_reward(folder, self.updater.updater.model, self.reward.tokenizer, contract)
 
 
 def judgement_reward(judged: Judged, correct: bool, format_weight: float) -> float:

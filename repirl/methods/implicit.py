@@ -30,6 +30,7 @@ from repirl.methods.offline import OfflinePool, PoolConfig
 from repirl.methods.rl import tiny_data, tiny_loop
 from repirl.rewards import implicit
 from repirl.rewards.implicit import ImplicitReward
+from repirl.rewards.saved import write_reward
 from repirl.rollouts.batching import padding_id
 from repirl.rollouts.steps import StepSegmentation
 from repirl.tasks.training_sets import load_training_set
@@ -114,7 +115,7 @@ def fit_implicit(
     def save_reward(learner: Learner, folder: Path) -> None:
         contract = reward_contract(context, config, implicit.KIND, method, config.data, sampling, data.digest, "sum")
         contract = contract.model_copy(update={"log_ratio": implicit.log_ratio_terms(policy, config.beta)})
-        implicit.save_implicit(folder, policy.model, policy.tokenizer, contract)
+        write_reward(folder, policy.model, policy.tokenizer, contract)
 
     return fit_learner(
         context,

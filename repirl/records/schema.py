@@ -28,6 +28,12 @@ def digest_without_seed(value: Mapping[str, Any]) -> str:
     return digest_of(without_seed(value))
 
 
+def comparable(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """What numbers must share of a protocol to be compared: all but seeds, and but the strict extraction of answers, of which
+    records from before there was another say nothing."""
+    return without_seed({name: value for name, value in protocol.items() if (name, value) != ("extraction", "strict")})
+
+
 def without_seed(value: Any) -> Any:
     """`value` with every mapping key `seed` left out, at any depth."""
     if isinstance(value, Mapping):

@@ -10,7 +10,7 @@ from html import escape
 
 import numpy as np
 
-from repirl.evals.scored_solutions import ScoredSolution, ScoredToken
+from repirl.evals.scored_solutions import ScoredSolution, ScoredStep, ScoredToken
 
 LOW, MIDDLE, HIGH = (213, 94, 0), (150, 150, 150), (0, 114, 178)
 
@@ -48,8 +48,8 @@ span[title]{border-radius:2px}
 
 def page(scored: Sequence[ScoredSolution], *, reward: str, threshold: float | None) -> str:
     """An HTML page; tokens are coloured among all tokens, steps among all steps, and hold their numbers as titles."""
-    step_place = place_in([score for one in scored for score in one.scores or ()])
-    token_place = place_in([token.reward for one in scored for step in one.tokens or () for token in step])
+    step_place = place_in([score for one in scored for score in one.scores])
+    token_place = place_in([token.reward for one in scored for token in one.tokens])
     told = "" if threshold is None else f" Outlined: the first step below {threshold:g}."
     body = "".join(_section(one, step_place, token_place) for one in scored)
     return (
@@ -61,23 +61,23 @@ def page(scored: Sequence[ScoredSolution], *, reward: str, threshold: float | No
 
 
 def _section(one: ScoredSolution, step_place: Callable[[float], float], token_place: Callable[[float], float]) -> str:
-    whole = ", ".join(f"{how} {value:.3g}" for how, value in one.whole.items()) or f"unscored: {one.reason}"
+    whole = ", ".join(f"{how} {value:.3g}" for how, value in one.aggregates.items()) or f"unscored: {one.reason}"
     sample = f", sample {one.given.sample}" if one.given.sample else ""
-    pieces = [escape(step) for step in one.steps] if one.tokens is None else _coloured(one, token_place)
     rows = []
-    for i, piece in enumerate(pieces):
-        suspect = i == one.suspect
-        score = "" if one.scores is None else f"{one.scores[i]:.3f}"
-        colour = "" if one.scores is None else f' style="border-color:rgb{heat_of(step_place(one.scores[i]))}"'
+    for i, step in enumerate(one.steps):
+        suspect = i == one.first_suspected
+        score = "" if step.score is None else f"{step.score:.3f}"
+        colour = "" if step.score is None else f' style="border-color:rgb{heat_of(step_place(step.score))}"'
         mark = ' class="suspect"' if suspect else ""
         note = " <b>first suspected</b>" if suspect else ""
-        rows.append(f'<tr{mark}><td class="score"{colour}>{score}</td><td class="step">{piece}{note}</td></tr>')
+        text = _coloured(step, token_place)
+        rows.append(f'<tr{mark}><td class="score"{colour}>{score}</td><td class="step">{text}{note}</td></tr>')
     head = f"<h2>{escape(one.given.id)}{sample}</h2><p>{escape(whole)}</p>"
     return f'<section>{head}<div class="problem">{escape(one.given.problem)}</div><table>{"".join(rows)}</table></section>'
 
 
-def _coloured(one: ScoredSolution, place: Callable[[float], float]) -> list[str]:
-    return ["".join(_token(token, place(token.reward)) for token in step) for step in one.tokens or ()]
+def _coloured(step: ScoredStep, place: Callable[[float], float]) -> str:
+    return "".join(_token(token, place(token.reward)) for token in step.tokens) or escape(step.text)
 
 
 def _token(token: ScoredToken, place: float) -> str:

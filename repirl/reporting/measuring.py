@@ -8,11 +8,12 @@ from typing import Protocol
 
 import numpy as np
 
+from repirl.config import digest_of
 from repirl.errors import UserError
 from repirl.evals import prm_quality as quality
 from repirl.evals.metrics import part_of, problem_values
 from repirl.evals.scaling import BEST_OF_N, MAJORITY, RANDOM, WEIGHTED, candidates_of, title, values_by_problem
-from repirl.records.schema import EvaluationRecord, JudgementRecord, ScalingRecord, digest_without_seed, without_seed
+from repirl.records.schema import EvaluationRecord, JudgementRecord, ScalingRecord, comparable
 from repirl.records.store import StoredRun
 from repirl.reporting.board import Column
 from repirl.rng import stream
@@ -137,10 +138,9 @@ def measure(runs: Sequence[StoredRun], protocols: Protocols) -> dict[Column, Mea
 
 
 def _protocol(protocol: Mapping[str, object], protocols: Protocols) -> str:
-    """Its digest. Records from before there were two ways to extract an answer say nothing of the strict one."""
-    said = {name: value for name, value in protocol.items() if (name, value) != ("extraction", "strict")}
-    digest = digest_without_seed(said)
-    protocols[digest] = without_seed(said)
+    """Its digest."""
+    said = comparable(protocol)
+    protocols[digest := digest_of(said)] = said
     return digest
 
 

@@ -1,6 +1,6 @@
 """The saved contract of a fitted process reward: everything scoring needs beside the weights.
 
-It lies beside the model files as `repirl_reward.json`; the folder stays an ordinary transformers folder.
+It lies beside the model files as `repirl_reward.json`; what the folder is to plain transformers says `saved.py`.
 """
 
 from __future__ import annotations

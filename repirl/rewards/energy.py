@@ -1,7 +1,7 @@
 """The PRM of rePIRL: a transformers backbone and a scalar head, p(o_t | s_t, a_t) ~ exp(r_phi) (docs/method.md section 2).
 
-The model is transformers' token classification with one label, so the saved folder loads with
-`AutoModelForTokenClassification` anywhere. r_phi(s_t, a_t) is read at the position of the token a_t itself.
+The model is transformers' token classification with one label; r_phi(s_t, a_t) is read at the position of the token a_t itself.
+What its saved folder is to plain transformers says `saved.py`.
 
 With a base measure kappa > 0 the energy is residual: r_phi(s_t, a_t) = kappa log p_phi(a_t | s_t) + head, where p_phi is the
 language model that backbone and (tied) embeddings are. At kappa = 1 and a zero head p(tau) ~ exp(r) is the base policy
@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForTokenClassification
 
-from repirl.engines.loading import quiet_transformers, save_model
+from repirl.engines.loading import quiet_transformers
 from repirl.engines.lora import adapter_weights, load_merged, merged_state_dict
+from repirl.engines.modeling_repirl import adjusted_logits
 from repirl.errors import UserError
 from repirl.precision import lowered
-from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract, write_contract
+from repirl.rewards.artifact import CONTRACT_FILE, read_contract
 from repirl.rewards.base import ModelReward
-from repirl.rollouts.batching import TokenBatch, TokenRow, adjusted_logits, hidden_states, pad_batch
+from repirl.rewards.saved import plain_config
+from repirl.rollouts.batching import TokenBatch, TokenRow, hidden_states, pad_batch
 
 
 class EnergyReward(ModelReward):
@@ -114,13 +116,6 @@ def parameter_groups(model: Any, lr: float, head_lr: float) -> list[dict[str, An
     return [{"params": backbone, "lr": lr}, {"params": head, "lr": head_lr}]
 
 
-def save_energy(folder: Path, model, tokenizer, contract: RewardContract) -> None:
-    """Write weights, tokenizer and contract as one transformers folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_model(folder, model, tokenizer)
-    write_contract(folder, contract)
-
-
 def load_energy(model: nn.Module, folder: Path, base_digest: str) -> None:
     """Put a saved PRM's weights into `model`; UserError unless it was fitted to the base policy of this digest."""
     contract = read_contract(folder)
@@ -139,6 +134,7 @@ def load_energy_model(folder: Path, device: torch.device | str = "cpu") -> nn.Mo
         with quiet_transformers():
             model, info = AutoModelForTokenClassification.from_pretrained(
                 folder,
+                config=plain_config(folder),
                 local_files_only=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below

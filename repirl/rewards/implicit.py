@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repirl.engines.loading import LoadedPolicy, load_policy, save_model
+from repirl.engines.loading import LoadedPolicy, load_policy
 from repirl.errors import UserError
 from repirl.rewards.aggregate import Aggregation
-from repirl.rewards.artifact import CONTRACT_FILE, LogRatioTerms, RewardContract, write_contract
+from repirl.rewards.artifact import CONTRACT_FILE, LogRatioTerms, RewardContract
 from repirl.rewards.base import StepReward
 from repirl.rollouts.batching import TokenBatch, TokenRow, map_rows, padding_id, rollout_rows, token_logprobs
 from repirl.rollouts.steps import StepSegmentation
@@ -67,13 +67,6 @@ class ImplicitReward(StepReward):
 def log_ratio_terms(reference: LoadedPolicy, beta: float) -> LogRatioTerms:
     """What the contract of an implicit reward says of its reference."""
     return LogRatioTerms(beta=beta, reference=reference.address.name, revision=reference.address.revision)
-
-
-def save_implicit(folder: Path, model: Any, tokenizer: Any, contract: RewardContract) -> None:
-    """Write weights, tokenizer and contract as one transformers folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_model(folder, model, tokenizer)
-    write_contract(folder, contract)
 
 
 def load_implicit(folder: Path, tokenizer: Any, contract: RewardContract, device: str | torch.device) -> ImplicitReward:

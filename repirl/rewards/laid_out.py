@@ -18,12 +18,12 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
+from repirl.engines.modeling_repirl import adjusted_logits
 from repirl.errors import UserError
 from repirl.rewards.base import StepReward
 from repirl.rollouts.batching import (
     TokenBatch,
     TokenRow,
-    adjusted_logits,
     has_known_head,
     hidden_states,
     map_rows,

@@ -33,6 +33,7 @@ from repirl.rewards.artifact import WrittenTerms
 from repirl.rewards.base import StepReward
 from repirl.rewards.implicit import ImplicitReward
 from repirl.rewards.laid_out import MathShepherdReward, QwenProcessModel, QwenReward, TRLReward
+from repirl.rewards.saved import plain_config
 from repirl.rewards.written import WrittenReward
 from repirl.rollouts.steps import StepSegmentation
 
@@ -148,7 +149,8 @@ def _config(folder: Path) -> dict[str, Any]:
 def read_tokenizer(folder: Path) -> Any:
     """The tokenizer beside a reward's model; UserError if there is none."""
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = plain_config(folder)
+        return AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError("the reward has no readable tokenizer", str(folder), _first_line(error)) from error
 

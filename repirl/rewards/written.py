@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from repirl.engines.base import Engine, Request, SamplingParams
-from repirl.engines.loading import load_policy, save_model
+from repirl.engines.loading import load_policy
 from repirl.engines.sampling import decode
 from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
-from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, WrittenTerms, write_contract
+from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, WrittenTerms
 from repirl.rewards.base import StepReward
 from repirl.rollouts.prompts import encode_prompt
 from repirl.rollouts.steps import StepSegmentation, step_end_tokens, step_texts, token_char_ends
@@ -219,13 +219,6 @@ def _probability(logprobs_T: np.ndarray, ends_T: np.ndarray, span: tuple[int, in
     """Of the tokens that hold a span of the text."""
     first, last = np.searchsorted(ends_T, [span[0] + 1, span[1]], side="left")
     return float(np.exp(logprobs_T[first : last + 1].astype(np.float64).sum()))
-
-
-def save_written(folder: Path, model: Any, tokenizer: Any, contract: RewardContract) -> None:
-    """Write weights, tokenizer and contract as one transformers folder: a causal language model."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_model(folder, model, tokenizer)
-    write_contract(folder, contract)
 
 
 def load_written(folder: Path, tokenizer: Any, contract: RewardContract, device: str | torch.device) -> WrittenReward:

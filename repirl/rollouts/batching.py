@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repirl import parallel
+from repirl.engines.modeling_repirl import adjusted_logits
 from repirl.precision import lowered
 from repirl.types import RolloutGroup
 
@@ -160,26 +161,6 @@ def hidden_states(backbone: torch.nn.Module, batch: TokenBatch) -> Tensor:
     if batch.prefix is not None:
         given = batch.prefix.inputs(backbone, batch.attention_mask_BT)
     return backbone(input_ids=batch.ids_BT, **given).last_hidden_state
-
-
-def adjusted_logits(config, logits: Tensor) -> Tensor:
-    """What an architecture's forward pass still does to the logits of its output layer: caps and scales.
-
-    A key alone does not say it: `logits_scaling` divides in Granite and multiplies in HyperCLOVA X, and MPT has a
-    `logit_scale` that it ignores (transformers 5.19).
-    """
-    config = config.get_text_config()
-    kind, get = config.model_type, lambda key: getattr(config, key, None)
-    if kind.startswith("cohere") and (scale := get("logit_scale")) is not None:
-        logits = logits * scale
-    if (scale := get("lm_head_multiplier")) is not None:
-        logits = logits * scale
-    if (scale := get("logits_scaling")) is not None:
-        logits = logits * scale if kind == "hyperclovax" else logits / scale
-    for cap_key in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap"):
-        if (cap := get(cap_key)) is not None:
-            logits = torch.tanh(logits / cap) * cap
-    return logits
 
 
 _PLAIN_HEADS: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()

@@ -67,6 +67,11 @@ def read_pool(path: Path) -> list[PooledProblem]:
     return list(problems.values())
 
 
+def is_pool(row: Row) -> bool:
+    """Whether a row has the columns of one of the formats."""
+    return any(all(name in row for name in needed) for needed in _READERS)
+
+
 def _numbers_in(path: Path) -> tuple[Any, ...]:
     """`question_10` after `question_9`."""
     return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path)))

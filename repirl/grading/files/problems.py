@@ -83,10 +83,10 @@ def _by_own_tests(where: str, row: Mapping[str, Any]) -> Problem:
     name = row.get("id")
     if isinstance(name, bool) or not isinstance(name, str | int):
         raise UserError(f"{where}: needs `id`, text or an integer", sorted(row) if name is None else str(name)[:80])
-    return Problem(str(name), OWN_TESTS, "", "code", tests=_tests(where, row.get("tests")))
+    return Problem(str(name), OWN_TESTS, "", "code", tests=checked_tests(where, row.get("tests")))
 
 
-def _tests(where: str, given: Any) -> CodeTests:
+def checked_tests(where: str, given: Any) -> CodeTests:
     """The row's tests, checked down to each case. Raises UserError with the line."""
     if not isinstance(given, dict):
         raise UserError(f"{where}: needs `tests`, an object", None if given is None else json.dumps(given)[:80])
