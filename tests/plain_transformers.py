@@ -1,4 +1,5 @@
-"""What transformers by itself makes of saved rewards. As a script: JSON on stdin and stdout. It imports nothing of repirl."""
+"""What transformers by itself makes of saved rewards. As a script: JSON on stdin, and as the last line of stdout, where
+transformers may ask before. It imports nothing of repirl."""
 
 from __future__ import annotations
 
@@ -26,4 +27,5 @@ def read(folder: str, ids: list[int], auto: str, trust: bool | None) -> dict[str
 
 
 if __name__ == "__main__":
-    json.dump([read(**case) for case in json.load(sys.stdin)], sys.stdout)
+    found = [read(**case) for case in json.load(sys.stdin)]
+    print(f"\n{json.dumps(found)}")

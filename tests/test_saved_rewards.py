@@ -77,7 +77,7 @@ def read(folders, policy_folder, row, tmp_path_factory) -> dict[tuple[str, str, 
         cwd=tmp_path_factory.mktemp("elsewhere"),
         env={**os.environ, "PYTHONPATH": "", "HF_MODULES_CACHE": str(tmp_path_factory.mktemp("modules"))},
     )
-    return dict(zip(keys, json.loads(done.stdout), strict=True))
+    return dict(zip(keys, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
 @pytest.fixture(scope="module")
