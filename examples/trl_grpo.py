@@ -49,11 +49,12 @@ def main() -> None:
         verdicts = repirl.grade_many(completions, answers=answer, finished=ended(completion_ids))
         return [None if verdict.outcome == "ungraded" else verdict.reward for verdict in verdicts]
 
-    def process(prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float | None]:
-        """The lowest score of a completion's steps; None for what has no steps."""
+    def process(prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        """The lowest score of a completion's steps. What has no steps is worth as much as the worst: it must not pay."""
         pairs = zip(prompts, completions, strict=True)
         scored = reward.score_many(pairs, finished=ended(completion_ids))
-        return [one.aggregates.get("min") for one in scored]
+        worst = min((one.aggregates["min"] for one in scored if not one.reason), default=0.0)
+        return [worst if one.reason else one.aggregates["min"] for one in scored]
 
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder),

@@ -4,6 +4,7 @@
     custom_reward_function.name=compute_score
     +custom_reward_function.reward_kwargs.reward=runs/repirl-tiny-s0
     +custom_reward_function.reward_kwargs.process_weight=0.2
+    +custom_reward_function.reward_kwargs.floor=-5
 
 The problem's text, which the process reward reads first, is taken from the data's `extra_info` (`question`, or `problem_key`).
 verl puts a completion's score at its last token: steps are not told apart by its advantages, as `repirl train` does.
@@ -32,15 +33,18 @@ def compute_score(
     reward: str,
     process_weight: float = 0.2,
     aggregation: str = "min",
+    floor: float = -5.0,
     problem_key: str = "question",
     separator: str = "\n\n",
     device: str | None = None,
     **others: Any,
 ) -> dict[str, Any]:
-    """`score` is the outcome (1 or 0) and `process_weight` times the step scores' aggregate (mean, min, last or prod).
+    """`score` is the outcome (1 or 0) and `process_weight` times the step scores' aggregate (mean, min or last; of
+    probabilities also prod).
 
-    The further fields are logged by verl: `acc`, `process` (0 where the steps cannot be scored), `first_suspected` (-1: none),
-    and how often something was `ungraded` or `unscored`. ValueError for data without the problem's text.
+    What cannot be scored (an empty completion, say) is worth `floor`, and nothing is worth less: it would pay to write nothing.
+    For a reward whose scores are probabilities the floor is 0. The further fields are logged by verl: `acc`, `process`,
+    `first_suspected` (-1: none), and how often something was `ungraded` or `unscored`. ValueError for data without the problem.
     """
     problem = (extra_info or {}).get(problem_key)
     if not isinstance(problem, str):
@@ -49,7 +53,7 @@ def compute_score(
     with _ONE_AT_A_TIME:
         (scored,) = _loaded(reward, separator, device).score_many([(problem, solution_str)])
     outcome = 0.0 if math.isnan(verdict.reward) else verdict.reward
-    process = scored.aggregates.get(aggregation, 0.0)
+    process = floor if scored.reason else max(floor, scored.aggregates[aggregation])
     return {
         "score": outcome + process_weight * process,
         "acc": outcome,

@@ -29,7 +29,7 @@ def compute_score() -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules["custom_module"] = module
     spec.loader.exec_module(module)
-    settings = {"reward": "confidence", "separator": "\n", "process_weight": 0.1}
+    settings = {"reward": "confidence", "separator": "\n", "process_weight": 0.1, "floor": -25.0}
     yield lambda **given: module.compute_score(**given, **settings)
     del sys.modules["custom_module"]
 
@@ -59,6 +59,7 @@ def test_verl_gets_the_same_fields_for_everything(compute_score: Any) -> None:
         found = list(pool.map(lambda text: compute_score(**asked(text), **newer), texts))
     assert len({tuple(one) for one in found}) == 1
     assert [one["unscored"] for one in found] == [0, 1, 0, 0]
+    assert found[1]["process"] == -25 == min(one["process"] for one in found)  # it does not pay to write nothing
     assert found[0] == compute_score(**asked(TEXT))
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from repirl.evals.step_scoring import ScoredSteps, as_group, scored_or_not
-from repirl.rewards.aggregate import aggregate
+from repirl.rewards.aggregate import Aggregation, aggregate
 from repirl.rewards.load import LoadedReward
 from repirl.rollouts.steps import step_texts, token_char_ends
 from repirl.tasks.given_solutions import GivenSolution
@@ -46,8 +46,8 @@ class ScoredSolution:
     """A solution's steps with their scores.
 
     `text` is what the reward read as the solution: the steps, joined by its separator. `aggregates`: all step scores as one
-    number, by the way of aggregation; empty for a solution that cannot be scored, and `reason` says why. `threshold`: steps
-    below it are suspected; None for a reward whose scores have no point that means wrong.
+    number, by the way of aggregation (`prod` of probabilities alone); empty for a solution that cannot be scored, and `reason`
+    says why. `threshold`: steps below it are suspected; None for a reward whose scores have no point that means wrong.
     """
 
     given: GivenSolution
@@ -88,13 +88,14 @@ def score_given(
     labelled = [_labelled(solutions[i], cut[i], i) for i in kept]
     scored = dict(zip(kept, scored_or_not(loaded, labelled, prompt_suffix, on_progress), strict=True))
     asked = dict(zip(kept, labelled, strict=True))
+    ways: tuple[Aggregation, ...] = ("mean", "min", "last", *(("prod",) if loaded.reward.probabilities else ()))
     found = []
     for i, (one, texts) in enumerate(zip(solutions, cut, strict=True)):
         got = scored.get(i)
         if got is None or got.scores is None:
             steps, aggregates, reason = _placed(loaded, texts, None), {}, NO_STEPS if got is None else got.reason
         else:
-            aggregates, reason = {how: aggregate(got.scores, how) for how in ("mean", "min", "last", "prod")}, ""
+            aggregates, reason = {how: aggregate(got.scores, how) for how in ways}, ""
             rollout = as_group(loaded, asked[i], prompt_suffix).rollouts[0]
             steps = _from_tokens(loaded, texts, rollout, got) or _placed(loaded, texts, got.scores)
         text = "".join(token.text for step in steps for token in step.tokens) or loaded.segmentation.separator.join(texts)
