@@ -204,6 +204,14 @@ def test_a_reward_is_no_policy(folders):
         load_reward(f"trl:{folders['residual']}", LoadOptions())
 
 
+def test_one_on_the_hub_is_read_as_the_folder_is(folders, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(folders["residual"]))
+    (found, own) = (load_reward(name, LoadOptions()) for name in ("someone/reward", str(folders["residual"])))
+    assert (found.name, found.digest, found.segmentation) == ("someone/reward", own.digest, own.segmentation)
+
+
 @pytest.mark.parametrize("name", ["residual", "head", "implicit"])
 def test_the_tokenizer_is_there_for_everyone(name, folders, tokenizer):
     plain = AutoTokenizer.from_pretrained(folders[name], trust_remote_code=False)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from repirl.engines.loading import folder_digest, load_policy
+from repirl.engines.loading import folder_digest, load_policy, policy_dir
 from repirl.errors import UserError
 from repirl.files import is_file, is_folder
 from repirl.rewards import implicit, published, written
@@ -82,12 +82,14 @@ MODEL_FREE = ("random", "constant", "length")
 
 
 def load_reward(name: str, options: LoadOptions) -> LoadedReward:
-    """A saved reward's folder (or the run folder around it), one of `NAMED`, or a published PRM; UserError for other names."""
+    """A saved reward by folder (or the run folder around it) or hub id, one of `NAMED`, or a published PRM; UserError for other
+    names."""
     if name in NAMED:
         return _named(name, options)
-    if (address := published.parse_address(name)) is not None:
+    address = published.parse_address(name)
+    if address is not None and address.format is not None:
         return _published(name, address, options)
-    folder = saved_at(Path(name).expanduser())
+    folder = saved_at(Path(name).expanduser()) if address is None else policy_dir(address.place)
     if not is_folder(folder):
         todo = f"give a folder that `repirl train` wrote, a published PRM, or one of {', '.join(NAMED)}"
         raise UserError("no such process reward", name, todo)
