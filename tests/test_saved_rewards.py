@@ -16,19 +16,21 @@ import plain_transformers
 import pytest
 import torch
 from test_methods import fit, small_config
+from test_rewards import small_model
 from transformers import AutoTokenizer
 
 from repirl.engines import modeling_repirl
 from repirl.engines.loading import load_policy
 from repirl.errors import UserError
 from repirl.rewards.artifact import LogRatioTerms, RewardContract, write_contract
-from repirl.rewards.energy import load_energy_model
+from repirl.rewards.energy import energy_from_policy, load_energy_model, token_rewards
 from repirl.rewards.load import LoadOptions, load_reward
 from repirl.rewards.saved import write_reward
-from repirl.rollouts.batching import TokenRow
+from repirl.rollouts.batching import TokenRow, map_rows
 from repirl.types import Problem, RolloutGroup, Verdict
 
 CLASSIFIER, LANGUAGE_MODEL = "AutoModelForTokenClassification", "AutoModelForCausalLM"
+OTHER = "AutoModelForSequenceClassification"
 WRITTEN_BY_METHODS = {"outcome_rm": CLASSIFIER, "rl_tango": LANGUAGE_MODEL, "prime": LANGUAGE_MODEL}
 """Methods whose saved reward is not made here by hand, and what it is."""
 PROMPT, TEXT = "Compute 1+2\n", "1+2\n\\boxed{3}"
@@ -64,8 +66,9 @@ def folders(make_energy_model, make_policy, policy_folder, tokenizer, tmp_path_f
 def read(folders, policy_folder, row, tmp_path_factory) -> dict[tuple[str, str, Any], dict[str, Any]]:
     """(reward, class, trust_remote_code) -> what a process of its own finds; all in one, as starting takes seconds."""
     ids = [*row.prompt_ids, *map(int, row.response_ids)]
-    keys = [(name, auto, trust) for name in folders for auto in (CLASSIFIER, LANGUAGE_MODEL) for trust in (None, False, True)]
-    keys.append(("reference", LANGUAGE_MODEL, None))
+    keys = [(name, auto, trust) for name in folders for auto in (CLASSIFIER, LANGUAGE_MODEL) for trust in (None, True)]
+    keys += [("residual", CLASSIFIER, False), ("residual", LANGUAGE_MODEL, False)]
+    keys += [("residual", OTHER, True), ("reference", LANGUAGE_MODEL, None)]
     places = {**folders, "reference": policy_folder}
     cases = [{"folder": str(places[name]), "ids": ids, "auto": auto, "trust": trust} for name, auto, trust in keys]
     done = subprocess.run(
@@ -108,15 +111,16 @@ def test_a_base_measure_is_read_by_its_own_code(folders, read, row, make_rollout
 
 
 def test_a_base_measure_is_refused_without(read):
-    for name in ("residual", "half"):
-        for trust in (None, False):
-            assert "trust_remote_code=True" in read[name, CLASSIFIER, trust]["error"]
-        assert all("error" in read[name, LANGUAGE_MODEL, trust] for trust in (None, False, True))
+    for name, trust in (("residual", None), ("residual", False), ("half", None)):
+        assert "trust_remote_code=True" in read[name, CLASSIFIER, trust]["error"]
+        assert "error" in read[name, LANGUAGE_MODEL, trust]
+        assert "error" in read[name, LANGUAGE_MODEL, True]
+    assert "error" in read["residual", OTHER, True]
 
 
 @pytest.mark.parametrize("name", ["head", "outcome_rm"])
 def test_without_one_it_is_an_ordinary_classifier(name, folders, read, row, make_rollout):
-    for trust in (None, False, True):
+    for trust in (None, True):
         plain = logits_of(read[name, CLASSIFIER, trust], row)[:, 0]
         assert plain == pytest.approx(own_scores(folders[name], make_rollout), abs=1e-5)
         assert np.abs(plain).max() > 1e-4
@@ -146,7 +150,7 @@ def test_a_written_judge_is_an_ordinary_language_model(folders, read, row):
 @pytest.mark.parametrize("name", ["implicit", "prime", "rl_tango"])
 def test_a_language_model_has_no_scores_as_classifier(name, read):
     """transformers would make a head of random numbers for it."""
-    for trust in (None, False, True):
+    for trust in (None, True):
         found = read[name, CLASSIFIER, trust]
         assert "error" in found or np.array(found["logits"]).size == 0
 
@@ -169,6 +173,28 @@ def test_padding_does_not_matter(folders, row):
         found = model(padded, attention_mask=mask, position_ids=positions).logits[0, before : before + len(ids), 0]
         assert found.isnan().tolist() == [True] + [False] * (len(ids) - 1)
         assert torch.allclose(found[1:], alone[1:], atol=1e-5)
+
+
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "decoder_sparse_step": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [("gemma2", {"final_logit_softcapping": 2.0}), ("qwen3_moe", {"tie_word_embeddings": True, **EXPERTS})],
+)
+def test_other_architectures(kind, settings, tokenizer, tmp_path):
+    """Caps on logits; weights that lie in the file under other names than in the model."""
+    model: Any = energy_from_policy(small_model(kind, **settings), base_measure=0.5)
+    with torch.no_grad():
+        model.score.weight.normal_(generator=torch.Generator().manual_seed(0))
+    write_reward(tmp_path, model, tokenizer, contract())
+    row = TokenRow([5, 6], [7, 8, 9, 10, 11])
+    (own,) = map_rows(model, [row], lambda batch: token_rewards(model, batch), pad_id=0)
+    loaded = load_energy_model(tmp_path)
+    (again,) = map_rows(loaded, [row], lambda batch: token_rewards(loaded, batch), pad_id=0)
+    plain = modeling_repirl.ResidualEnergyForTokenClassification.from_pretrained(str(tmp_path))
+    assert torch.allclose(own, again, atol=1e-5)
+    assert torch.allclose(plain(torch.tensor([[5, 6, 7, 8, 9, 10, 11]])).logits[0, 2:, 0], own, atol=1e-5)
 
 
 def test_saved_again_by_transformers_it_is_the_same(folders, row, tmp_path):
