@@ -237,5 +237,7 @@ def test_the_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> N
     (code,) = re.findall(r"## From Python\n.*?```python\n(.*?)```", (CHECKOUT_DIR / "README.md").read_text(), re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})  # ours, not generated
     printed = capsys.readouterr().out
-    assert "correct" in printed
+    assert printed.splitlines()[1].endswith("\\boxed{15}")
+    assert printed.splitlines()[2].startswith("1 -")  # the second step is suspected
+    assert printed.splitlines()[3] == "correct"
     assert "greedy" in printed
