@@ -240,9 +240,9 @@ def test_leaderboard_writes_then_checks(tmp_path: Path, capsys: pytest.CaptureFi
     write_record(results)
     verb = ["leaderboard", "--results", str(results)]
     stale = shown(capsys, [*verb, "--check"], code=1)["stale"]
-    assert stale == ["README.md", "trial.csv", "trial.md"]
+    assert stale == ["README.md", "trial-forest.svg", "trial.csv", "trial.md"]
     assert not (tmp_path / "leaderboard").exists()
-    assert shown(capsys, verb)["written"] == ["README.md", "trial.md", "trial.csv"]
+    assert shown(capsys, verb)["written"] == ["README.md", "trial.md", "trial.csv", "trial-forest.svg"]
     before = {path.name: path.read_bytes() for path in (tmp_path / "leaderboard").iterdir()}
     assert shown(capsys, verb)["written"] == []
     assert {path.name: path.read_bytes() for path in (tmp_path / "leaderboard").iterdir()} == before
