@@ -65,7 +65,8 @@ def bench_command(
     order = [item.run.label for item in items]
     emit(as_json, payload, lambda: "no records yet" if board is None else to_terminal(board, order))
     note(f"policies and rewards: {os.path.relpath(options.work)}/RUN/")
-    note(f"records: {os.path.relpath(results / suite)}; table: {os.path.relpath(pages.folder / suite)}.md and .csv")
+    folder = os.path.relpath(pages.folder)
+    note(f"records: {os.path.relpath(results / suite)}; table: {folder}/{suite}.md and .csv; page: {folder}/index.html")
     for key, why in outcome.failed.items():
         note(f"failed: {key}: {why}")
     if outcome.failed:

@@ -1,4 +1,4 @@
-"""`repirl leaderboard`: the generated tables, rebuilt from the records or checked against them."""
+"""`repirl leaderboard`: the generated tables and the page, rebuilt from the records or checked against them."""
 
 from __future__ import annotations
 
@@ -23,22 +23,31 @@ def leaderboard_command(
     results: Annotated[Path | None, typer.Option(help="Folder of run records.", show_default="results/")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the tables.", show_default="leaderboard/ beside it")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of suites.")] = None,
+    page_samples: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all", help="Problems of each benchmark whose completions the page has, of every run.", show_default="24"
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Rebuild the tables in leaderboard/ from results/."""
+    """Rebuild the tables and the page (index.html, to open in a browser) in leaderboard/ from results/."""
     from repirl.errors import UserError
     from repirl.paths import results_dir
     from repirl.reporting.leaderboard import build_pages, stale_files, write_pages
+    from repirl.reporting.page import PAGE
 
     if results is not None and not results.is_dir():
         raise UserError("no such folder of records", str(results))
     check_folder(out, "--out")
+    problems = _problems(page_samples)
     if check and accept:
         raise UserError("--check writes nothing, --accept does", todo="give one of them")
     if accept:
         _accept(results or results_dir())
     with working("leaderboard"):
         pages = build_pages(results=results, folder=out, include=tuple(include or ()))
+        written = [] if check else write_pages(pages, problems)
     folder = os.path.relpath(pages.folder)
     payload = {"folder": folder, "suites": [board.suite for board in pages.boards]}
     if check:
@@ -50,9 +59,22 @@ def leaderboard_command(
         if stale:
             raise typer.Exit(1)
         return
-    written = [path.name for path in write_pages(pages)]
-    changed = ", ".join(written) or "nothing changed"
-    emit(as_json, payload | {"written": written}, lambda: f"{folder}: {changed}")
+    names = [path.name for path in written]
+    changed = ", ".join(names) or "nothing changed"
+    page = f"{folder}/{PAGE}"
+    emit(as_json, payload | {"written": names, "page": page}, lambda: f"{folder}: {changed}\nThe page, for a browser: {page}")
+
+
+def _problems(asked: str | None) -> int | None:
+    """What `--page-samples` says; None: all."""
+    from repirl.errors import UserError
+    from repirl.reporting.page import PROBLEMS_SHOWN
+
+    if asked is None:
+        return PROBLEMS_SHOWN
+    if asked != "all" and not (asked.isascii() and asked.isdigit()):
+        raise UserError("--page-samples takes a whole number or `all`", asked)
+    return None if asked == "all" else int(asked)
 
 
 def _accept(results: Path) -> None:

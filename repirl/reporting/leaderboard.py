@@ -1,4 +1,4 @@
-"""The generated files of `leaderboard/`: one page and one CSV for each suite, and the index."""
+"""The generated files of `leaderboard/`: one page and one CSV for each suite, the index, and the page of all (`page.py`)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from repirl.reporting.figures import KINDS, of_board
 from repirl.reporting.flat import to_csv
 from repirl.reporting.forest import Forest
 from repirl.reporting.markdown import to_markdown
+from repirl.reporting.page import PAGE, PROBLEMS_SHOWN, render
 from repirl.reporting.plots import Figure, digest_in
 from repirl.reporting.published import load_published, render_published
 from repirl.reporting.text import column_labels, evidence, finding
@@ -30,12 +31,14 @@ _HEADLINES = 3
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """File name -> content, and that of pictures -> figure, to be written into `folder`; `boards` they were made from."""
+    """File name -> content, and that of pictures -> figure, to be written into `folder`; `boards` they were made from, with
+    suites of the folders `include`."""
 
     folder: Path
     files: dict[str, str]
     figures: dict[str, Figure | Forest]
     boards: tuple[Board, ...]
+    include: tuple[str | Path, ...] = ()
 
 
 def leaderboard_dir(results: Path | None = None) -> Path:
@@ -76,7 +79,7 @@ def build_pages(*, results: Path | None = None, folder: Path | None = None, incl
         files[f"{board.suite}.md"] = to_markdown(board, folder, list(own))
         files[f"{board.suite}.csv"] = to_csv(board, folder)
         figures |= own
-    return Pages(folder, files, figures, boards)
+    return Pages(folder, files, figures, boards, tuple(include))
 
 
 def stale_files(pages: Pages) -> list[str]:
@@ -97,15 +100,25 @@ def _is_local(name: str) -> bool:
     return any(name.startswith((f"{suite}.", *(f"{suite}-{kind}" for kind in KINDS))) for suite in LOCAL_SUITES)
 
 
-def write_pages(pages: Pages) -> list[Path]:
-    """Writes each file that differs (through a temporary one); returns the paths written. Removes nothing."""
+def write_pages(pages: Pages, problems: int | None = PROBLEMS_SHOWN) -> list[Path]:
+    """Writes each file that differs (through a temporary one); returns the paths written. Removes nothing.
+
+    Also `index.html`, which git ignores, with completions of `problems` problems (None: of all).
+    """
     pages.folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     for name in _changed(pages):
-        text = pages.files[name] if name in pages.files else pages.figures[name].svg()
-        paths.replace_file(pages.folder / name, lambda file, text=text: file.write(text.encode()))
-        written.append(pages.folder / name)
+        written.append(_write(pages.folder / name, pages.files[name] if name in pages.files else pages.figures[name].svg()))
+    pictures = {name: (pages.folder / name).read_text(encoding="utf-8") for name in pages.figures}
+    page = render(pages.boards, pages.folder, pictures, pages.include, problems)
+    if _read(pages.folder / PAGE) != page.encode():
+        written.append(_write(pages.folder / PAGE, page))
     return written
+
+
+def _write(path: Path, text: str) -> Path:
+    paths.replace_file(path, lambda file: file.write(text.encode()))
+    return path
 
 
 def _read(path: Path) -> bytes | None:
