@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from repirl import paths
-from repirl.bench.suites import load_suite, suite_names
 from repirl.records.store import StoredRun
 from repirl.reporting.board import Board, Cell, Column, Row
 from repirl.reporting.collect import budget_fields
 from repirl.reporting.figures import KINDS
 from repirl.reporting.page_samples import ProblemSets, contents
 from repirl.reporting.published import load_published
-from repirl.reporting.text import column_labels, difference_line, table_name
+from repirl.reporting.text import column_labels, evidence, finding, table_name
 from repirl.stats import PairedDifference
 from repirl.types import Interval
 
@@ -57,7 +56,7 @@ def render(
     blocks |= {f"set/{i}": _packed(one) for i, one in enumerate(sets.described())}
     blocks |= {f"figure/{name}": _packed(svg) for name, svg in pictures.items()}
     data = {
-        "suites": [_suite(board, list(pictures), include) for board in boards],
+        "suites": [_suite(board, list(pictures)) for board in sorted(boards, key=_weight)],
         "counters": budget_fields(),
         "protocols": {digest: _words(said) for board in boards for digest, said in board.protocols.items()},
         "rows": [_row(board, row) for board in boards for row in board.rows],
@@ -104,17 +103,32 @@ def _key(run: StoredRun) -> str:
     return f"{run.record.suite}/{run.record.run_id}"
 
 
-def _suite(board: Board, pictures: Sequence[str], include: Sequence[str | Path]) -> dict[str, Any]:
-    title = load_suite(board.suite, include).title if board.suite in suite_names(include) else ""
+def _weight(board: Board) -> tuple[int, str]:
+    """Suites whose findings rest on most seeds come first."""
+    return -max((one.result.seeds for one in board.differences), default=0), board.suite
+
+
+def _suite(board: Board, pictures: Sequence[str]) -> dict[str, Any]:
     labels = column_labels(board.columns)
+    several = len(board.stages) > 1
+    main = {stage: board.primary_of(stage) for stage in board.stages}
     own = tuple(f"{board.suite}-{kind}" for kind in KINDS)
     return {
         "name": board.suite,
-        "title": title,
+        "title": board.title,
         "baseline": board.baseline,
-        "verdicts": [{"text": difference_line(one, labels), "stage": one.stage} for one in board.differences],
+        "verdicts": [
+            {
+                "finding": finding(one).replace("`", ""),
+                "evidence": evidence(one, labels, stage=several),
+                "sign": one.sign,
+                "main": one.column in main[one.stage],
+            }
+            for one in board.differences
+        ],
         "figures": [name for name in pictures if name.startswith(own)],
         "columns": [_column(column, labels[column]) for column in board.columns],
+        "main": {stage: [board.columns.index(column) for column in columns] for stage, columns in main.items()},
     }
 
 
@@ -168,7 +182,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
     return {
         "interval": _interval(cell.interval),
         "seeds": cell.seeds,
-        "rank": None if cell.rank is None else [cell.rank.place, cell.rank.of],
+        "rank": None if cell.rank is None else [cell.rank.place, cell.rank.last, cell.rank.of],
         "gap": _difference(cell.versus_baseline),
         "ungraded": cell.ungraded,
         "total": cell.total,

@@ -6,7 +6,8 @@ const VERDICTS = {c: "right", w: "wrong", t: "cut off", u: "not graded"};
 const PAGE_SIZE = 100;
 const byId = id => document.getElementById(id);
 const rowsById = new Map(data.rows.map(row => [rowId(row), row]));
-const columnsOf = new Map(data.suites.map(suite => [suite.name, suite.columns]));
+const suitesByName = new Map(data.suites.map(suite => [suite.name, suite]));
+const suiteOf = row => suitesByName.get(row.suite);
 
 /** An element. `props`: attributes, or a function for `on...`; null and false leave one out. */
 function el(tag, props, ...children) {
@@ -81,7 +82,7 @@ async function picture(id, description) {
 function number(value, kind, signed) {
   if (value === null || value === undefined) return "";
   const text = value.toFixed(kind === "judge" ? 1 : 3).replace(/^-(0\.?0*)$/, "$1");
-  return (signed && value >= 0 ? "+" : "") + text.replace("-", "−");
+  return (signed && value >= 0 ? "+" : "") + text;
 }
 
 function bounds([, low, high], kind, signed) {

@@ -2,7 +2,15 @@
 
 const CHANGES = {fixed: "fixed", broken: "broken", right: "both right", wrong: "both wrong", none: "not graded"};
 const evaluated = Object.keys(data.runs).filter(key => data.runs[key].evaluations.length);
-const pair = {first: "", second: "", place: ""};
+const pair = {...startingPair(), place: ""};
+
+/** At first: a run of the first suite's baseline, and of the row that competes and stands highest. */
+function startingPair() {
+  const rows = data.suites.length ? data.rows.filter(row => suiteOf(row) === data.suites[0]) : [];
+  const run = row => row ? row.runs.find(key => evaluated.includes(key)) || "" : "";
+  const {baseline} = data.suites[0] || {};
+  return {first: run(rows.find(row => row.name === baseline)), second: run(rows.find(row => row.name !== baseline && row.kind === "method"))};
+}
 
 /** [place in the first, place in the second, part] of what both were evaluated on. */
 function shared(first, second) {
@@ -107,7 +115,7 @@ async function bothView(first, second, i, j, part, id) {
   const problem = a.problems.ids.indexOf(id);
   const of = one => one.samples.filter(sample => sample.problem === problem);
   const side = (one, name) => el("section", {"aria-label": name}, el("h3", {}, name), of(one).map(sample =>
-    el("article", {}, el("h4", {}, `Sample ${sample.sample}: `, verdictMark(sample.verdict)), completionView(sample).slice(1))));
+    el("article", {}, el("h4", {}, `Sample ${sample.sample}`), completionView(sample))));
   const shownIds = [...new Set(a.samples.map(sample => sample.id))];
   const at = shownIds.indexOf(id);
   const step = (to, text) => shownIds[to] && el("a", {href: link("both", first, second, i, j, part, shownIds[to])}, text);

@@ -2,7 +2,7 @@
 
 /** A row: its numbers, its cost, and each of its runs with record and samples. */
 function rowView(row) {
-  const columns = columnsOf.get(row.suite);
+  const columns = suiteOf(row).columns;
   const numbers = Object.entries(row.cells).map(([place, cell]) => {
     const {label, kind} = columns[place];
     return [label, number(cell.interval[0], kind) + bounds(cell.interval, kind),
@@ -11,14 +11,13 @@ function rowView(row) {
   });
   const [start, kept, end] = row.accuracies;
   const known = value => value === null || value === undefined ? "?" : value.toFixed(3);
-  const suite = data.suites.find(one => one.name === row.suite);
-  return {title: [row.name, kindWord(row)], crumbs: [], body: [
+  return {title: [row.name, kindWord(row)], crumbs: [["#results", "Results"]], body: [
     el("p", {}, `${row.suite}; trained on ${row.stage}; method ${row.method}, recipe ${row.recipe}; from ${row.base}` +
       (row.runtime ? `; ${row.runtime}` : "")),
     row.chosen && el("p", {}, `Kept step of each run: ${row.chosen.map(step => step ?? "?").join(", ")}. Validation accuracy at the ` +
       `start ${known(start)}, there ${known(kept)}, at the end ${known(end)}.` +
       (row.kept_the_start ? " No checkpoint beat the start: the row is the policy that it started from." : "")),
-    numbers.length > 0 && table(["number", "value", `over ${suite.baseline || "a baseline"}`, "rank", "seeds", "not graded"], numbers,
+    numbers.length > 0 && table(["number", "value", `over ${suiteOf(row).baseline || "a baseline"}`, "rank", "seeds", "not graded"], numbers,
       "Numbers, means over seeds"),
     costTable([row]),
     el("h3", {}, "Runs"),
@@ -75,7 +74,8 @@ async function samplesOf(key, place, part) {
 
 function runCrumbs(key) {
   const rows = data.rows.filter(row => row.runs.includes(key));
-  return rows.slice(0, 1).map(row => [rowLink(row), `${row.name} (${row.suite})`]);
+  const own = rows.filter(row => row.suite === data.runs[key].suite);  // others share the run
+  return (own.length ? own : rows).slice(0, 1).map(row => [rowLink(row), `${row.name} (${row.suite})`]);
 }
 
 /** A list in pages: `columns` of [name, cell(item)], `fits(item, words, verdict)`. */
@@ -149,6 +149,7 @@ async function sampleView(key, place, part, id, index) {
     body: [
       el("p", {class: "links"}, step(at - 1, "Previous"), step(at + 1, "Next")),
       problemView(problems, samples[at].problem),
+      el("h3", {}, "Completion"),
       completionView(samples[at]),
     ],
   };
@@ -162,7 +163,7 @@ function problemView(problems, place) {
 }
 
 function completionView(one) {
-  return [el("h3", {}, "Completion"), el("pre", {class: "completion"}, one.text || "(empty)"), facts([
+  return [el("pre", {class: "completion"}, one.text || "(empty)"), facts([
     ["Verdict", verdictMark(one.verdict)],
     ["Answer found", one.extracted === null ? "none" : el("code", {}, one.extracted)],
     ["Grader's reason", one.reason || "none given"],

@@ -50,19 +50,33 @@ async function figureView(suite, figure) {
     await picture(`figure/${figure}`, `${name}, ${suite.name}; its numbers are in the suite's tables`)));
 }
 
+/** How many of a suite's differences are clear. */
+function tally(suite) {
+  const count = sign => suite.verdicts.filter(one => one.sign === sign).length;
+  const said = [[1, "ahead"], [-1, "behind"], [0, "not told apart"]].filter(([sign]) => count(sign)).map(([sign, word]) => `${count(sign)} ${word}`);
+  return el("span", {class: "small"}, ` ${said.join(", ")}`);
+}
+
+async function verdictsView(suite, forests) {
+  const sentences = kept => el("ul", {class: "verdicts"}, suite.verdicts.filter(one => one.main === kept).map(one =>
+    el("li", {class: {1: "ahead", 0: "tied", "-1": "behind"}[one.sign]}, el("b", {}, one.finding), " ", el("span", {class: "small"}, one.evidence))));
+  return el("div", {class: "found"},
+    el("div", {},
+      sentences(true),
+      suite.verdicts.some(one => !one.main) && folded(el("span", {class: "small"}, "By other metrics"), () => sentences(false)),
+      suite.verdicts.length > 0 && el("p", {class: "note"}, `p-values are corrected for all ${suite.verdicts.length} of the suite (Holm); ahead or ` +
+        "behind takes both an interval without 0 and p < 0.05. Intervals, and the ranks in the table, are not corrected.")),
+    el("div", {}, await Promise.all(forests.map(one => figureView(suite, one)))));
+}
+
 function drawSuites() {
-  const ofSuite = name => data.rows.filter(row => row.suite === name);
   data.suites.forEach((suite, place) => {
-    const name = [el("b", {}, suite.name), suite.title ? ` ${suite.title}` : ""];
-    if (suite.verdicts.length) {
-      byId("verdicts").append(folded([name, el("span", {class: "small"}, ` ${plural(suite.verdicts.length, "contrast")}`)],
-        () => el("ul", {class: "verdicts"}, suite.verdicts.map(one => el("li", {}, one.text))), place === 0));
-    }
-    if (suite.figures.length) {
-      byId("curves").append(folded([name, el("span", {class: "small"}, ` ${plural(suite.figures.length, "figure")}`)], async () =>
-        el("div", {}, await Promise.all(suite.figures.map(figure => figureView(suite, figure))))));
-    }
-    byId("budgets").append(folded(name, () => costTable(ofSuite(suite.name))));
+    const name = () => [el("b", {}, suite.name), suite.title ? ` ${suite.title}` : ""];
+    const forests = suite.figures.filter(figure => figure.startsWith(`${suite.name}-forest`));
+    const curves = suite.figures.filter(figure => !forests.includes(figure));
+    if (suite.verdicts.length || forests.length) byId("verdicts").append(folded([name(), tally(suite)], () => verdictsView(suite, forests), place === 0));
+    if (curves.length) byId("curves").append(folded(name(), async () => el("div", {}, await Promise.all(curves.map(one => figureView(suite, one))))));
+    byId("budgets").append(folded(name(), () => costTable(data.rows.filter(row => suiteOf(row) === suite))));
   });
 }
 
@@ -77,8 +91,8 @@ function drawPublished() {
 }
 
 byId("told").textContent = `${plural(data.suites.length, "suite")}, ${plural(data.rows.length, "row")}, ` +
-  `${plural(Object.keys(data.runs).length, "run")}. Completions on this page: of ` +
-  data.sets.map(set => `${set.shown} of ${set.problems} problems of ${set.benchmark}`).join(", ") + "; verdicts of all.";
+  `${plural(Object.keys(data.runs).length, "run")}, each with its record. Every verdict is on this page, and completions of ` +
+  data.sets.map(set => `${set.shown} of ${set.problems} problems of ${set.benchmark}`).join(", ") + ".";
 drawSuites();
 drawFilters();
 drawTable();

@@ -1,17 +1,15 @@
 // The table: a line for each row and number, sorted and filtered.
 
 const lines = data.rows.flatMap(row => Object.entries(row.cells).map(([place, cell]) => {
-  const column = columnsOf.get(row.suite)[place];
-  return {row, cell, column, protocol: column.protocol, text: `${row.name} ${row.method} ${row.recipe}`.toLowerCase()};
+  const column = suiteOf(row).columns[place];
+  const main = suiteOf(row).main[row.stage].includes(Number(place));
+  return {row, cell, column, main, text: `${row.name} ${row.method} ${row.recipe}`.toLowerCase()};
 }));
 const span = new Map();  // the widest bounds in each kind of number, for the bars
 for (const {cell, column} of lines) {
   const [low, high] = span.get(column.kind) || [0, 0];
   span.set(column.kind, [Math.min(low, cell.interval[1] ?? 0), Math.max(high, cell.interval[2] ?? cell.interval[0])]);
 }
-const rankKey = ({row, cell, column}) => [row.suite, row.stage, row.base_digest, column.label, cell.seeds, cell.rank].join("|");
-const sharing = new Map();
-for (const line of lines) if (line.cell.rank) sharing.set(rankKey(line), (sharing.get(rankKey(line)) || 0) + 1);
 
 const COLUMNS = [
   {name: "Run", key: line => line.row.name, cell: runCell},
@@ -19,7 +17,7 @@ const COLUMNS = [
   {name: "Trained on", key: line => line.row.stage, wide: true, cell: line => line.row.stage},
   {name: "Benchmark", key: line => line.column.benchmark, wide: true, cell: line => line.column.benchmark},
   {name: "Metric", key: line => line.column.metric, wide: true, cell: line => line.column.metric},
-  {name: "Value", key: line => line.cell.interval[0], down: true, numeric: true, cell: valueCell},
+  {name: "Value", key: line => line.cell.interval[0] / (line.column.kind === "judge" ? 100 : 1), down: true, numeric: true, cell: valueCell},
   {name: "Rank", key: line => line.cell.rank ? line.cell.rank[0] : Infinity, wide: true, numeric: true, cell: rankCell},
   {name: "Over the baseline", key: line => line.cell.gap ? line.cell.gap.interval[0] : -Infinity, down: true, numeric: true,
     cell: gapCell},
@@ -28,20 +26,29 @@ const COLUMNS = [
   {name: "Generated tokens", key: line => line.row.cost.training[data.counters.indexOf("generated_tokens")], wide: true,
     numeric: true, cell: line => whole(line.row.cost.training[data.counters.indexOf("generated_tokens")])},
 ];
+const MAIN = "the main one";
 const FILTERS = [
   {name: "Suite", key: "suite", of: line => line.row.suite},
   {name: "Trained on", key: "stage", of: line => line.row.stage},
   {name: "Benchmark", key: "benchmark", of: line => line.column.benchmark},
-  {name: "Metric", key: "metric", of: line => line.column.metric},
-  {name: "Protocol", key: "protocol", of: line => line.protocol,
+  {name: "Metric", key: "metric", of: line => line.column.metric, first: MAIN,
+    fits: (own, asked, line) => asked === MAIN ? line.main : own === asked},
+  {name: "Protocol", key: "protocol", of: line => line.column.protocol,
     text: digest => `${data.protocols[digest]} (${digest.slice(0, 6)})`},
   {name: "Method", key: "method", of: line => line.row.method},
-  {name: "Seeds, at least", key: "seeds", of: line => String(line.cell.seeds.length), fits: (own, asked) => Number(own) >= Number(asked)},
+  {name: "Seeds, at least", key: "seeds", of: line => String(line.cell.seeds.length), least: true, fits: (own, asked) => Number(own) >= Number(asked)},
 ];
-const chosen = Object.fromEntries(FILTERS.map(filter => [filter.key, ""]));
-chosen.words = "";
+const unfiltered = Object.fromEntries(["words", ...FILTERS.map(filter => filter.key)].map(key => [key, ""]));
+const chosen = {...unfiltered, ...start()};
 const order = {column: 5, down: true};
 let shownLines = PAGE_SIZE;
+
+/** What the table shows at first: the main number of the first suite's first benchmark. */
+function start() {
+  const [suite] = data.suites;
+  const [place] = suite ? Object.values(suite.main)[0] : [];
+  return place === undefined ? {} : {suite: suite.name, benchmark: suite.columns[place].benchmark, metric: MAIN};
+}
 
 function runCell({row, cell, column}) {
   return [el("a", {href: rowLink(row)}, row.name), kindWord(row),
@@ -64,22 +71,21 @@ function bar([value, low, high], [from, to]) {
   return made;
 }
 
-function rankCell(line) {
-  if (!line.cell.rank) return el("span", {class: "small"}, line.row.kind === "reference" ? "reference" : "none");
-  const others = sharing.get(rankKey(line)) - 1;
-  const [place, of] = line.cell.rank;
-  return [others ? `${place}–${place + others} of ${of}` : `${place} of ${of}`, others ? el("span", {class: "small"}, " tied") : null];
+/** Rows that are not told apart share their places. */
+function rankCell({row, cell}) {
+  if (!cell.rank) return el("span", {class: "small"}, row.kind === "reference" ? "reference" : "none");
+  const [place, last, of] = cell.rank;
+  return [place === last ? String(place) : `${place}\u2013${last}`, el("span", {class: "small"}, ` of ${of}`)];
 }
 
 function gapCell({row, cell, column}) {
-  const suite = data.suites.find(one => one.name === row.suite);
-  if (!cell.gap) return el("span", {class: "small"}, row.name === suite.baseline ? "is the baseline" : "");
+  if (!cell.gap) return el("span", {class: "small"}, row.name === suiteOf(row).baseline ? "is the baseline" : "");
   return [number(cell.gap.interval[0], column.kind, true), el("span", {class: "small"}, bounds(cell.gap.interval, column.kind, true))];
 }
 
 const fitting = without => lines.filter(line => FILTERS.every(filter => {
   const asked = chosen[filter.key];
-  return !asked || filter.key === without || (filter.fits || Object.is)(filter.of(line), asked);
+  return !asked || filter.key === without || (filter.fits || Object.is)(filter.of(line), asked, line);
 }) && (!chosen.words || line.text.includes(chosen.words)));
 
 /** The filters; each offers what the others leave. */
@@ -88,8 +94,9 @@ function drawFilters() {
   const active = document.activeElement && document.activeElement.dataset.filter;
   form.replaceChildren(...FILTERS.map(filter => {
     const values = [...new Set(fitting(filter.key).map(filter.of))].sort((a, b) => a.localeCompare(b, "en", {numeric: true}));
-    const options = [["", filter.fits ? "1" : "all"], ...values.map(value => [value, filter.text ? filter.text(value) : value])];
-    const control = select(filter.fits ? options.filter(([value]) => value !== "1") : options, chosen[filter.key], value => {
+    const options = [["", filter.least ? "1" : "all"], ...(filter.first ? [[filter.first, filter.first]] : []),
+      ...values.filter(value => !filter.least || value !== "1").map(value => [value, filter.text ? filter.text(value) : value])];
+    const control = select(options, chosen[filter.key], value => {
       chosen[filter.key] = value;
       shownLines = PAGE_SIZE;
       drawFilters();
@@ -101,8 +108,7 @@ function drawFilters() {
     chosen.words = event.target.value.toLowerCase();
     shownLines = PAGE_SIZE;
     drawTable();
-  }})), el("button", {type: "button", onclick: () => { Object.keys(chosen).forEach(key => { chosen[key] = ""; }); drawFilters(); drawTable(); }},
-    "All rows"));
+  }})), el("button", {type: "button", onclick: () => { Object.assign(chosen, unfiltered); drawFilters(); drawTable(); }}, "All rows"));
   if (active) form.querySelector(`[data-filter="${active}"]`).focus();
 }
 
