@@ -393,10 +393,20 @@ def test_two_runs_are_compared_problem_by_problem(reader: Reader, site: SimpleNa
     assert "onerror" in first.text
     assert "right" in second.text
     assert first.location["y"] == second.location["y"]
+    assert {one.text for one in reader.all(".sides h3")} == {"First: rloo, arith, seed 1", "Second: repirl, arith, seed 1"}
     address = reader.run("return location.hash")
     reader.open(address)
     reader.title("rloo, arith, seed 1 against repirl")
     assert reader.run("return window.hacked") is None
+    reader.open("#row/trial/arith/repirl")
+    reader.one("section.run", "Seed 2").find_element("partial link text", "compare with").click()
+    reader.until(lambda: not reader.run("return document.getElementById('panel').open"))
+    seen = (
+        "const box = document.getElementById('pair').getBoundingClientRect(); return box.top >= 0 && box.bottom <= innerHeight"
+    )
+    assert reader.run(seen)
+    first = reader.one("label", "First run").find_element("css selector", "option:checked")
+    assert first.text == "repirl, arith, seed 2"
 
 
 @browser_test
@@ -488,6 +498,9 @@ def test_an_address_that_names_nothing_says_so(reader: Reader) -> None:
     ):
         reader.open(where)
         reader.title("Not on this page")
+    for where in ("#constructor", "#%", "#results"):
+        reader.open(where)
+        assert not reader.run("return document.getElementById('panel').open")
 
 
 @browser_test

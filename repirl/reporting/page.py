@@ -112,7 +112,6 @@ def _suite(board: Board, pictures: Sequence[str]) -> dict[str, Any]:
     labels = column_labels(board.columns)
     several = len(board.stages) > 1
     main = {stage: board.primary_of(stage) for stage in board.stages}
-    own = tuple(f"{board.suite}-{kind}" for kind in KINDS)
     return {
         "name": board.suite,
         "title": board.title,
@@ -126,10 +125,21 @@ def _suite(board: Board, pictures: Sequence[str]) -> dict[str, Any]:
             }
             for one in board.differences
         ],
-        "figures": [name for name in pictures if name.startswith(own)],
+        "figures": [
+            {"file": name, "name": _figure_name(kind, name.removeprefix(f"{board.suite}-{kind}").removesuffix(".svg"))}
+            for name in pictures
+            for kind in KINDS
+            if name.startswith(f"{board.suite}-{kind}")
+        ],
         "columns": [_column(column, labels[column]) for column in board.columns],
         "main": {stage: [board.columns.index(column) for column in columns] for stage, columns in main.items()},
     }
+
+
+def _figure_name(kind: str, stage: str) -> str:
+    """`learning, trained on arith`; a suite of one stage does not say it."""
+    shown = kind.replace("-", " ").replace("forest", "forest plot")
+    return f"{shown}, trained on {stage.removeprefix('-').replace('-', ' ')}" if stage else shown
 
 
 def _column(column: Column, label: str) -> dict[str, Any]:

@@ -21,12 +21,14 @@ function el(tag, props, ...children) {
   return made;
 }
 
+/** A table; columns of plain numbers stand right. */
 function table(header, rows, caption) {
+  const digits = header.map((_, i) => i > 0 && rows.every(row => /^[\d,.?]+$/.test(row[i])) ? "digits" : null);
   return el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": caption},
     el("table", {}, el("caption", {}, caption),
-      el("thead", {}, el("tr", {}, header.map(name => el("th", {scope: "col"}, name)))),
+      el("thead", {}, el("tr", {}, header.map((name, i) => el("th", {scope: "col", class: digits[i]}, name)))),
       el("tbody", {}, rows.map(([first, ...cells]) =>
-        el("tr", {}, el("th", {scope: "row"}, first), cells.map(cell => el("td", {}, cell)))))));
+        el("tr", {}, el("th", {scope: "row"}, first), cells.map((cell, i) => el("td", {class: digits[i + 1]}, cell)))))));
 }
 
 /** Pairs of a name and what it is; those that are null are left out. */

@@ -17,14 +17,14 @@ const COLUMNS = [
   {name: "Trained on", key: line => line.row.stage, wide: true, cell: line => line.row.stage},
   {name: "Benchmark", key: line => line.column.benchmark, wide: true, cell: line => line.column.benchmark},
   {name: "Metric", key: line => line.column.metric, wide: true, cell: line => line.column.metric},
-  {name: "Value", key: line => line.cell.interval[0] / (line.column.kind === "judge" ? 100 : 1), down: true, numeric: true, cell: valueCell},
+  {name: "Value", key: line => line.cell.interval[0] / (line.column.kind === "judge" ? 100 : 1), down: true, numeric: true,
+    cell: valueCell},
   {name: "Rank", key: line => line.cell.rank ? line.cell.rank[0] : Infinity, wide: true, numeric: true, cell: rankCell},
   {name: "Over the baseline", key: line => line.cell.gap ? line.cell.gap.interval[0] : -Infinity, down: true, numeric: true,
     cell: gapCell},
   {name: "Seeds", key: line => line.cell.seeds.length, down: true, wide: true, numeric: true,
     cell: line => el("span", {title: line.cell.seeds.join(", ")}, String(line.cell.seeds.length))},
-  {name: "Generated tokens", key: line => line.row.cost.training[data.counters.indexOf("generated_tokens")], wide: true,
-    numeric: true, cell: line => whole(line.row.cost.training[data.counters.indexOf("generated_tokens")])},
+  {name: "Generated tokens", key: tokens, wide: true, numeric: true, cell: line => whole(tokens(line))},
 ];
 const MAIN = "the main one";
 const FILTERS = [
@@ -36,12 +36,17 @@ const FILTERS = [
   {name: "Protocol", key: "protocol", of: line => line.column.protocol,
     text: digest => `${data.protocols[digest]} (${digest.slice(0, 6)})`},
   {name: "Method", key: "method", of: line => line.row.method},
-  {name: "Seeds, at least", key: "seeds", of: line => String(line.cell.seeds.length), least: true, fits: (own, asked) => Number(own) >= Number(asked)},
+  {name: "Seeds, at least", key: "seeds", of: line => String(line.cell.seeds.length), least: true,
+    fits: (own, asked) => Number(own) >= Number(asked)},
 ];
 const unfiltered = Object.fromEntries(["words", ...FILTERS.map(filter => filter.key)].map(key => [key, ""]));
 const chosen = {...unfiltered, ...start()};
 const order = {column: 5, down: true};
 let shownLines = PAGE_SIZE;
+
+function tokens({row}) {
+  return row.cost.training[data.counters.indexOf("generated_tokens")];
+}
 
 /** What the table shows at first: the main number of the first suite's first benchmark. */
 function start() {
@@ -80,7 +85,8 @@ function rankCell({row, cell}) {
 
 function gapCell({row, cell, column}) {
   if (!cell.gap) return el("span", {class: "small"}, row.name === suiteOf(row).baseline ? "is the baseline" : "");
-  return [number(cell.gap.interval[0], column.kind, true), el("span", {class: "small"}, bounds(cell.gap.interval, column.kind, true))];
+  const {interval} = cell.gap;
+  return [number(interval[0], column.kind, true), el("span", {class: "small"}, bounds(interval, column.kind, true))];
 }
 
 const fitting = without => lines.filter(line => FILTERS.every(filter => {
@@ -95,7 +101,7 @@ function drawFilters() {
   form.replaceChildren(...FILTERS.map(filter => {
     const values = [...new Set(fitting(filter.key).map(filter.of))].sort((a, b) => a.localeCompare(b, "en", {numeric: true}));
     const options = [["", filter.least ? "1" : "all"], ...(filter.first ? [[filter.first, filter.first]] : []),
-      ...values.filter(value => !filter.least || value !== "1").map(value => [value, filter.text ? filter.text(value) : value])];
+      ...values.filter(value => !filter.least || value !== "1").map(value => [value, filter.text?.(value) ?? value])];
     const control = select(options, chosen[filter.key], value => {
       chosen[filter.key] = value;
       shownLines = PAGE_SIZE;
@@ -108,7 +114,11 @@ function drawFilters() {
     chosen.words = event.target.value.toLowerCase();
     shownLines = PAGE_SIZE;
     drawTable();
-  }})), el("button", {type: "button", onclick: () => { Object.assign(chosen, unfiltered); drawFilters(); drawTable(); }}, "All rows"));
+  }})), el("button", {type: "button", onclick: () => {
+    Object.assign(chosen, unfiltered);
+    drawFilters();
+    drawTable();
+  }}, "All rows"));
   if (active) form.querySelector(`[data-filter="${active}"]`).focus();
 }
 
