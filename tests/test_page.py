@@ -34,7 +34,7 @@ from repirl.tasks.step_labels import LabelledSolution
 from repirl.types import Budget, Interval, Report, SampleRow
 
 HOSTILE = "</script></pre><img src=x onerror=\"window.hacked=1\"><script>window.hacked=2</script>{{data}} 'alert(1)' &lt;\u2028"
-SUITE = """title = "What the page is tried on"
+SUITE = """title = "What </script><img src=x onerror='window.hacked=4'> the page is tried on"
 baseline = "rloo"
 runs = [{method = "repirl"}, {method = "rloo"}]
 evaluations = [{benchmark = "arith"}]

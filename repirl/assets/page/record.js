@@ -7,10 +7,10 @@ function rowView(row) {
     const gap = cell.gap && `${number(cell.gap.interval[0], kind, true)}${bounds(cell.gap.interval, kind, true)}`;
     return [
       label, number(cell.interval[0], kind) + bounds(cell.interval, kind), gap ? `${gap}, p=${cell.gap.p.toFixed(3)}` : "",
-      rankCell({row, cell}), String(cell.seeds.length), cell.ungraded ? `${cell.ungraded} of ${cell.total}` : "",
+      placeCell({row, cell}), String(cell.seeds.length), cell.ungraded ? `${cell.ungraded} of ${cell.total}` : "",
     ];
   });
-  const header = ["number", "value", `over ${suiteOf(row).baseline || "a baseline"}`, "rank", "seeds", "not graded"];
+  const header = ["number", "value", `over ${suiteOf(row).baseline || "a baseline"}`, "place", "seeds", "not graded"];
   return {title: [row.name, kindWord(row)], crumbs: [["#results", "Results"]], body: [
     el("p", {}, `${row.suite}; trained on ${row.stage}; method ${row.method}, recipe ${row.recipe}; from ${row.base}` +
       (row.runtime ? `; ${row.runtime}` : "")),

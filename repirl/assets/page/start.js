@@ -93,7 +93,7 @@ async function verdictsView(suite, forests) {
       suite.verdicts.some(one => !one.main) && folded(el("span", {class: "small"}, "By other metrics"), () => sentences(false)),
       suite.verdicts.length > 0 && el("p", {class: "note"},
         `p-values are corrected for all ${suite.verdicts.length} of the suite (Holm); ahead or behind takes both an interval ` +
-        "without 0 and p < 0.05. Intervals, and the ranks in the table, are not corrected.")),
+        "without 0 and p < 0.05. Intervals, and the places in the table, are not corrected.")),
     el("div", {}, await Promise.all(forests.map(one => figureView(suite, one)))));
 }
 

@@ -19,7 +19,7 @@ const COLUMNS = [
   {name: "Metric", key: line => line.column.metric, wide: true, cell: line => line.column.metric},
   {name: "Value", key: line => line.cell.interval[0] / (line.column.kind === "judge" ? 100 : 1), down: true, numeric: true,
     cell: valueCell},
-  {name: "Rank", key: line => line.cell.rank ? line.cell.rank[0] : Infinity, wide: true, numeric: true, cell: rankCell},
+  {name: "Place", key: line => line.cell.rank ? line.cell.rank[0] : Infinity, wide: true, numeric: true, cell: placeCell},
   {name: "Over the baseline", key: line => line.cell.gap ? line.cell.gap.interval[0] : -Infinity, down: true, numeric: true,
     cell: gapCell},
   {name: "Seeds", key: line => line.cell.seeds.length, down: true, wide: true, numeric: true,
@@ -77,8 +77,8 @@ function bar([value, low, high], [from, to]) {
 }
 
 /** Rows that are not told apart share their places. */
-function rankCell({row, cell}) {
-  if (!cell.rank) return el("span", {class: "small"}, row.kind === "reference" ? "reference" : "none");
+function placeCell({row, cell}) {
+  if (!cell.rank) return el("span", {class: "small"}, row.kind === "reference" ? "reference" : "");
   const [place, last, of] = cell.rank;
   return [place === last ? String(place) : `${place}\u2013${last}`, el("span", {class: "small"}, ` of ${of}`)];
 }
