@@ -242,7 +242,7 @@ def test_leaderboard_writes_then_checks(tmp_path: Path, capsys: pytest.CaptureFi
     stale = shown(capsys, [*verb, "--check"], code=1)["stale"]
     assert stale == ["README.md", "trial-forest.svg", "trial.csv", "trial.md"]
     assert not (tmp_path / "leaderboard").exists()
-    assert shown(capsys, verb)["written"] == ["README.md", "trial.md", "trial.csv", "trial-forest.svg"]
+    assert shown(capsys, verb)["written"] == ["README.md", "trial.md", "trial.csv", "trial-forest.svg", "index.html"]
     before = {path.name: path.read_bytes() for path in (tmp_path / "leaderboard").iterdir()}
     assert shown(capsys, verb)["written"] == []
     assert {path.name: path.read_bytes() for path in (tmp_path / "leaderboard").iterdir()} == before

@@ -82,6 +82,10 @@ def right_in(method: str, seed: int, problem: int) -> bool:
     return (problem + seed) % (3 if method == "rloo" else 2) == 0
 
 
+def many_right_in(method: str, problem: int, sample: int) -> bool:
+    return (problem * sample) % 5 == 0 if method == "repirl" else (problem + sample) % 7 == 0 and problem % 3 != 0
+
+
 @pytest.fixture(scope="module")
 def arith() -> Benchmark:
     return load_benchmark("arith")
@@ -89,7 +93,7 @@ def arith() -> Benchmark:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, arith: Benchmark) -> SimpleNamespace:
-    """Three seeds of two methods on the first 60 problems of `arith`, step scores and curves, and a run of 10,000 samples."""
+    """Three seeds of two methods on 60 problems of `arith`, step scores and curves, and two runs of 10,000 samples."""
     root = tmp_path_factory.mktemp("site")
     results, more = root / "results", root / "more"
     (more / "suites").mkdir(parents=True)
@@ -102,9 +106,11 @@ def site(tmp_path_factory: pytest.TempPathFactory, arith: Benchmark) -> SimpleNa
             curve = learning(root / "log", 0.1, 0.2, 0.3 + seed / 10)
             scored = {"scalings": [scored_pool(seed, 0.5)], "judgements": [judgement()]} if method == "repirl" else {}
             write(results, method, seed, GOOD, report=own, curve=curve, **scored)
-    many = [[(p * i) % 5 == 0 for i in range(8)] for p in range(1250)]
-    large = report_of("many", "card", "many", many, [f"many-{p:04}" for p in range(1250)], "a completion of some length; " * 8)
-    write(results, "repirl", 0, GOOD, report=large, suite="large")
+    for method in ("rloo", "repirl"):
+        many = [[many_right_in(method, p, i) for i in range(8)] for p in range(1250)]
+        names = [f"many-{p:04}" for p in range(1250)]
+        large = report_of("many", "card", "many", many, names, "a completion of some length; " * 8)
+        write(results, method, 0, GOOD, report=large, suite="large")
     pages = build_pages(results=results, folder=root / "leaderboard", include=[more])
     write_pages(pages, None)
     return SimpleNamespace(root=root, pages=pages, file=root / "leaderboard" / "index.html", ids=ids, more=more)
@@ -151,7 +157,7 @@ def test_what_models_wrote_is_no_markup(site: SimpleNamespace) -> None:
     assert elements.found["img"] == 0
     assert not {name for name in elements.attributes if name.startswith("on")}
     blocks = [name for name in elements.blocks if "/" in name]
-    assert sum(name.startswith("run/") for name in blocks) == 7
+    assert sum(name.startswith("run/") for name in blocks) == 8
     assert elements.found["script"] == len(blocks) + 2
     assert HOSTILE not in site.file.read_text()
     assert json.loads(elements.blocks["data"])["runs"]["trial/repirl-arith-s0"]["seed"] == 0
@@ -427,6 +433,16 @@ def test_ten_thousand_samples_open_and_are_searched_without_stalling(reader: Rea
     reader.one("#view input[type=search]").clear()
     reader.run("document.getElementById('panel').scrollTo(0, 5000)")
     reader.run("document.getElementById('panel').scrollTo(0, 0)")
+    reader.run("location.hash = '#compare/large%2Frloo-arith-s0/large%2Frepirl-arith-s0/0/0/sampled'")
+    reader.title("many, sampled: rloo, arith, seed 0 against repirl")
+    right = lambda method, p: sum(many_right_in(method, p, i) for i in range(8))
+    gains = [(right("repirl", p) - right("rloo", p), right("rloo", p)) for p in range(1250)]
+    wanted = Counter(
+        "fixed" if gain > 0 else "broken" if gain < 0 else "both right" if ok else "both wrong" for gain, ok in gains
+    )
+    shown = [one.text.replace(",", "").split("\n") for one in reader.all(".changes > div")]
+    assert {name: int(count) for name, count in shown} == {name: wanted[name] for name, _ in shown}
+    assert sum(int(count) for _, count in shown) == 1250
     # A slow machine shared with others is allowed for; 10,000 rows in the document would take several times as long.
     assert opened < 3
     assert max(reader.run("return window.stalls"), default=0) < 1000
