@@ -76,7 +76,7 @@ function bar([value, low, high], [from, to]) {
   return made;
 }
 
-/** Rows that are not told apart share their places. */
+/** After all that are ahead of it, before all that are behind. */
 function placeCell({row, cell}) {
   if (!cell.rank) return el("span", {class: "small"}, row.kind === "reference" ? "reference" : "");
   const [place, last, of] = cell.rank;
