@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +23,13 @@ def is_checkout() -> bool:
 def content_dir(kind: str) -> Path:
     """Folder of shipped content: `baselines`, `benchmarks` or `leaderboard`."""
     return (CHECKOUT_DIR if is_checkout() else PACKAGE_DIR / "_content") / kind
+
+
+def suite_files(include: Sequence[str | Path] = ()) -> dict[str, Path]:
+    """Files of suites of runs by name, sorted: of `benchmarks/suites/` first, then of `suites/` in the given folders."""
+    folders = [content_dir("benchmarks") / "suites", *(Path(folder) / "suites" for folder in include)]
+    found = {path.stem: path for folder in reversed(folders) if os.path.isdir(folder) for path in folder.glob("*.toml")}
+    return dict(sorted(found.items()))
 
 
 def results_dir() -> Path:

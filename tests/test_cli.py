@@ -228,6 +228,41 @@ def test_list_benchmarks_and_suites(capsys: pytest.CaptureFixture[str]) -> None:
     assert "tiny" in {entry["name"] for entry in shown(capsys, ["list", "suites"])["suites"]}
 
 
+def test_list_reads_methods_without_importing_them() -> None:
+    from repirl.methods.described import described_unread
+    from repirl.methods.registry import described, methods
+
+    assert described_unread() == [described(method) for method in methods().values()]
+    code = "import sys; from repirl.cli.main import run; run(['list']); print('torch' in sys.modules, file=sys.stderr)"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.stderr.strip() == "False"
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 2
+
+
+def test_list_counts_the_runs_of_suites(capsys: pytest.CaptureFixture[str]) -> None:
+    from repirl.bench.suites import load_suite, plan, suite_names
+
+    found = {entry["name"]: entry["status"] for entry in shown(capsys, ["list", "suites"])["suites"]}
+    for name in suite_names():
+        assert found[name].startswith(f"{len(plan(name, load_suite(name)))} runs; ")
+
+
+def test_list_has_sets_data_and_rewards(capsys: pytest.CaptureFixture[str]) -> None:
+    from repirl.rewards.load import NAMED
+    from repirl.rewards.published import OPTIONS
+    from repirl.tasks.training_sets import TrainingSetConfig, load_training_set
+
+    found = shown(capsys, ["list"])
+    assert {"arith", "processbench/math", "prmbench/subset400"} <= {entry["name"] for entry in found["sets"]}
+    rewards = {entry["name"].partition(":")[0] for entry in found["rewards"]}
+    assert rewards == {*NAMED, *OPTIONS, "RUN_FOLDER"}
+    with pytest.raises(UserError) as refused:
+        load_training_set(TrainingSetConfig(source="none such"))
+    assert all(entry["name"] in str(refused.value) for entry in found["data"])
+
+
 def test_list_include_must_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such folder" in fails(capsys, ["list", "methods", "--include", "/nowhere/at/all"])
 

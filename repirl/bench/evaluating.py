@@ -12,7 +12,7 @@ from repirl.bench.suites import JudgeEvaluation, PolicyEvaluation, ScaleEvaluati
 from repirl.engines.base import Engine
 from repirl.engines.loading import LoadedPolicy, load_policy
 from repirl.errors import UserError
-from repirl.evals.judged_sets import ARITH_SETS, JudgedSet, SetOptions, load_set, natural_separator
+from repirl.evals.judged_sets import JudgedSet, SetOptions, load_set, natural_separator
 from repirl.evals.judging import default_rule, judge
 from repirl.evals.policy import evaluate_policy
 from repirl.evals.pools import pool_of_samples, with_scores
@@ -28,6 +28,7 @@ from repirl.records.store import Judgement
 from repirl.rewards.load import NAMED, LoadOptions, load_reward
 from repirl.tasks import arith_hard
 from repirl.tasks.benchmarks import load_benchmark
+from repirl.tasks.prm_benchmarks import ARITH_SETS
 from repirl.tasks.step_labels import FORMATS, StepFormat
 from repirl.types import Report
 

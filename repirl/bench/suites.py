@@ -14,10 +14,10 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from repirl.config import Config, parse_config
 from repirl.errors import UserError
-from repirl.files import is_file, is_folder, read_toml
+from repirl.files import read_toml
 from repirl.grading.math.grader import Extraction
 from repirl.methods.runtime import Runtime
-from repirl.paths import content_dir
+from repirl.paths import suite_files
 from repirl.records.schema import run_key
 from repirl.types import AnswersGiven
 
@@ -219,26 +219,21 @@ class WorkItem:
         return [key for key in (self.parent_key, self.reward_key) if key is not None]
 
 
-def _folders(include: Sequence[str | Path]) -> list[Path]:
-    return [content_dir("benchmarks") / "suites", *(Path(folder) / "suites" for folder in include)]
-
-
 def suite_names(include: Sequence[str | Path] = ()) -> list[str]:
     """Names of all suites, sorted."""
-    return sorted({path.stem for folder in _folders(include) if is_folder(folder) for path in folder.glob("*.toml")})
+    return list(suite_files(include))
 
 
 def load_suite(name: str, include: Sequence[str | Path] = ()) -> Suite:
     """A suite by name; UserError for an unknown name, a bad file, or a contrast of what the suite does not have."""
-    for folder in _folders(include):
-        path = folder / f"{name}.toml"
-        if is_file(path):
-            suite = parse_config(Suite, read_toml(path))
-            _check_contrasts(name, suite)
-            if unknown := [other for other in suite.shares if other not in suite_names(include)]:
-                raise UserError(f"suite {name} shares runs with an unknown suite", unknown[0])
-            return suite
-    raise UserError("unknown suite", name, f"choose one of {', '.join(suite_names(include))}")
+    files = suite_files(include)
+    if name not in files:
+        raise UserError("unknown suite", name, f"choose one of {', '.join(files)}")
+    suite = parse_config(Suite, read_toml(files[name]))
+    _check_contrasts(name, suite)
+    if unknown := [other for other in suite.shares if other not in files]:
+        raise UserError(f"suite {name} shares runs with an unknown suite", unknown[0])
+    return suite
 
 
 def _check_contrasts(name: str, suite: Suite) -> None:

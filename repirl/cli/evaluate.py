@@ -16,12 +16,15 @@ from repirl.cli.output import JsonFlag, check_folder, emit, working
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.table import Table
 
+    from repirl.cli.tables import Sheet
     from repirl.evals.compare import OtherRun
     from repirl.evals.protocol import EvalProtocol
     from repirl.tasks.benchmarks import Benchmark
     from repirl.types import Interval, Report
+
+
+_INTERVAL = {"95% interval": "value"}
 
 
 def register(app: typer.Typer) -> None:
@@ -177,18 +180,18 @@ def _interval(interval: Interval) -> dict[str, Any]:
 
 def _tables(payload: dict[str, Any]) -> Group:
     from rich.console import Group
-    from rich.table import Table
+
+    from repirl.cli.tables import Sheet
 
     tables = []
     for report in payload["reports"]:
-        metrics = Table(title=f"{report['benchmark']}, policy {payload['policy']}", title_justify="left")
-        for column in ("metric", "value", "95% interval", "problems"):
-            metrics.add_column(column)
+        title = f"{report['benchmark']}, policy {payload['policy']}"
+        metrics = Sheet("metric", "value", "95% interval", "problems", title=title, below=_INTERVAL)
         for name, cell in report["metrics"].items():
-            metrics.add_row(name, f"{cell['value']:.3f}", _bounds(cell), str(cell["problems"]))
-        counts = Table("part", "correct", "wrong", "truncated", "ungraded", "total")
+            metrics.add(name, f"{cell['value']:.3f}", _bounds(cell), str(cell["problems"]))
+        counts = Sheet("part", "correct", "wrong", "truncated", "ungraded", "total")
         for part, cells in report["counts"].items():
-            counts.add_row(part, *(str(cells[name]) for name in ("correct", "wrong", "truncated", "ungraded", "total")))
+            counts.add(part, *(str(cells[name]) for name in ("correct", "wrong", "truncated", "ungraded", "total")))
         tables += [metrics, *_other_extraction(report), counts, *_breakdowns(report)]
         if "against" in report:
             tables.append(_comparison(report))
@@ -205,37 +208,37 @@ def _other_extraction(report: dict[str, Any]) -> list[str]:
     return [f"Extraction matters here: above answers are found by `{used}`; by `{other['extraction']}`: {found}"]
 
 
-def _breakdowns(report: dict[str, Any]) -> list[Table]:
+def _breakdowns(report: dict[str, Any]) -> list[Sheet]:
     """One table by level and one by subject, where the problems have them."""
-    from rich.table import Table
+    from repirl.cli.tables import Sheet
 
     tables = []
     for kind, sizes in report["problems_by"].items():
         if not sizes:
             continue
-        table = Table(kind, "problems", *report["metrics"])
+        table = Sheet(kind, "problems", *report["metrics"], optional=[*report["metrics"]][:0:-1])
         for group, size in sizes.items():
             cells = [values.get(group) for values in report[f"by_{kind}"].values()]
-            table.add_row(group, str(size), *("-" if value is None else f"{value:.3f}" for value in cells))
+            table.add(group, str(size), *("-" if value is None else f"{value:.3f}" for value in cells))
         tables.append(table)
     return tables
 
 
-def _comparison(report: dict[str, Any]) -> Table:
-    from rich.table import Table
+def _comparison(report: dict[str, Any]) -> Sheet:
+    from repirl.cli.tables import Sheet
 
     against = report["against"]
-    table = Table(title=f"{report['benchmark']}: this run - {against['run']}, paired by problem", title_justify="left")
-    for column in ("metric", "this", "other", "difference", "95% interval", "p", "problems"):
-        table.add_column(column)
+    title = f"{report['benchmark']}: this run - {against['run']}, paired by problem"
+    columns = ("metric", "this", "other", "difference", "95% interval", "p", "problems")
+    table = Sheet(*columns, title=title, below={"95% interval": "difference"})
     for name, cell in against["metrics"].items():
         this = f"{report['metrics'][name]['value']:.3f}"
         if cell is None:
-            table.add_row(name, this, *"-----")
+            table.add(name, this, *"-----")
             continue
         difference = cell["difference"]
         numbers = (f"{cell['other']['value']:.3f}", f"{difference['value']:+.3f}", _bounds(difference, "+"))
-        table.add_row(name, this, *numbers, f"{cell['p_value']:.3f}", str(cell["problems"]))
+        table.add(name, this, *numbers, f"{cell['p_value']:.3f}", str(cell["problems"]))
     return table
 
 

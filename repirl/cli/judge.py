@@ -13,8 +13,8 @@ from repirl.cli.output import JsonFlag, check_output, emit, working
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.table import Table
 
+    from repirl.cli.tables import Sheet
     from repirl.evals.judging import RewardOnSet, SetReport
     from repirl.rewards.load import LoadedReward
     from repirl.tasks.step_labels import StepFormat
@@ -56,10 +56,11 @@ def judge_command(
     """Judge REWARD by how well its step scores find the first wrong step (ProcessBench F1) or all of them (PRMBench)."""
     from repirl.engines.loading import default_device
     from repirl.errors import UserError
-    from repirl.evals.judged_sets import ARITH_SETS, SetOptions, load_set, natural_separator
+    from repirl.evals.judged_sets import SetOptions, load_set, natural_separator
     from repirl.evals.judging import default_rule, judge
     from repirl.evals.thresholds import parse_rule
     from repirl.rewards.load import LoadOptions, load_reward
+    from repirl.tasks.prm_benchmarks import ARITH_SETS
     from repirl.tasks.step_labels import FORMATS
 
     rule = None if threshold is None else parse_rule(threshold)
@@ -155,24 +156,22 @@ _COLUMNS = {
 }
 
 
-def _table(report: dict[str, Any]) -> Table:
-    from rich.table import Table
+def _table(report: dict[str, Any]) -> Sheet:
+    from repirl.cli.tables import Sheet
 
     columns = _COLUMNS[report["metric"]]
-    table = Table(
-        title=f"{report['set']}: {report['metric']} in percent, {report['solutions']} solutions", title_justify="left"
-    )
-    for column in ("reward", "subset", *columns, "95% interval", "undefined"):
-        table.add_column(column)
+    title = f"{report['set']}: {report['metric']} in percent, {report['solutions']} solutions"
+    names = ("reward", "subset", *columns, "95% interval", "undefined")
+    table = Sheet(*names, title=title, below={"95% interval": columns[-1]}, optional=("undefined", *columns[:-1]))
     for result in (report["judged"], *report["nulls"]):
         for name, found in result["subsets"].items():
             numbers = (f"{found[column]:.1f}" for column in columns)
             interval = f"[{found['ci_low']:.1f}, {found['ci_high']:.1f}]"
-            table.add_row(result["reward"], name, *numbers, interval, ", ".join(found["undefined"]))
+            table.add(result["reward"], name, *numbers, interval, ", ".join(found["undefined"]))
         if report["metric"] == "F1" and len(result["subsets"]) > 1:
             interval = f"[{result['ci_low']:.1f}, {result['ci_high']:.1f}]"
-            table.add_row(result["reward"], "mean", "", "", f"{result['value']:.1f}", interval, "")
-        table.add_section()
+            table.add(result["reward"], "mean", "", "", f"{result['value']:.1f}", interval, "")
+        table.section()
     return table
 
 

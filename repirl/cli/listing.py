@@ -1,11 +1,11 @@
-"""`repirl list`: what there is, with source and status."""
+"""`repirl list`: what there is, with source and status. Nothing here imports torch, which takes longer than all the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,8 +21,26 @@ class Listed(StrEnum):
     methods = "methods"
     benchmarks = "benchmarks"
     suites = "suites"
+    sets = "sets"
+    data = "data"
+    rewards = "rewards"
     policies = "policies"
     engines = "engines"
+
+
+_TITLES = {
+    Listed.sets: "step-labelled sets, for `repirl judge`",
+    Listed.data: "training sets (data.source)",
+    Listed.rewards: "rewards that need no run",
+}
+_TEXTS = ("title", "source", "needs", "status", "recipes", "licence")
+"""Columns that may be wrapped; the others are names and numbers."""
+_OPTIONAL = {
+    Listed.methods: ("level", "kind", "source", "recipes", "yields"),
+    Listed.benchmarks: ("source", "licence"),
+    Listed.sets: ("source",),
+}
+"""What a narrow terminal does without, the first one first."""
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +52,7 @@ def list_command(
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of methods or benchmark cards.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """List methods, benchmarks, suites, policies and engines."""
+    """List methods, benchmarks, suites, judged sets, training data, named rewards, policies and engines."""
     wanted = [kind] if kind is not None else list(Listed)
     with working("looking"):
         found = {one.value: _SOURCES[one](tuple(include or ())) for one in wanted}
@@ -42,9 +60,13 @@ def list_command(
 
 
 def _methods(include: tuple[Path, ...]) -> list[Entry]:
-    from repirl.methods.registry import described, methods
+    from repirl.methods.described import described_unread
 
-    found = [described(method) for method in methods(tuple(map(str, include))).values()]
+    found = described_unread(include)
+    if found is None:
+        from repirl.methods.registry import described, methods
+
+        found = [described(method) for method in methods(tuple(map(str, include))).values()]
     return [{key: text for key, text in one.items() if key != "title"} for one in found]
 
 
@@ -65,20 +87,80 @@ def _benchmarks(include: tuple[Path, ...]) -> list[Entry]:
 
 
 def _suites(include: tuple[Path, ...]) -> list[Entry]:
-    from repirl.bench.suites import load_suite, plan, suite_names
-    from repirl.paths import results_dir
-    from repirl.records.store import RECORD_FILE
+    from repirl.paths import results_dir, suite_files
+    from repirl.records.index import RECORD_FILE
     from repirl.tasks.benchmarks import benchmark_suites
 
     entries = []
-    for name in suite_names(include):
-        suite = load_suite(name, include)
+    for name, path in suite_files(include).items():
+        title, runs = _suite(path)
         recorded = len(list((results_dir() / name).glob(f"*/{RECORD_FILE}")))
-        status = f"{len(plan(name, suite))} runs; {recorded} records here"
-        entries.append({"name": name, "source": suite.title, "status": status})
+        entries.append({"name": name, "source": title, "status": f"{runs} runs; {recorded} records here"})
     for name, members in benchmark_suites(include).items():
         entries.append({"name": name, "source": ", ".join(members), "status": "benchmarks, for `repirl eval`"})
     return entries
+
+
+def _suite(path: Path) -> tuple[str, int]:
+    """Title and number of runs; what else is wrong with a suite says `repirl bench`."""
+    from repirl.errors import UserError
+    from repirl.files import read_toml
+
+    suite: dict[str, Any] = read_toml(path)
+    runs = suite.get("runs")
+    if not isinstance(suite.get("title"), str) or not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        raise UserError("a suite needs a title and [[runs]]", str(path))
+    return suite["title"], sum(len(run.get("seeds", (0,))) for run in runs)
+
+
+def _sets(include: tuple[Path, ...]) -> list[Entry]:
+    from repirl.tasks.prm_benchmarks import ARITH_PROBLEMS, ARITH_SETS, prm_cards
+
+    exact = "embedded; solutions of --solver, labelled by the exact checker"
+    entries = [
+        {"name": name, "solutions": str(ARITH_PROBLEMS * samples), "source": exact, "licence": "that of the project"}
+        for name, (_, samples) in ARITH_SETS.items()
+    ]
+    for name, card in prm_cards().items():
+        for subset in card.subsets:
+            shown = name if len(card.subsets) == 1 else f"{name}/{subset.name}"
+            count = str(subset.num_solutions)
+            entries.append({"name": shown, "solutions": count, "source": card.source, "licence": card.licence})
+    a_file = {"name": "FILE.jsonl", "solutions": "any", "source": f"labelled steps: {_formats()}", "licence": "yours"}
+    return [*entries, a_file]
+
+
+def _formats() -> str:
+    from repirl.tasks.step_labels import FORMATS
+
+    return ", ".join(FORMATS)
+
+
+def _data(include: tuple[Path, ...]) -> list[Entry]:
+    from repirl.tasks.training_files import PUBLISHED_SOURCES
+    from repirl.tasks.training_sets import FAMILIES, UNLABELLED
+
+    embedded = dict.fromkeys(FAMILIES, "ready, with demonstrations of an exact expert")
+    published = dict.fromkeys(PUBLISHED_SOURCES, "from the hub at a pinned revision, or a folder (data.file)")
+    files = {
+        "file": 'a JSONL of your own (data.file): {"problem", "answer" or "tests", "demonstrations"}',
+        UNLABELLED: "the same, of which the problems alone are read",
+    }
+    return [{"name": name, "status": status} for name, status in (embedded | published | files).items()]
+
+
+def _rewards(include: tuple[Path, ...]) -> list[Entry]:
+    from repirl.rewards.names import NAMED_REWARDS, PUBLISHED_FORMATS
+
+    named = [{"name": name, "title": what, "status": knows} for name, (what, knows) in NAMED_REWARDS.items()]
+    return [
+        *named,
+        {"name": "RUN_FOLDER", "title": "what a method fitted", "status": "of methods that yield a reward: `list methods`"},
+        *(
+            {"name": f"{name}:FOLDER_OR_ID", "title": what, "status": known}
+            for name, (what, known) in PUBLISHED_FORMATS.items()
+        ),
+    ]
 
 
 def _policies(include: tuple[Path, ...]) -> list[Entry]:
@@ -118,6 +200,9 @@ _SOURCES: dict[Listed, Callable[[tuple[Path, ...]], list[Entry]]] = {
     Listed.methods: _methods,
     Listed.benchmarks: _benchmarks,
     Listed.suites: _suites,
+    Listed.sets: _sets,
+    Listed.data: _data,
+    Listed.rewards: _rewards,
     Listed.policies: _policies,
     Listed.engines: _engines,
 }
@@ -125,14 +210,15 @@ _SOURCES: dict[Listed, Callable[[tuple[Path, ...]], list[Entry]]] = {
 
 def _tables(found: dict[str, list[Entry]]) -> Group:
     from rich.console import Group
-    from rich.table import Table
+
+    from repirl.cli.tables import Sheet
 
     tables = []
     for kind, entries in found.items():
-        table = Table(title=kind, title_justify="left")
-        for column in entries[0] if entries else ("name", "source", "status"):
-            table.add_column(column)
+        columns = list(entries[0]) if entries else ["name", "source", "status"]
+        of = Listed(kind)
+        table = Sheet(*columns, title=_TITLES.get(of, kind), texts=_TEXTS, optional=_OPTIONAL.get(of, ()))
         for entry in entries:
-            table.add_row(*entry.values())
+            table.add(*entry.values())
         tables.append(table)
     return Group(*tables)

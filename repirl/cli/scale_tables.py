@@ -55,31 +55,28 @@ def _flops(parameters: int | None, tokens: float | None) -> float | None:
 
 def tables(payload: dict[str, Any]) -> Group:
     from rich.console import Group
-    from rich.table import Table
+
+    from repirl.cli.tables import Sheet
 
     numbers = [point["n"] for point in payload["curves"][0]["points"]]
     title = f"accuracy in percent, {payload['problems']} problems, subsets of N of {payload['samples']} samples"
-    table = Table(title=title, title_justify="left")
-    for column in ("selector", "reward", "scores"):
-        table.add_column(column)
-    for n in numbers:
-        table.add_column(f"N={n}", justify="right")
-    table.add_column(f"N={numbers[-1]}: 95%")
-    table.add_column("- majority")
+    at, interval, over = [f"N={n}" for n in numbers], "95% interval", "- majority"
+    below = {interval: at[-1]}
+    table = Sheet("selector", "reward", "scores", *at, interval, over, title=title, right=at, below=below, optional=at[1:-1])
     selector = ""
     for curve in payload["curves"]:
         if selector not in ("", curve["selector"]):
-            table.add_section()
+            table.section()
         selector = curve["selector"]
         last = curve["points"][-1]
-        over = last["over_majority"]
-        table.add_row(
+        gain = last["over_majority"]
+        table.add(
             selector,
             curve["reward"] or "",
             curve["aggregation"] or "",
             *(f"{100 * point['accuracy']['value']:.1f}" for point in curve["points"]),
             f"[{100 * last['accuracy']['low']:.1f}, {100 * last['accuracy']['high']:.1f}]",
-            "" if over is None else f"{100 * over['value']:+.1f} [{100 * over['low']:+.1f}, {100 * over['high']:+.1f}]",
+            "" if gain is None else f"{100 * gain['value']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]",
         )
     return Group(table, *_lines(payload))
 

@@ -18,13 +18,18 @@ from repirl.rng import seed_for, stream
 from repirl.rollouts.collect import Collector, Decoding
 from repirl.rollouts.pool import SamplePool
 from repirl.tasks import arith
-from repirl.tasks.prm_benchmarks import PRMCard, load_prmbench, load_processbench, prm_cards, subset_of
+from repirl.tasks.prm_benchmarks import (
+    ARITH_PROBLEMS,
+    ARITH_SETS,
+    PRMCard,
+    load_prmbench,
+    load_processbench,
+    prm_cards,
+    subset_of,
+)
 from repirl.tasks.step_labels import LabelledSolution, StepFormat, read_labelled
 from repirl.types import Outcome, Problem, SampleRow, Verdict
 
-ARITH_PROBLEMS = 240
-ARITH_SETS = {"arith": (arith.LEVELS, 2), "arith_long": ((4, 5, 6, 7, 8), 8)}
-"""Levels, and samples of each problem, of the sets with exact labels: the problems of the benchmarks of the same names."""
 _ARITH_MAX_NEW_TOKENS = 192
 
 

@@ -14,16 +14,13 @@ from repirl.config import Config
 from repirl.engines.base import Engine
 from repirl.engines.loading import LoadedPolicy, folder_digest
 from repirl.errors import UserError
+from repirl.methods.described import Level, Need
+from repirl.methods.observing import Observer
 from repirl.methods.runtime import Resources, Runtime, start_policy, torch_engine
 from repirl.rollouts.collect import Grader
 from repirl.types import Budget, Metrics
 
 C = TypeVar("C", bound=Config)
-
-Need = Literal["rollouts", "outcomes", "demonstrations", "step labels"]
-"""What a method learns from: samples of the policy, the grader's verdicts on them, solutions of experts, labels of steps."""
-Level = Literal["token", "step", "outcome", "none"]
-"""The smallest part of a solution that gets a reward of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +36,11 @@ class FitContext:
     """What the method that is fitted has declared; it is given nothing else. None: all."""
     resources: Resources = field(default_factory=Resources)
     """Of all phases: the policy's weights may lie in another process, and need their room once."""
+    observer: Observer = field(default_factory=Observer)
+    phase: str = ""
+    """Names of the parts that this is a context of, as a path; empty: of the whole run."""
+    keep_checkpoint: bool = False
+    """A finished run keeps what it needs to go on to more steps."""
 
     def gives(self, need: Need) -> bool:
         """Whether the method may learn from it."""
@@ -68,7 +70,8 @@ class FitContext:
             model = start_policy(folder, self.runtime, self.seed).model if parallel.is_cut(policy.model) else policy.model
             label = f"{policy.name}, {folder.parent.name}"
             policy = replace(policy, model=model, name=label, path=folder, digest=folder_digest(folder))
-        return replace(self, folder=self.folder / name, policy=policy)
+        phase = "/".join(part for part in (self.phase, name) if part not in ("", "."))
+        return replace(self, folder=self.folder / name, policy=policy, phase=phase)
 
 
 @dataclass(frozen=True, slots=True)

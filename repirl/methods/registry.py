@@ -11,18 +11,16 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
 from repirl.errors import UserError
-from repirl.methods.base import Method, Need
-from repirl.paths import content_dir
-
-BUILT_IN = ("repirl.methods.repirl",)
-ENTRY_POINTS = "repirl.methods"
+from repirl.methods.base import Method
+from repirl.methods.described import BUILT_IN, ENTRY_POINTS, FACTS, in_words, method_files
 
 
 def load_module(path: Path) -> ModuleType:
@@ -44,11 +42,29 @@ def load_module(path: Path) -> ModuleType:
 
 
 def _methods_of(module: ModuleType) -> list[type[Method]]:
-    return [
+    """The methods that a file defines; UserError for one that lacks something, unless others derive from it or its name begins
+    with `_`."""
+    kinds = [
         value
         for _, value in inspect.getmembers(module, inspect.isclass)
-        if issubclass(value, Method) and not inspect.isabstract(value) and value.__module__ == module.__name__
+        if issubclass(value, Method) and value.__module__ == module.__name__
     ]
+    for kind in kinds:
+        if not kind.__name__.startswith("_") and not any(other is not kind and issubclass(other, kind) for other in kinds):
+            _check_whole(kind)
+    return [kind for kind in kinds if not inspect.isabstract(kind)]
+
+
+def _check_whole(kind: type[Method]) -> None:
+    """UserError for a class that is no whole method, with what it lacks and what may be meant to be that."""
+    lacking = [*sorted(getattr(kind, "__abstractmethods__", ())), *(fact for fact in FACTS if not hasattr(kind, fact))]
+    if not lacking:
+        return
+    own = [name for name in vars(kind) if not name.startswith("_") and name not in (*FACTS, *vars(Method))]
+    meant = [f"is `{near[0]}` meant to be `{name}`?" for name in lacking if (near := get_close_matches(name, own, 1))]
+    file = Path(inspect.getfile(kind)).name
+    todo = " ".join(meant) or "add it, or let the name of a class that is only derived from begin with _"
+    raise UserError(f"the method {kind.__name__} in {file} lacks {', '.join(lacking)}", todo=todo)
 
 
 def methods(include: Sequence[str] = ()) -> dict[str, Method[Any]]:
@@ -59,12 +75,12 @@ def methods(include: Sequence[str] = ()) -> dict[str, Method[Any]]:
 @cache
 def _methods(include: tuple[str, ...]) -> dict[str, Method[Any]]:
     modules = [importlib.import_module(name) for name in BUILT_IN]
-    for folder in (content_dir("baselines"), *map(Path, include)):
-        if not folder.is_dir():
-            raise UserError("no such folder of methods", str(folder))
-        modules += [load_module(path) for path in sorted(folder.glob("*.py")) if not path.name.startswith("_")]
+    modules += [load_module(path) for path in method_files(include)]
     classes = [kind for module in modules for kind in _methods_of(module)]
-    classes += [point.load() for point in entry_points(group=ENTRY_POINTS)]
+    installed = [point.load() for point in entry_points(group=ENTRY_POINTS)]
+    for kind in installed:
+        _check_whole(kind)
+    classes += installed
     found: dict[str, Method[Any]] = {}
     for kind in classes:
         if kind.name in found:
@@ -83,14 +99,4 @@ def load_method(name: str, include: Sequence[str] = ()) -> Method[Any]:
 
 def described(method: Method[Any]) -> dict[str, str]:
     """What a method says of itself, in words."""
-    return {
-        "name": method.name,
-        "title": method.title,
-        "kind": method.kind,
-        "source": method.source,
-        "needs": ", ".join(need for need in get_args(Need) if need in method.needs) or "nothing",
-        "yields": ", ".join(method.yields),
-        "level": method.level,
-        "status": method.status,
-        "recipes": ", ".join(method.recipes),
-    }
+    return in_words({fact: getattr(method, fact) for fact in FACTS})

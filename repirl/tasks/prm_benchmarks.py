@@ -17,9 +17,14 @@ from repirl.config import Config, parse_config
 from repirl.errors import UserError
 from repirl.files import is_file, is_folder, read_toml
 from repirl.paths import content_dir
+from repirl.tasks import arith
 from repirl.tasks.files import DATA_DIR_VARIABLE, hub_file
 from repirl.tasks.step_formats import Malformed, text, texts
 from repirl.tasks.step_labels import LabelledSolution, json_rows, read_labelled
+
+ARITH_PROBLEMS = 240
+ARITH_SETS = {"arith": (arith.LEVELS, 2), "arith_long": ((4, 5, 6, 7, 8), 8)}
+"""Levels, and samples of each problem, of the sets with exact labels: the problems of the benchmarks of the same names."""
 
 CONTROL = "correct"
 """Class of PRMBench's control items: unmodified solutions, outside of all totals."""
