@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_args
 
@@ -22,6 +22,10 @@ class Config(BaseModel):
     def digest(self) -> str:
         """SHA-256 of the configuration's canonical JSON."""
         return digest_of(self.model_dump(mode="json"))
+
+    def scheduled(self) -> list[str]:
+        """Settings of this part (not of those in it) by which a step depends on how many there are in all."""
+        return []
 
 
 C = TypeVar("C", bound=BaseModel)
@@ -75,6 +79,41 @@ def with_overrides(config: C, overrides: list[str]) -> C:
             _become(node, kind)
         node[leaf] = value
     return parse_config(type(config), values)
+
+
+def overrides_of(config: BaseModel, values: Mapping[str, Any], before: tuple[str, ...] = ()) -> list[str]:
+    """`values`, objects within each other by the names of settings (or dotted paths), as overrides for `with_overrides`.
+
+    What tells the members of a union apart goes before the settings of that member.
+    """
+    found: list[tuple[bool, list[str]]] = []
+    for key, value in values.items():
+        *parents, leaf = (*before, *key.split("."))
+        here = _at(config, (*parents, leaf))
+        kind = _member(type(config), list(parents), leaf, value) if isinstance(value, str) else None
+        if isinstance(value, Mapping) and isinstance(here, BaseModel):
+            found.append((kind is None, overrides_of(config, value, (*parents, leaf))))
+        else:
+            found.append((kind is None, [f"{'.'.join((*parents, leaf))}={json.dumps(value)}"]))
+    return [one for _, overrides in sorted(found, key=lambda one: one[0]) for one in overrides]
+
+
+def flat(config: BaseModel, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting as (dotted path, JSON value), in the order of the classes."""
+    for name, value in config.model_dump(mode="json").items():
+        inner = getattr(config, name)
+        if isinstance(inner, BaseModel):
+            yield from flat(inner, f"{before}{name}.")
+        else:
+            yield before + name, value
+
+
+def _at(config: BaseModel, path: tuple[str, ...]) -> Any:
+    """What a configuration has at a path; None where there is nothing."""
+    here: Any = config
+    for part in path:
+        here = getattr(here, part, None) if isinstance(here, BaseModel) and part in type(here).model_fields else None
+    return here
 
 
 def _nearest(path: str, values: dict[str, Any]) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,11 @@ from repirl import parallel
 from repirl.cli.chat import ChatFlag
 from repirl.cli.output import JsonFlag, check_folder, emit, note, working
 from repirl.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from repirl.methods.base import Fitted
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +34,15 @@ def train_command(
     policy: Annotated[str, typer.Option(help="Where to start: embedded name, folder, or hub id.")] = "tiny",
     revision: Annotated[str | None, typer.Option(help="Commit of a hub policy.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    seeds: Annotated[str | None, typer.Option(help="Several runs, one after the other: 0-4, or 0,2,5.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Change of the recipe: key.path=value.")] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", help="Changes in a JSON or TOML file, as --print-config prints; --set goes over it."),
+    ] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings as JSON, and exit.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be loaded, done and written, and exit.")] = False,
+    log: Annotated[str | None, typer.Option(help="Curves and samples go also to these of tensorboard,wandb,trackio.")] = None,
     chat_template: ChatFlag = None,
     optimizer: Annotated[
         str | None, typer.Option(help="rloo, grpo or ppo in place of the recipe's (methods with a policy gradient).")
@@ -44,7 +58,9 @@ def train_command(
     pool: Annotated[
         Path | None, typer.Option(help="File of graded rollouts to learn from instead of sampling (rePIRL: the reward alone).")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/METHOD-RECIPE-sSEED")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; with --seeds OUT/sSEED.", show_default="runs/METHOD-RECIPE-sSEED")
+    ] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of methods.")] = None,
     dtype: Annotated[str, typer.Option(help="Of the matrix products: float32 or bfloat16. Weights stay float32.")] = "float32",
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one.")] = None,
@@ -67,9 +83,11 @@ def train_command(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train METHOD into a run folder; the same command again continues an interrupted run."""
-    from repirl.config import parse_config, with_overrides
-    from repirl.engines.loading import default_device
+    """Train METHOD into a run folder; the same command again continues an interrupted run, and with more steps (`--set
+    loop.steps=100`) a finished one, if no setting follows a schedule."""
+    from repirl.cli.train_plan import plan, plan_lines, seeds_of, settings_in
+    from repirl.config import flat, overrides_of, parse_config, with_overrides
+    from repirl.engines.loading import default_device, load_config, load_tokenizer, policy_dir
     from repirl.engines.ray_workers import RaySettings
     from repirl.engines.vllm_settings import VllmSettings
     from repirl.learn.diagnostics import EXPLAINED
@@ -80,6 +98,7 @@ def train_command(
     from repirl.methods.runtime import Runtime, start_policy
     from repirl.methods.suited import chat_setting, headless, plain_training, scalar_head
     from repirl.precision import training_in
+    from repirl.reporting.trackers import Followed, known_trackers
 
     if engine == "openai":
         raise UserError("the weights of a model behind a server cannot be trained", engine, "use torch or vllm")
@@ -87,8 +106,15 @@ def train_command(
         raise UserError("unknown choice of problems", problems, "choose all or hard")
     if lora_rank is None and reward_lora_rank is None and lora_alpha is not None:
         raise UserError("--lora-alpha scales adapters, and there are none", lora_alpha, "give --lora-rank too")
-    folder = out or Path("runs") / f"{method}-{recipe}-s{seed}"
-    check_folder(folder, "--out")
+    if seeds is not None and seed:
+        raise UserError("--seed and --seeds say two things", seeds, "leave out one of them")
+    several = seeds is not None
+    default = Path("runs") / f"{method}-{recipe}"
+    at = {one: default.with_name(f"{default.name}-s{one}") for one in (seeds_of(seeds) if seeds is not None else [seed])}
+    folders = at if out is None else {one: out / f"s{one}" if several else out for one in at}
+    for folder in folders.values():
+        check_folder(folder, "--out")
+    trackers = known_trackers(log)
     with parallel.joined(device or default_device()) as place:
         with working("loading"), training_in(dtype):
             chosen = load_method(method, tuple(map(str, include or ())))
@@ -97,7 +123,8 @@ def train_command(
             if problems == "hard" and not isinstance(config, RLConfig):
                 raise UserError("this method samples no policy in training", method, "leave out --problems hard")
             paid += [f'hard={{"samples": {hard_samples}}}'] if problems == "hard" else []
-            given = [*paid, *(settings or ()), *([f"pool={json.dumps(str(pool))}"] if pool else ())]
+            in_file = overrides_of(of_recipe, settings_in(config_file)) if config_file is not None else []
+            given = [*in_file, *paid, *(settings or ()), *([f"pool={json.dumps(str(pool))}"] if pool else ())]
             config = with_overrides(config, given)
             runtime = parse_config(
                 Runtime,
@@ -114,28 +141,75 @@ def train_command(
                     "reward_lora": _adapters(reward_lora_rank, lora_alpha),
                 },
             )
-            start = start_policy(policy, runtime, seed, revision)
-            chat = chat_setting(of_recipe, start.tokenizer, chat_template)
-            head = scalar_head(of_recipe, start.model.config, given)
+            path = policy_dir(policy, revision)
+            model_config, tokenizer = load_config(path), load_tokenizer(path)
+            chat = chat_setting(of_recipe, tokenizer, chat_template)
+            head = scalar_head(of_recipe, model_config, given)
             config = with_overrides(of_recipe, [*chat, *head, *given])
-        for remark in (headless(head), plain_training(config, start.tokenizer)):
+        if print_config:
+            values = config.model_dump(mode="json")
+            if not as_json and parallel.is_first():
+                print(json.dumps(values, indent=1))  # not by way of Rich, which breaks long lines
+            elif as_json:
+                emit(as_json, values, str)
+            return
+        for remark in (headless(head), plain_training(config, tokenizer)):
             if remark is not None and parallel.is_first():
                 note(remark)
-        with working(f"{method}, {recipe}") as on_progress, training_in(dtype):
-            context = FitContext(start, folder, seed, lambda step, steps, metrics: on_progress(step, steps), runtime)
-            fitted = chosen.fit(context, config)
-        payload = {
-            "method": method,
-            "recipe": recipe,
-            "seed": seed,
-            "folder": str(folder),
-            "policy": _path(fitted.policy_folder),
-            "reward": _path(fitted.reward_folder),
-            "budget": asdict(fitted.budget),
-            "validation_budget": asdict(fitted.validation_budget),
-            "diagnostics": {name: _finite(value) for name, value in fitted.diagnostics.items()},
-        }
-        emit(as_json, payload, lambda: _lines(payload, explained=EXPLAINED))
+        if dry_run:
+            with working("looking"):
+                found = plan(config, model_config, policy, runtime, folders, with_reward="reward" in chosen.yields)
+            emit(as_json, {"method": method, "recipe": recipe} | found, lambda: plan_lines(found))
+            return
+        runs = []
+        for one, folder in folders.items():
+            observer = Followed(trackers, folder, {"method": method, "recipe": recipe, "seed": one} | dict(flat(config)), note)
+            label = f"{method}, {recipe}" + (f", seed {one}" if several else "")
+            with closing(observer), working(label) as on_progress, training_in(dtype):
+                start = start_policy(policy, runtime, one, revision)
+                on_step = lambda step, steps, metrics, tell=on_progress: tell(step, steps)
+                context = FitContext(start, folder, one, on_step, runtime, observer=observer, keep_checkpoint=True)
+                runs.append(_run(method, recipe, one, folder, chosen.fit(context, config)))
+        if not several:
+            emit(as_json, runs[0], lambda: _lines(runs[0], explained=EXPLAINED))
+        else:
+            emit(as_json, {"method": method, "recipe": recipe, "runs": runs}, lambda: _table(runs))
+
+
+def _run(method: str, recipe: str, seed: int, folder: Path, fitted: Fitted) -> dict[str, Any]:
+    return {
+        "method": method,
+        "recipe": recipe,
+        "seed": seed,
+        "folder": str(folder),
+        "policy": _path(fitted.policy_folder),
+        "reward": _path(fitted.reward_folder),
+        "budget": asdict(fitted.budget),
+        "validation_budget": asdict(fitted.validation_budget),
+        "diagnostics": {name: _finite(value) for name, value in fitted.diagnostics.items()},
+    }
+
+
+def _table(runs: Sequence[Mapping[str, Any]]) -> Group:
+    """What each seed's run kept, by its accuracy on the validation problems, and the mean."""
+    from rich.console import Group
+
+    from repirl.cli.tables import Sheet
+
+    table = Sheet("seed", "kept step", "start", "kept", "last", "folder", title="validation accuracy", optional=("folder",))
+    names = ("start_validation_accuracy", "best_validation_accuracy", "last_validation_accuracy")
+    rows = [[run["diagnostics"].get(name) for name in names] for run in runs]
+    for run, values in zip(runs, rows, strict=True):
+        step = run["diagnostics"].get("best_step")
+        table.add(str(run["seed"]), "-" if step is None else f"{step:g}", *map(_accuracy, values), run["folder"])
+    table.section()
+    means = [None if None in column else sum(column) / len(column) for column in zip(*rows, strict=True)]
+    table.add("mean", "", *map(_accuracy, means), "")
+    return Group(table)
+
+
+def _accuracy(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _adapters(rank: int | None, alpha: int | None) -> dict[str, int] | None:

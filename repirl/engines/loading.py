@@ -85,14 +85,33 @@ def load_policy(
     if device is not None:
         check_device(device)
     path = policy_dir(name_or_path, revision)
-    if not is_file(path / "config.json"):
-        raise UserError("no config.json in the policy's folder", str(path), "give a folder written by save_pretrained")
     model = _load_model(path, dtype)
     tokenizer = load_tokenizer(path)
     model.eval()
     if device is not None:
         model.to(device)
     return LoadedPolicy(model, tokenizer, str(name_or_path), path, folder_digest(path), str(model.dtype).removeprefix("torch."))
+
+
+def load_config(path: Path) -> Any:
+    """The config of the model in a policy's folder; UserError if there is none that can be read."""
+    from transformers import AutoConfig
+
+    if not is_file(path / "config.json"):
+        raise UserError("no config.json in the policy's folder", str(path), "give a folder written by save_pretrained")
+    try:
+        return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise UserError("cannot load a causal language model", str(path), _first_line(error)) from error
+
+
+def num_parameters(config: Any) -> int:
+    """Of a causal language model with this config; nothing of its size is allocated."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config, trust_remote_code=False).parameters())
 
 
 def load_tokenizer(path: Path) -> Any:
@@ -164,14 +183,15 @@ def folder_digest(path: Path) -> str:
 
 def _load_model(path: Path, dtype: str) -> Any:
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     load: Any = AutoModelForCausalLM.from_pretrained
+    config = load_config(path)
     try:
         with quiet_transformers():
             model, info = load(
                 path,
-                config=AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False),
+                config=config,
                 dtype=dtype,
                 local_files_only=True,
                 output_loading_info=True,

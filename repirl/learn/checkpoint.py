@@ -2,13 +2,15 @@
 
 A folder holds `config.json` (what the run is), `checkpoint.pt` (after the last completed step), `best-STEP.pt` (weights of
 the best validation: of the policy, and of the reward as it was then), `metrics.jsonl`, and at the end `policy/`, `reward/`
-and `done.json`.
+and `done.json`. A finished run that kept its checkpoint can go on to more steps.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,18 @@ import torch
 
 from repirl import parallel
 from repirl.errors import UserError
-from repirl.learn.stored_state import drop_checkpoint, read_checkpoint, save_torch, write_checkpoint
+from repirl.learn.stored_state import (
+    CHECKPOINT_FILE,
+    drop_checkpoint,
+    has_checkpoint,
+    read_checkpoint,
+    save_torch,
+    write_checkpoint,
+)
 from repirl.paths import replace_file
+from repirl.types import Metrics
+
+CONFIG_FILE, METRICS_FILE, DONE_FILE = "config.json", "metrics.jsonl", "done.json"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -35,39 +47,100 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class RunFolder:
-    """One training run on disk. Opening a folder in which a run of another configuration has begun is a UserError."""
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """What of a run's identity may be more than it was: `at` is where the number of steps stands, `steps` what this run has in
+    all, `scheduled` the settings by which every step depends on that number."""
 
-    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
-        self.path = path
+    at: tuple[str, ...]
+    steps: int
+    scheduled: tuple[str, ...] = ()
+
+    def added(self, stored: Any, now: Any) -> tuple[int, int] | None:
+        """The number as it was and as it is, where it is more and nothing else differs; else None."""
+        old, new = [*_inside(stored, self.at)], [*_inside(now, self.at)]
+        if len(old) <= len(self.at) or len(new) <= len(self.at) or not isinstance(old[-1], int) or not old[-1] < new[-1]:
+            return None
+        return (old[-1], new[-1]) if _with(stored, self.at, new[-1]) == now else None
+
+
+def _inside(value: Any, at: tuple[str, ...]) -> Iterator[Any]:
+    """A value of objects, what is in it, and so on along `at`, as far as there is something."""
+    yield value
+    if at and isinstance(value, dict) and at[0] in value:
+        yield from _inside(value[at[0]], at[1:])
+
+
+def _with(value: Any, at: tuple[str, ...], leaf: Any) -> Any:
+    return {**value, at[0]: _with(value[at[0]], at[1:], leaf)} if at else leaf
+
+
+class RunFolder:
+    """One training run on disk. Opening a folder in which a run of another configuration has begun is a UserError, unless it
+    differs by more steps alone and `extension` allows that: then it goes on to these.
+
+    With `keep_checkpoint` a finished run stays one that can go on. `on_log` is told every line of the metrics log.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        identity: dict[str, Any],
+        *,
+        extension: Extension | None = None,
+        keep_checkpoint: bool = False,
+        on_log: Callable[[Metrics], None] | None = None,
+    ) -> None:
+        self.path, self.keep_checkpoint, self.on_log = path, keep_checkpoint, on_log
         path.mkdir(parents=True, exist_ok=True)
         if parallel.is_first():
             for litter in path.glob(".*.tmp"):  # of a process that was killed while it wrote
                 litter.unlink()
-        config = path / "config.json"
+        config = path / CONFIG_FILE
         identity = json.loads(json.dumps(identity))
-        begun = any((path / name).exists() for name in ("metrics.jsonl", "checkpoint.pt", "done.json")) or self._best_files()
-        if begun and config.is_file() and json.loads(config.read_text()) != identity:
-            raise UserError("the run folder holds a run with other settings", str(path), "choose another folder or remove it")
+        begun = any((path / name).exists() for name in (METRICS_FILE, CHECKPOINT_FILE, DONE_FILE)) or self._best_files()
+        if begun and config.is_file() and (stored := json.loads(config.read_text())) != identity:
+            added = None if extension is None else extension.added(stored, identity)
+            if extension is None or added is None:
+                raise UserError(
+                    "the run folder holds a run with other settings", str(path), "choose another folder or remove it"
+                )
+            self._extend(extension, *added)
         write_json(config, identity)
-        if self.done is not None:
+        if self.done is not None and not keep_checkpoint:
             self._drop_what_resuming_needs()  # a kill right after it had finished
+
+    def _extend(self, extension: Extension, was: int, now: int) -> None:
+        """Open a run of `was` steps again, for `now`; UserError where that is not what `now` steps from the start had given."""
+        done = self.done
+        if done is not None and done["diagnostics"].get("step") == extension.steps:
+            return  # a phase of its own length
+        if extension.scheduled:
+            what = f"a run of {was} steps cannot go on to {now}, as {', '.join(extension.scheduled)} depends on their number"
+            raise UserError(what, str(self.path), "train anew in another folder")
+        if done is not None and not has_checkpoint(self.path):
+            what = f"the finished run of {was} steps kept no checkpoint from which it could go on to {now}"
+            raise UserError(what, str(self.path), "train anew in another folder")
+        parallel.barrier()
+        if parallel.is_first():  # before its new settings are written: a kill in between leaves a run that can go on
+            (self.path / DONE_FILE).unlink(missing_ok=True)
 
     @property
     def metrics_file(self) -> Path:
         """The log of metrics: one JSON object a line."""
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS_FILE
 
     @property
     def done(self) -> dict[str, Any] | None:
         """The summary of a finished run, None if it has not finished."""
-        path = self.path / "done.json"
+        path = self.path / DONE_FILE
         return json.loads(path.read_text()) if path.is_file() else None
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Mark the run as finished and drop what only resuming needs."""
-        write_json(self.path / "done.json", summary)
-        self._drop_what_resuming_needs()
+        """Mark the run as finished and drop what only resuming needs, unless it is kept."""
+        write_json(self.path / DONE_FILE, summary)
+        if not self.keep_checkpoint:
+            self._drop_what_resuming_needs()
 
     def _drop_what_resuming_needs(self) -> None:
         drop_checkpoint(self.path)
@@ -109,6 +182,8 @@ class RunFolder:
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Append one line to the metrics log; what is no number becomes null."""
+        if self.on_log is not None:
+            self.on_log(metrics)
         if not parallel.is_first():
             return
         with self.metrics_file.open("a") as file:

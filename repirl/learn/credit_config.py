@@ -59,6 +59,9 @@ class ProcessCredit(LeaveOneOutCredit):
             raise ValueError("process_ends must lie behind process_starts")
         return self
 
+    def scheduled(self) -> list[str]:
+        return [name for name in ("process_starts", "process_ends") if getattr(self, name)]
+
     def process_share(self, done: float) -> float:
         """The part of `process_weight` that is paid when the share `done` of training lies behind."""
         if done < self.process_starts:
@@ -124,6 +127,9 @@ class AlphaCredit(LeaveOneOutCredit):
     """The process rewards' part at the start."""
     alpha_end: float = Field(default=1e-3, gt=0, le=1)
     """At the end of training."""
+
+    def scheduled(self) -> list[str]:
+        return [] if self.alpha_end == self.alpha else ["alpha_end"]
 
     def alpha_at(self, done: float) -> float:
         """When the share `done` of training lies behind."""

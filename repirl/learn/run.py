@@ -23,7 +23,7 @@ from repirl.errors import NumericalFault, UserError
 from repirl.learn.checkpoint import RunFolder
 from repirl.rng import seed_for
 from repirl.rollouts.collect import Collector
-from repirl.types import Budget, Metrics, Problem
+from repirl.types import Budget, Metrics, Problem, RolloutGroup
 
 OnStep = Callable[[int, int, Metrics], None]
 """Called after every step with (completed steps, all steps, metrics)."""
@@ -82,6 +82,8 @@ class Validator:
         self.problems = list(problems[: config.num_problems])
         self.config = config
         self.seed = seed_for(seed, "validation")
+        self.sampled: list[RolloutGroup] = []
+        """What was looked at last."""
 
     def due(self, step: int, steps: int, metrics: Metrics) -> bool:
         """Whether to look after `step` completed steps: at the start, every so many steps, and at the end."""
@@ -89,8 +91,8 @@ class Validator:
 
     def accuracy(self) -> float:
         """Mean verdict over all graded completions; NaN if none was graded."""
-        groups = self.collector.groups(self.problems, self.config.samples, self.seed)
-        rewards = np.array([v.reward for group in groups for v in group.verdicts])
+        self.sampled = self.collector.groups(self.problems, self.config.samples, self.seed)
+        rewards = np.array([v.reward for group in self.sampled for v in group.verdicts])
         return float(np.nanmean(rewards)) if not np.isnan(rewards).all() else float("nan")
 
 
@@ -140,16 +142,21 @@ def run_steps(
     checkpoint_every: int = 1,
     on_step: OnStep | None = None,
     stop: Callable[[Metrics], bool] | None = None,
+    on_resume: Callable[[int], None] | None = None,
+    on_samples: Callable[[int, Sequence[RolloutGroup]], None] | None = None,
 ) -> RunResult:
     """Run (or continue) to the last step, or until `stop(metrics)` of a step says so, and load the chosen weights.
 
     Metrics of every step go to the folder's log, validation accuracy among them (step 0 has a line of its own). A
-    NumericalFault names the step and leaves the last good checkpoint in place.
+    NumericalFault names the step and leaves the last good checkpoint in place. `on_resume` gets the number of completed steps
+    before the first one, `on_samples` what validation looked at.
     """
     progress = _resume(learner, folder, validator)
+    if on_resume is not None:
+        on_resume(progress.step)
     kept = progress.step
     if validator is not None and progress.step == 0 and not progress.validation and validator.due(0, steps, {}):
-        accuracy = _validate(learner, folder, validator, progress)
+        accuracy = _validate(learner, folder, validator, progress, on_samples)
         folder.log({"step": 0, "validation_accuracy": accuracy})
     while progress.step < steps and not progress.stopped:
         started = time.monotonic()
@@ -160,7 +167,7 @@ def run_steps(
             _check_weights(learner)
             looked = validator is not None and validator.due(progress.step, steps, metrics)
             if validator is not None and looked:
-                metrics["validation_accuracy"] = _validate(learner, folder, validator, progress)
+                metrics["validation_accuracy"] = _validate(learner, folder, validator, progress, on_samples)
         except NumericalFault as fault:
             rest = f"the checkpoint of step {kept} is in {folder.path}" if kept else "there is no checkpoint yet"
             raise NumericalFault(f"training ended after step {progress.step}: {fault}", rest) from fault
@@ -184,7 +191,13 @@ def _check_weights(learner: Learner) -> None:
             raise NumericalFault(f"weights of the {name} are not finite", "lower the learning rate")
 
 
-def _validate(learner: Learner, folder: RunFolder, validator: Validator, progress: _Progress) -> float:
+def _validate(
+    learner: Learner,
+    folder: RunFolder,
+    validator: Validator,
+    progress: _Progress,
+    on_samples: Callable[[int, Sequence[RolloutGroup]], None] | None,
+) -> float:
     """Accuracy now; the weights are kept if they are the best so far."""
     started = time.monotonic()
     accuracy = validator.accuracy()
@@ -193,6 +206,8 @@ def _validate(learner: Learner, folder: RunFolder, validator: Validator, progres
         weights = {name: parallel.whole_state(module.state_dict().items()) for name, module in learner.modules.items()}
         folder.save_best(progress.step, weights)
     progress.validation_wall_s += time.monotonic() - started
+    if on_samples is not None:
+        on_samples(progress.step, validator.sampled)
     return accuracy
 
 

@@ -72,6 +72,11 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
     return _map_parts(small, lambda part: parts[part.name][1])
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether `read_checkpoint` would find a state."""
+    return (folder / CHECKPOINT_FILE).is_file()
+
+
 def drop_checkpoint(folder: Path) -> None:
     """Delete it, if there is one."""
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)

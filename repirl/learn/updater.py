@@ -34,6 +34,9 @@ class OptimConfig(Config):
     non_finite: Literal["stop", "skip"] = "stop"
     """An update whose loss or gradient is no number ends the run, or is left out and counted (`skipped_updates`)."""
 
+    def scheduled(self) -> list[str]:
+        return [] if self.schedule == "constant" else ["schedule"]
+
     def rate_factor(self, update: int, total_updates: int) -> float:
         """Share of `lr` that update number `update` (from 0) of `total_updates` gets.
 

@@ -15,13 +15,14 @@ from repirl.config import Config, digest_of
 from repirl.engines.loading import load_policy, save_model
 from repirl.engines.lora import adapter_weights, add_adapters, load_merged
 from repirl.errors import UserError
-from repirl.learn.checkpoint import RunFolder
+from repirl.learn.checkpoint import Extension, RunFolder
 from repirl.learn.outcome_model import OutcomeFitting
 from repirl.learn.reward_fitting import RewardFitting
 from repirl.learn.run import Learner, RunResult, ValidationConfig, Validator, run_steps
 from repirl.learn.step_classifier import StepFitting
 from repirl.learn.written_verifier import VerifierFitting
 from repirl.methods.base import FitContext, Fitted
+from repirl.methods.extending import beside_loop, extension_of
 from repirl.precision import training_dtype
 from repirl.processes import only_user_of
 from repirl.rewards.aggregate import Aggregation
@@ -55,7 +56,7 @@ def fit_learner(
     with only_user_of(context.folder):
         return _fit(
             context,
-            RunFolder(context.folder, run_identity(context, config, method, data)),
+            _opened(context, run_identity(context, config, method, data), extension_of(config, steps), context.keep_checkpoint),
             make_learner,
             lambda: _validator(context, sampling, data, validation),
             steps,
@@ -80,11 +81,19 @@ def _fit(
     policy = context.policy
     policy_folder = context.folder / "policy"
     fresh = adapter_weights(policy.model)
-    finished = run.done is not None
+    finished = _was_done(context, steps, run)
     if not finished:
         learner, validator = make_learner(), make_validator()
         result = run_steps(
-            learner, steps, run, validator, checkpoint_every=checkpoint_every, on_step=context.on_step, stop=stop
+            learner,
+            steps,
+            run,
+            validator,
+            checkpoint_every=checkpoint_every,
+            on_step=context.on_step,
+            stop=stop,
+            on_resume=lambda step: context.observer.opened(context.phase, context.folder, step, steps, done=False),
+            on_samples=lambda step, groups: context.observer.sampled(context.phase, step, groups),
         )
         save_model(policy_folder, policy.model, policy.tokenizer)
         if save_reward is not None:
@@ -107,13 +116,33 @@ def fit_reward(
 ) -> Fitted:
     """The same for a learner of which only the reward is kept: the policy stays as it is, and nothing is validated."""
     with only_user_of(context.folder):
-        run = RunFolder(context.folder, run_identity(context, config, method, data))
-        if run.done is None:
+        run = _opened(context, run_identity(context, config, method, data), beside_loop(config, steps), keep=False)
+        if not _was_done(context, steps, run):
             learner = make_learner()
-            result = run_steps(learner, steps, run, checkpoint_every=10, on_step=context.on_step)
+            on_resume = lambda step: context.observer.opened(context.phase, context.folder, step, steps, done=False)
+            result = run_steps(learner, steps, run, checkpoint_every=10, on_step=context.on_step, on_resume=on_resume)
             learner.reward.save(context.folder / "reward")
             run.finish(summary(result, data.left_out))
     return fitted_from(run, None)
+
+
+def _opened(context: FitContext, identity: dict[str, Any], extension: Extension | None, keep: bool) -> RunFolder:
+    return RunFolder(
+        context.folder,
+        identity,
+        extension=extension,
+        keep_checkpoint=keep,
+        on_log=lambda metrics: context.observer.logged(context.phase, metrics),
+    )
+
+
+def _was_done(context: FitContext, steps: int, run: RunFolder) -> bool:
+    """Whether the run had finished before; the observer is told."""
+    done = run.done
+    if done is None:
+        return False
+    context.observer.opened(context.phase, context.folder, int(done["diagnostics"].get("step", steps)), steps, done=True)
+    return True
 
 
 def make_collector(context: FitContext, sampling: SamplingConfig) -> Collector:
