@@ -1,4 +1,5 @@
-"""A new evaluation against a stored one: the same problems, sampled in the same way, compared problem by problem."""
+"""A new evaluation against a stored one, or two stored ones: the same problems, sampled in the same way, compared problem by
+problem."""
 
 from __future__ import annotations
 
@@ -9,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from repirl.errors import UserError
 from repirl.evals.metrics import part_of, problem_values
 from repirl.evals.protocol import GREEDY, SAMPLED, EvalProtocol
 from repirl.rollouts.pool import read_samples
-from repirl.stats import PairedDifference, clustered_interval, paired_difference
+from repirl.stats import PairedDifference, clustered_interval, paired_difference, seeded_interval
 from repirl.tasks.benchmarks import Benchmark
 from repirl.types import Interval, Report, SampleRow
 
@@ -137,3 +140,73 @@ def differences(report: Report, other: OtherRun) -> dict[str, MetricDifference |
         paired = paired_difference([a for a, _ in pairs], [b for _, b in pairs])
         found[metric] = MetricDifference(clustered_interval([old[i] for i in ids]), paired)
     return found
+
+
+# ------------------------------------------------------------------------------------- two runs that are both there
+
+
+@dataclass(frozen=True, slots=True)
+class MetricOfBoth:
+    """A metric of two runs of S seeds on the same problems: their values, and `paired` the second minus the first."""
+
+    metric: str
+    first: Interval
+    second: Interval
+    paired: PairedDifference
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictsOfBoth:
+    """Problems (of all seeds) by what became of them from the first run to the second. A problem counts as right if at least
+    half of its graded samples are; `unmeasured` were graded in one run at most."""
+
+    part: str
+    fixed: int
+    broken: int
+    both_right: int
+    both_wrong: int
+    unmeasured: int
+
+
+def obstacle_between(first: OtherRun, second: OtherRun) -> str | None:
+    """Why two evaluations of one benchmark are not of like with like, or None; seeds and the number of problems may differ."""
+    if first.card_digest != second.card_digest:
+        return "another task file (card digest)"
+    if first.data_digest != second.data_digest:
+        return "other data (digest)"
+    sampled = [SAMPLED in one.samples for one in (first, second)]
+    keys = [key for key in _SAMPLED_WITH if key != "temperature" or all(sampled)]
+    for key, default in [*((key, None) for key in keys), ("extraction", _STRICT)]:
+        one, other = first.sampling.get(key, default), second.sampling.get(key, default)
+        if one != other:
+            return f"another {key} ({one!r}, {other!r})"
+    if not problems_of(first) & problems_of(second):
+        return "no problem in common"
+    return None
+
+
+def compare_runs(first: Sequence[OtherRun], second: Sequence[OtherRun]) -> tuple[list[MetricOfBoth], list[VerdictsOfBoth]]:
+    """Two runs, S evaluations of one benchmark each (seed by seed), on the problems that all of them have.
+
+    `greedy`, and `avg@n` where all have n samples. To be called with evaluations between which there is no obstacle.
+    """
+    metrics, verdicts = [], []
+    for part in (GREEDY, SAMPLED):
+        if not all(one.samples.get(part) for one in (*first, *second)):
+            continue
+        counts = {count for one in (*first, *second) for count in Counter(r.problem_id for r in one.samples[part]).values()}
+        metric = part if part == GREEDY else f"avg@{min(counts)}"
+        if len(counts) > 1:
+            continue
+        values = [[problem_values(metric, one.samples[part]) for one in side] for side in (first, second)]
+        ids = sorted(set.intersection(*(set(found) for side in values for found in side)))
+        grids = [np.array([[found[i] for i in ids] for found in side], dtype=float) for side in values]
+        if not ids or np.isnan(grids[0] - grids[1]).all():
+            continue
+        intervals = [seeded_interval(grid) for grid in grids]
+        metrics.append(MetricOfBoth(metric, intervals[0], intervals[1], paired_difference(grids[1], grids[0])))
+        measured = ~np.isnan(grids[0] - grids[1])
+        right = [grid >= 0.5 for grid in grids]
+        found = [int((a & b & measured).sum()) for a in (~right[0], right[0]) for b in (~right[1], right[1])]
+        verdicts.append(VerdictsOfBoth(part, found[1], found[2], found[3], found[0], int((~measured).sum())))
+    return metrics, verdicts
