@@ -45,7 +45,7 @@ def eval_command(
     extraction: Annotated[str, typer.Option(help="Answers: strict (marked ones), flexible (else the last value).")] = "strict",
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of benchmark cards.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Keep samples here; an interrupted run continues.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Keep samples and results.json here; an interrupted run continues.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "float32",
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one.")] = None,
     max_batch_rows: Annotated[int, typer.Option(min=1, help="Completions sampled at a time.")] = 512,
@@ -61,6 +61,7 @@ def eval_command(
 ) -> None:
     """Evaluate a policy: greedy accuracy, avg@n (= pass@1), pass@k and maj@n with intervals, by level and subject."""
     from repirl.config import parse_config
+    from repirl.evals.lm_eval_files import write_results, write_samples
     from repirl.evals.policy import evaluate_policy
     from repirl.evals.protocol import EvalProtocol
 
@@ -90,6 +91,9 @@ def eval_command(
                     chunk_rows=sampler.chunk_rows,
                     metrics=one.metrics,
                 )
+                if out is not None:
+                    write_samples(out, one.benchmark, report, sampler.policy.tokenizer)
+                    write_results(out, one.benchmark, report, sampler.policy)
                 summaries.append(_summary(report, one.other))
     payload = {"policy": sampler.policy.name, "policy_digest": sampler.policy.digest, **sampler.described, "reports": summaries}
     emit(as_json, payload, lambda: _tables(payload))

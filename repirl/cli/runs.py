@@ -87,7 +87,12 @@ def _of_records(name: str, runs: Sequence[StoredRun]) -> Side:
     from repirl.evals.compare import OtherRun
 
     record = runs[0].record
-    settings = {"method": record.method, "recipe": record.recipe, "stage": record.stage, "policy": record.base_policy.name}
+    settings: dict[str, Any] = {
+        "method": record.method,
+        "recipe": record.recipe,
+        "stage": record.stage,
+        "policy": record.base_policy.name,
+    }
     if len(runs) == 1:
         settings["seed"] = record.seed
     evaluations = [

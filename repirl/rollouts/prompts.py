@@ -24,10 +24,14 @@ def encode_prompt(tokenizer, prompt: str, *, chat: bool = False) -> tuple[int, .
     """Token ids of a prompt. `chat` puts it as one user turn and opens the assistant's; UserError without a template."""
     if not chat:
         return tuple(tokenizer(prompt)["input_ids"])
+    return tuple(tokenizer(in_template(tokenizer, prompt), add_special_tokens=False)["input_ids"])
+
+
+def in_template(tokenizer, prompt: str) -> str:
+    """The text of a prompt as one user turn, with the assistant's opened; UserError without a template."""
     if not has_template(tokenizer):
         raise UserError("the tokenizer has no chat template", tokenizer.name_or_path, "leave chat_template off")
-    text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
 
 
 def encode_solution(tokenizer, prompt_ids: Sequence[int], text: str) -> TokenRow:
