@@ -41,6 +41,7 @@ def listing(of: typer.Typer) -> list[str]:
 def _lines(prefix: str, parameters: list[Any], callback: Callable[..., Any]) -> Iterator[str]:
     hints = typing.get_type_hints(callback, include_extras=True)
     defaults = {name: parameter.default for name, parameter in inspect.signature(callback).parameters.items()}
+    parameters = [parameter for parameter in parameters if parameter.name in hints]  # typer's own install the completion
     is_option = {parameter.name: parameter.opts[0].startswith("-") for parameter in parameters}
     for parameter in sorted(parameters, key=lambda one: (is_option[one.name], is_option[one.name] and one.opts)):
         hint, default = hints[parameter.name], defaults[parameter.name]

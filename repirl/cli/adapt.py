@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from repirl.cli.chat import ChatFlag, chat_for
+from repirl.cli.completing import benchmark_names, reward_names
 from repirl.cli.output import JsonFlag, check_folder, emit, note, working
 
 if TYPE_CHECKING:
@@ -27,14 +28,16 @@ def register(app: typer.Typer) -> None:
 
 
 def adapt_command(
-    reward: Annotated[str | None, typer.Argument(help="A frozen process reward, as in `repirl judge`.")] = None,
+    reward: Annotated[
+        str | None, typer.Argument(help="A frozen process reward, as in `repirl judge`.", autocompletion=reward_names)
+    ] = None,
     signal: Annotated[
         str | None,
         typer.Option(
             help="Instead: majority, random, format, self_certainty, negative_entropy; outcome and incorrect, which are told."
         ),
     ] = None,
-    benchmark: Annotated[str, typer.Option(help="Whose problems.")] = "arith_long",
+    benchmark: Annotated[str, typer.Option(help="Whose problems.", autocompletion=benchmark_names)] = "arith_long",
     problems: Annotated[int, typer.Option(min=2, help="So many, from the first, are adapted to.")] = 64,
     held_out: Annotated[int, typer.Option(min=2, help="The next ones show what else changed.")] = 64,
     watch: Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from repirl.cli.completing import reward_names
 from repirl.cli.output import JsonFlag, emit, working
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ def register(app: typer.Typer) -> None:
 
 
 def attack_command(
-    reward: Annotated[list[str], typer.Argument(metavar="REWARD...", help="As in `repirl judge`.")],
+    reward: Annotated[
+        list[str], typer.Argument(metavar="REWARD...", help="As in `repirl judge`.", autocompletion=reward_names)
+    ],
     benchmark: Annotated[
         str | None, typer.Option(help="Whose problems; without a pool solutions are sampled.  [default: arith_long]")
     ] = None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from repirl.cli.completing import suite_names
 from repirl.cli.output import LINE_EVERY_S, JsonFlag, check_folder, emit, note, working
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bench_command(
-    suite: Annotated[str, typer.Argument(help="A suite; see `repirl list suites`.")],
+    suite: Annotated[str, typer.Argument(help="A suite; see `repirl list suites`.", autocompletion=suite_names)],
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time.", show_default="one for each core")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only runs whose key starts with this (LABEL-STAGE-sSEED).")] = None,
     work: Annotated[Path | None, typer.Option(help="Run folders.", show_default="runs/SUITE beside the results")] = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from repirl.cli.completing import benchmark_names
 from repirl.cli.output import JsonFlag, emit, working
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ def register(app: typer.Typer) -> None:
 
 def check_command(
     benchmark: Annotated[
-        list[str] | None, typer.Argument(help="Only these benchmarks or suites of them; or `testbed`, or `labels`.")
+        list[str] | None,
+        typer.Argument(
+            help="Only these benchmarks or suites of them; or `testbed`, or `labels`.", autocompletion=benchmark_names
+        ),
     ] = None,
     policy: Annotated[str, typer.Option(help="Of `testbed` and `labels`: the policy that training would start from.")] = "tiny",
     family: Annotated[str, typer.Option(help="Of both: arith, arith_hard or minicode.")] = "arith",

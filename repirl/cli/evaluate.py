@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from repirl.cli.chat import ChatFlag, chat_for
+from repirl.cli.completing import benchmark_names, policy_names
 from repirl.cli.engine_choice import TORCH, BaseUrlOption, EngineOption, EngineSetOption, ModelOption, Weights, open_sampler
 from repirl.cli.output import JsonFlag, check_folder, emit, working
 
@@ -32,8 +33,10 @@ def register(app: typer.Typer) -> None:
 
 
 def eval_command(
-    benchmark: Annotated[list[str], typer.Option(help="Benchmark or suite of them; may be given several times.")],
-    policy: Annotated[str, typer.Option(help="Embedded name, folder, or hub id.")] = "tiny",
+    benchmark: Annotated[
+        list[str], typer.Option(help="Benchmark or suite of them; may be given several times.", autocompletion=benchmark_names)
+    ],
+    policy: Annotated[str, typer.Option(help="Embedded name, folder, or hub id.", autocompletion=policy_names)] = "tiny",
     revision: Annotated[str | None, typer.Option(help="Commit of a hub policy.")] = None,
     samples: Annotated[int, typer.Option(min=0, help="Completions of each problem at the temperature.")] = 8,
     temperature: Annotated[float, typer.Option(help="Temperature of the samples.")] = 1.0,

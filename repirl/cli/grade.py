@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from repirl.cli.completing import benchmark_names
 from repirl.cli.output import JsonFlag, check_output, emit, note, working
 
 if TYPE_CHECKING:
@@ -23,7 +24,10 @@ def register(app: typer.Typer) -> None:
 def grade_command(
     benchmark: Annotated[
         str,
-        typer.Argument(help="A benchmark, `math` for rows with their own `answer`, `code` for rows with their own `tests`."),
+        typer.Argument(
+            help="A benchmark, `math` for rows with their own `answer`, `code` for rows with their own `tests`.",
+            autocompletion=benchmark_names,
+        ),
     ],
     file: Annotated[Path, typer.Argument(help="JSONL (or .jsonl.gz) of completions.")],
     verdicts: Annotated[Path | None, typer.Option(help="Write each verdict to this JSONL file.")] = None,

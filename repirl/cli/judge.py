@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from repirl.cli.completing import reward_names, set_names
 from repirl.cli.output import JsonFlag, check_output, emit, working
 
 if TYPE_CHECKING:
@@ -25,9 +26,17 @@ def register(app: typer.Typer) -> None:
 
 
 def judge_command(
-    reward: Annotated[str, typer.Argument(help="Run folder, published PRM, or random, constant, length, confidence, oracle.")],
+    reward: Annotated[
+        str,
+        typer.Argument(
+            help="Run folder, published PRM, or random, constant, length, confidence, oracle.", autocompletion=reward_names
+        ),
+    ],
     sets: Annotated[
-        list[str], typer.Argument(metavar="SET...", help="processbench[/SUBSET], prmbench, arith, arith_long, or a file.")
+        list[str],
+        typer.Argument(
+            metavar="SET...", help="processbench[/SUBSET], prmbench, arith, arith_long, or a file.", autocompletion=set_names
+        ),
     ],
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="That many solutions of each subset, drawn with the seed.")] = None,

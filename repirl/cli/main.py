@@ -41,7 +41,6 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     help="Process reward models from demonstrations by inverse reinforcement learning, compared honestly.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from repirl.cli.chat import ChatFlag, chat_for
+from repirl.cli.completing import benchmark_names, reward_names
 from repirl.cli.output import JsonFlag, check_folder, check_output, emit, note, working
 
 if TYPE_CHECKING:
@@ -25,12 +26,17 @@ def register(app: typer.Typer) -> None:
 
 
 def scale_command(
-    benchmark: Annotated[str | None, typer.Option(help="Problems to sample, or whose answers grade the pool.")] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Problems to sample, or whose answers grade the pool.", autocompletion=benchmark_names)
+    ] = None,
     pool: Annotated[
         Path | None, typer.Option(help="File (or folder) of samples in place of sampling; formats: see README.")
     ] = None,
     reward: Annotated[
-        list[str] | None, typer.Option(help="Process reward to choose by: as in `repirl judge`; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            help="Process reward to choose by: as in `repirl judge`; may be given several times.", autocompletion=reward_names
+        ),
     ] = None,
     policy: Annotated[str, typer.Option(help="Embedded name, folder, or hub id.")] = "tiny",
     samples: Annotated[int, typer.Option(min=1, help="Completions of each problem.")] = 16,

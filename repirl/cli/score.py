@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from repirl.cli.completing import reward_names
 from repirl.cli.output import JsonFlag, check_output, emit, note, working
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def score_command(
-    reward: Annotated[str, typer.Argument(help="A process reward, as in `repirl judge`.")],
+    reward: Annotated[str, typer.Argument(help="A process reward, as in `repirl judge`.", autocompletion=reward_names)],
     file: Annotated[Path, typer.Argument(help='Solutions: {"problem", "solution" or "steps"}, a pool, or labelled steps.')],
     threshold: Annotated[
         float | None, typer.Option(help="Steps below it are suspected. Default: the reward's own, if its scores have one.")

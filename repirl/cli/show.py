@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from repirl.cli.completing import method_names
 from repirl.cli.output import JsonFlag, emit, working
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def show_command(
-    method: Annotated[str, typer.Argument(help="A method; see `repirl list methods`.")],
+    method: Annotated[str, typer.Argument(help="A method; see `repirl list methods`.", autocompletion=method_names)],
     recipe: Annotated[str, typer.Argument(help="Which of its recipes.")] = "tiny",
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of methods.")] = None,
     as_json: JsonFlag = False,

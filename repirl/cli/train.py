@@ -14,6 +14,7 @@ import typer
 
 from repirl import parallel
 from repirl.cli.chat import ChatFlag
+from repirl.cli.completing import method_names, policy_names
 from repirl.cli.output import JsonFlag, check_folder, emit, note, working
 from repirl.errors import UserError
 
@@ -29,9 +30,11 @@ def register(app: typer.Typer) -> None:
 
 
 def train_command(
-    method: Annotated[str, typer.Argument(help="A method; see `repirl list methods`.")],
+    method: Annotated[str, typer.Argument(help="A method; see `repirl list methods`.", autocompletion=method_names)],
     recipe: Annotated[str, typer.Option(help="Which of its recipes.")] = "tiny",
-    policy: Annotated[str, typer.Option(help="Where to start: embedded name, folder, or hub id.")] = "tiny",
+    policy: Annotated[
+        str, typer.Option(help="Where to start: embedded name, folder, or hub id.", autocompletion=policy_names)
+    ] = "tiny",
     revision: Annotated[str | None, typer.Option(help="Commit of a hub policy.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
     seeds: Annotated[str | None, typer.Option(help="Several runs, one after the other: 0-4, or 0,2,5.")] = None,

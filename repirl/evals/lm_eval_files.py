@@ -73,7 +73,8 @@ def _result(benchmark: Benchmark, report: Report) -> dict[str, Any]:
     for metric, interval in report.metrics.items():
         of = part_of(metric, report.samples) or GREEDY
         metrics[f"{metric},{of}"] = interval.value
-        metrics[f"{metric}_stderr,{of}"] = (interval.high - interval.low) / 2 / _NORMAL_95
+        if interval.high is not None and interval.low is not None:
+            metrics[f"{metric}_stderr,{of}"] = (interval.high - interval.low) / 2 / _NORMAL_95
     return {
         "results": metrics,
         "group_subtasks": [],
@@ -146,7 +147,7 @@ def _ids(report: Report) -> set[str]:
     return {row.problem_id for rows in report.samples.values() for row in rows}
 
 
-def _bounds(interval: Interval) -> dict[str, float]:
+def _bounds(interval: Interval) -> dict[str, float | None]:
     return {"value": interval.value, "ci_low": interval.low, "ci_high": interval.high}
 
 
