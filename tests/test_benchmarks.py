@@ -141,6 +141,26 @@ def row(key: str, problem: str, answer: str) -> str:
 ROWS = [row("a", "1+1?", "2"), row("b", "1+2?", "3")]
 
 
+def test_a_card_elsewhere_includes_our_template(tmp_path: Path, cards: Path) -> None:
+    """Without copies of `_math.yaml` and `utils.py` it is the same benchmark, and its folder stays as it is."""
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    text = (cards / "sums.yaml").read_text()
+    (alone / "sums.yaml").write_text(text)
+    own = text.replace("task: sums", "task: own") + "process_docs: !function mine.backwards\n"
+    (alone / "own.yaml").write_text(own)
+    (alone / "mine.py").write_text("def backwards(docs):\n    return docs.select(range(len(docs) - 1, -1, -1))\n")
+    data = write_rows(tmp_path, ROWS)
+    first = load_benchmark("sums", data_dir=data, include=[alone])
+    assert first.problems == load_benchmark("sums", data_dir=data, include=[cards]).problems
+    assert first.card.digest == load_benchmark("sums", data_dir=data, include=[cards]).card.digest
+    assert [p.id for p in load_benchmark("own", data_dir=data, include=[alone]).problems] == ["b", "a"]
+    assert {path.name for path in alone.iterdir()} - {"__pycache__"} == {"sums.yaml", "own.yaml", "mine.py"}
+    (alone / "sums.yaml").write_text("include: _maths.yaml\ntask: sums\n")
+    with pytest.raises(UserError, match=r"`include` of sums.yaml names no file: '_maths.yaml'"):
+        benchmark_cards(include=[alone])
+
+
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_card_of_ones_own_with_a_local_file(
     tmp_path: Path, cards: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch

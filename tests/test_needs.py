@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_methods import small_config
 
@@ -97,6 +98,22 @@ def test_the_example_of_a_baseline_trains(tmp_path: Path, policy_folder, capsys:
     sets = [part for key, value in small.items() for part in ("--set", f"{key}={value}")]
     run = tmp_path / "run"
     assert cli.run(["train", "digits", "--policy", str(policy_folder), "--out", str(run), *include, *sets]) == 0
+    capsys.readouterr()
+    solution = tmp_path / "one.jsonl"
+    solution.write_text(json.dumps({"problem": "Compute (1+2)", "solution": "(1+2)\n3\nyes"}) + "\n")
+    score = ["score", "digits", str(solution), "--separator", "\\n", "--json"]
+    assert cli.run([*score, *include]) == 0
+    steps = json.loads(capsys.readouterr().out)["scores"][0]["steps"]
+    shares = [np.mean([token["text"].isdigit() for token in step["tokens"]]) for step in steps]
+    assert [step["score"] for step in steps] == pytest.approx(shares, abs=1e-6)
+    assert shares[0] > shares[2]
+    assert cli.run(score) == 2
+    assert "no such process reward: 'digits'" in capsys.readouterr().err
+    labelled = tmp_path / "labelled.jsonl"
+    row = {"completions": ["(1+2)", "3"], "labels": [True, False]}
+    labelled.write_text("".join(json.dumps(row | {"prompt": f"Compute (1+{i})"}) + "\n" for i in range(4)))
+    assert cli.run(["judge", "digits", str(labelled), *include, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["reward"]["kind"] == "digits"
     assert "prm/length_correlation" in metrics_of(run)[-1] or "prm/score_empty" in metrics_of(run)[-1]
 
 

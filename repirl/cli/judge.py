@@ -60,6 +60,7 @@ def judge_command(
     ] = None,
     dtype: Annotated[str, typer.Option(help="Of the policy or published PRM: float32, bfloat16 or auto.")] = "float32",
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one.")] = None,
+    include: Annotated[list[Path] | None, typer.Option(help="Folder of files that define further rewards.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Judge REWARD by how well its step scores find the first wrong step (ProcessBench F1) or all of them (PRMBench)."""
@@ -68,6 +69,7 @@ def judge_command(
     from repirl.evals.judged_sets import SetOptions, load_set, natural_separator
     from repirl.evals.judging import default_rule, judge
     from repirl.evals.thresholds import parse_rule
+    from repirl.methods.registry import rewards_of
     from repirl.rewards.load import LoadOptions, load_reward
     from repirl.tasks.prm_benchmarks import ARITH_SETS
     from repirl.tasks.step_labels import FORMATS
@@ -79,10 +81,11 @@ def judge_command(
     check_output(verdicts, "--verdicts", sets)
     if reward == "oracle" and (other := next((name for name in sets if name not in ARITH_SETS), None)):
         raise UserError("the oracle knows only arith problems, not", other, f"judge it on {' or '.join(ARITH_SETS)}")
+    custom = rewards_of([str(folder) for folder in include or ()])
     place = device or default_device()
     reports, loaded = [], None
     for name in sets:
-        loaded = load_reward(reward, LoadOptions(policy, natural_separator(name), seed, dtype, place))
+        loaded = load_reward(reward, LoadOptions(policy, natural_separator(name), seed, dtype, place, custom=custom))
         its_rule = rule or default_rule(loaded)
         with working(f"loading {name}"):
             options = SetOptions(data_dir, limit, known, solver, seed, with_tuning=nulls or its_rule.kind == "tuned")

@@ -43,12 +43,14 @@ def score_command(
     seed: Annotated[int, typer.Option(help="Of the random reward.")] = 0,
     dtype: Annotated[str, typer.Option(help="Of the policy or published PRM: float32, bfloat16 or auto.")] = "float32",
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one.")] = None,
+    include: Annotated[list[Path] | None, typer.Option(help="Folder of files that define further rewards.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Score solutions with REWARD; nothing need be known of them."""
     from repirl.engines.loading import default_device
     from repirl.errors import UserError
     from repirl.evals.scored_solutions import score_given
+    from repirl.methods.registry import rewards_of
     from repirl.paths import replace_file
     from repirl.rewards.load import LoadOptions, load_reward
     from repirl.tasks.given_solutions import read_solutions
@@ -58,8 +60,9 @@ def score_command(
     check_output(out, "--out", [file])
     check_output(html, "--html", [file])
     solutions = read_solutions(file)[:limit]
+    custom = rewards_of([str(folder) for folder in include or ()])
     with working("scoring") as on_progress:
-        options = LoadOptions(policy, separator.replace("\\n", "\n"), seed, dtype, device or default_device())
+        options = LoadOptions(policy, separator.replace("\\n", "\n"), seed, dtype, device or default_device(), custom=custom)
         loaded = load_reward(reward, options)
         scored = score_given(loaded, solutions, threshold, prompt_suffix, on_progress)
     if all(one.reason for one in scored):

@@ -21,6 +21,8 @@ from typing import Any
 from repirl.errors import UserError
 from repirl.methods.base import Method
 from repirl.methods.described import BUILT_IN, ENTRY_POINTS, FACTS, in_words, method_files
+from repirl.rewards.base import StepReward
+from repirl.rewards.load import rewards_in
 
 
 def load_module(path: Path) -> ModuleType:
@@ -87,6 +89,12 @@ def _methods(include: tuple[str, ...]) -> dict[str, Method[Any]]:
             raise UserError("two methods have one name", kind.name, "rename one of them")
         found[kind.name] = kind()
     return dict(sorted(found.items()))
+
+
+def rewards_of(include: Sequence[str]) -> dict[str, type[StepReward]]:
+    """The rewards that files in the given folders define, by name, with or without a method."""
+    own = [path for folder in include for path in method_files([folder]) if path.parent == Path(folder)]
+    return rewards_in(load_module(path) for path in own)
 
 
 def load_method(name: str, include: Sequence[str] = ()) -> Method[Any]:

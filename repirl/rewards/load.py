@@ -6,9 +6,11 @@ in this room and one line here. What has no contract may be a PRM that others pu
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from inspect import isabstract
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -57,6 +59,8 @@ class LoadOptions:
     device: str | torch.device = "cpu"
     chat: bool = False
     """Whether a named reward reads prompts in the policy's chat template, as the policy did that wrote the solutions."""
+    custom: Mapping[str, type[StepReward]] = field(default_factory=dict)
+    """Rewards of others by their `name` (`rewards_in`)."""
 
 
 KINDS: dict[str, Callable[[Path, Any, RewardContract, str | torch.device], StepReward]] = {
@@ -81,17 +85,37 @@ MODEL_FREE = ("random", "constant", "length")
 """Null rewards that need a tokenizer only: rows in every table (docs/design.md rule 5)."""
 
 
+def rewards_in(modules: Iterable[ModuleType]) -> dict[str, type[StepReward]]:
+    """The rewards that files of others define, by their `name`; UserError for a name that is taken.
+
+    A reward without an artifact is made of a tokenizer and a segmentation. One that is saved is read by its own
+    `load(folder, tokenizer, contract, device)`, where the contract's `kind` is its name.
+    """
+    found: dict[str, type[StepReward]] = {}
+    for module in modules:
+        for kind in vars(module).values():
+            is_own = isinstance(kind, type) and issubclass(kind, StepReward) and kind.__module__ == module.__name__
+            if is_own and kind.name and not isabstract(kind):
+                if kind.name in (*NAMED, *KINDS, *found):
+                    raise UserError(
+                        "two rewards have one name", kind.name, f"rename the one in {Path(str(module.__file__)).name}"
+                    )
+                found[kind.name] = kind
+    return found
+
+
 def load_reward(name: str, options: LoadOptions) -> LoadedReward:
     """A saved reward by folder (or the run folder around it) or hub id, one of `NAMED`, or a published PRM; UserError for other
     names."""
-    if name in NAMED:
+    if name in NAMED or name in options.custom:
         return _named(name, options)
     address = published.parse_address(name)
     if address is not None and address.format is not None:
         return _published(name, address, options)
     folder = saved_at(Path(name).expanduser()) if address is None else policy_dir(address.place)
     if not is_folder(folder):
-        todo = f"give a folder that `repirl train` wrote, a published PRM, or one of {', '.join(NAMED)}"
+        named = ", ".join((*NAMED, *options.custom))
+        todo = f"give a folder that `repirl train` wrote, a published PRM, or one of {named}"
         raise UserError("no such process reward", name, todo)
     if not is_file(folder / CONTRACT_FILE) and is_file(folder / "config.json"):
         return _published(name, published.Address(str(folder)), options)
@@ -135,7 +159,9 @@ def _named(name: str, options: LoadOptions) -> LoadedReward:
     uses_model = name == "confidence"
     return LoadedReward(
         name=name,
-        reward=NAMED[name](policy.model, policy.tokenizer, segmentation, options.seed),
+        reward=_made(name, options.custom, policy.tokenizer, segmentation)
+        if name in options.custom
+        else NAMED[name](policy.model, policy.tokenizer, segmentation, options.seed),
         tokenizer=policy.tokenizer,
         segmentation=segmentation,
         template="chat" if options.chat else "plain",
@@ -145,12 +171,22 @@ def _named(name: str, options: LoadOptions) -> LoadedReward:
     )
 
 
+def _made(name: str, custom: Mapping[str, type[StepReward]], tokenizer: Any, segmentation: StepSegmentation) -> StepReward:
+    try:
+        return custom[name](tokenizer, segmentation)
+    except TypeError as error:
+        what = f"the reward is not made of a tokenizer and a segmentation alone ({error})"
+        raise UserError(what, name, "judge the run folder that a method left") from error
+
+
 def _saved(name: str, folder: Path, options: LoadOptions) -> LoadedReward:
     contract = read_contract(folder)
-    if contract.kind not in KINDS:
-        raise UserError("no loader for this kind of reward", contract.kind, f"known are {', '.join(KINDS)}")
+    kinds = KINDS | {kind: load for kind, one in options.custom.items() if (load := getattr(one, "load", None))}
+    if contract.kind not in kinds:
+        todo = f"known are {', '.join(kinds)}; --include names the folder of another's"
+        raise UserError("no loader for this kind of reward", contract.kind, todo)
     tokenizer = published.read_tokenizer(folder)
-    reward = KINDS[contract.kind](folder, tokenizer, contract, options.device)
+    reward = kinds[contract.kind](folder, tokenizer, contract, options.device)
     return LoadedReward(
         name=name,
         reward=reward,

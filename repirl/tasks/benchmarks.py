@@ -19,7 +19,7 @@ from repirl.errors import UserError
 from repirl.files import is_folder
 from repirl.tasks.cards import PARAMETERS, CardMetadata, EmbeddedData, FileData, Selection, parse_metadata
 from repirl.tasks.documents import check_number, encode_tests, local_files, problem_of
-from repirl.tasks.task_files import find_task_files, task_file_digest
+from repirl.tasks.task_files import find_task_files, folder_for_lm_eval, task_file_digest
 from repirl.types import Problem, Verdict
 
 HARNESS_PREFIX = "lm-eval:"
@@ -132,8 +132,9 @@ def load_benchmark(name: str, data_dir: str | Path | None = None, include: Seque
     if data_dir is not None and not is_folder(Path(data_dir).expanduser()):
         raise UserError("no such data folder", str(data_dir))
     settings = parameters | ({} if data_dir is None else {"data_dir": str(data_dir)})
-    task = lm_eval_task(bare, {"include_path": [str(path.parent)], "include_defaults": False, "metadata": settings})
-    docs = list(task.eval_docs)
+    with folder_for_lm_eval(path) as folder:
+        task = lm_eval_task(bare, {"include_path": [str(folder)], "include_defaults": False, "metadata": settings})
+        docs = list(task.eval_docs)
     problems = tuple(_problems(task, docs, metadata, bare))
     selection = Selection.of(parameters)
     check_number(metadata, len(problems), selection)

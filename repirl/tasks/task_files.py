@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -82,10 +84,48 @@ def read_task_file(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     included = functions.pop("include", [])
     merged: dict[str, Any] = {}
     for part in included if isinstance(included, list) else [included]:
-        if not isinstance(part, str) or not is_file(path.parent / part):
+        if not isinstance(part, str) or (file := _included(path, part)) is None:
             raise UserError(f"`include` of {path.name} names no file", part, f"it must lie in {path.parent}")
-        merged |= read_task_file(path.parent / part, (*_seen, path))
+        merged |= read_task_file(file, (*_seen, path))
     return merged | functions
+
+
+def _included(path: Path, part: str) -> Path | None:
+    """The file that a task file includes: beside it, else one of `benchmarks/` (which lm-eval alone would not find)."""
+    return next((file for folder in (path.parent, content_dir("benchmarks")) if is_file(file := folder / part)), None)
+
+
+@contextmanager
+def folder_for_lm_eval(path: Path) -> Iterator[Path]:
+    """A folder from which lm-eval can load a task file: its own, or, where that includes a file of `benchmarks/` that is not
+    there, one for the while that has both."""
+    ours = content_dir("benchmarks")
+    own = [one for one in path.parent.iterdir() if not one.name.startswith(".")]
+    files = [one for one in own if one.suffix in (".yaml", ".yml")]
+    lacking = {part for one in files for part in _parts(one) if not is_file(one.parent / part) and is_file(ours / part)}
+    if not lacking:
+        yield path.parent
+        return
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for one in own:
+            # lm-eval follows links before it looks beside a file: what includes must be here, functions may be elsewhere.
+            place = folder / one.name
+            place.write_bytes(one.read_bytes()) if one in files else place.symlink_to(one.resolve())
+        for part in lacking:
+            (folder / part).parent.mkdir(parents=True, exist_ok=True)
+            (folder / part).symlink_to((ours / part).resolve())
+        yield folder
+
+
+def _parts(path: Path) -> list[str]:
+    """What a readable task file includes."""
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError):
+        return []
+    parts = config.get("include", []) if isinstance(config, dict) else []
+    return [part for part in (parts if isinstance(parts, list) else [parts]) if isinstance(part, str)]
 
 
 def _first_line(error: Exception) -> str:
