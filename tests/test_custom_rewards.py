@@ -84,7 +84,7 @@ def test_a_saved_reward_is_read_by_its_own_code(tmp_path: Path, tokenizer) -> No
     saved.mkdir(parents=True)
     tokenizer.save_pretrained(saved)
     (saved / "worth.txt").write_text("7")
-    (saved / "config.json").write_text("{}")
+    (saved / "config.json").write_text('{"model_type": "qwen3"}')
     contract = RewardContract(
         kind="twos",
         method="mine",
