@@ -71,7 +71,9 @@ def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    except RuntimeError as error:  # torch's own word for a write that failed
+    except RuntimeError as error:  # torch's own word for a write that failed, or was interrupted
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
         raise OSError(errno.EIO, str(error).split("\n")[0], str(path)) from error
     finally:
         pending.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from repirl.bench.run import OnEvent, SuiteOptions, SuiteOutcome
 from repirl.cli import main as cli
 from repirl.cli.bench import Standing
 from repirl.cli.output import emit, working
+from repirl.cli.train import _warn_of_nothing_right
 from repirl.errors import GradingFault, UserError
 from repirl.records import store
 from repirl.records.build import new_record
@@ -439,6 +440,11 @@ def test_train_leaves_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert said["folder"] == "runs/rloo-tiny-s3"
     assert said["budget"]["policy_updates"] == 1
     assert (tmp_path / said["policy"] / "model.safetensors").is_file()
+    seen = [said["diagnostics"][f"{when}_validation_accuracy"] for when in ("start", "best", "last")]
+    _warn_of_nothing_right([said])
+    assert ("was right, before or after" in capsys.readouterr().err) == (seen == [0.0] * 3)
+    _warn_of_nothing_right([{**said, "diagnostics": {**said["diagnostics"], "last_validation_accuracy": 0.5}}])
+    assert capsys.readouterr().err == ""
     assert said["reward"] is None
     assert shown(capsys, verb) == said
 

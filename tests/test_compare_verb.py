@@ -119,10 +119,12 @@ def test_run_folders_of_training(tmp_path: Path, results: Path, capsys: pytest.C
         run = RunFolder(tmp_path / "runs" / name, {"method": "rloo", "seed": 0, "config": {"loop": {"lr": lr, "steps": 3}}})
         diagnostics = {"best_validation_accuracy": lr * 1000, "best_step": 3}
         run.finish({"budget": {"rollouts": 5, "wall_s": 0}, "diagnostics": diagnostics})
+    phase = RunFolder(tmp_path / "runs" / "one" / "offline", {"phase": "offline"})
+    phase.finish({"budget": {"rollouts": 70, "wall_s": 0}, "diagnostics": {}})
     found = compared(capsys, "one", "runs/two")  # short, and by its path
     assert found["settings"] == [{"name": "loop.lr", "a": 1e-4, "b": 2e-4}]
     assert found["costs"] == [
-        {"name": "rollouts", "a": 5, "b": 5},
+        {"name": "rollouts", "a": 75, "b": 5},
         {"name": "kept validation accuracy", "a": 0.1, "b": 0.2},
         {"name": "kept step", "a": 3, "b": 3},
     ]

@@ -109,3 +109,10 @@ def test_names_that_are_taken_and_rewards_that_need_more(tmp_path: Path) -> None
     custom = rewards_of([written(tmp_path / "more", REWARD.replace("    worth = 2.0\n", "    worth = 2.0\n\n" + more))])
     with pytest.raises(UserError, match="not made of a tokenizer and a segmentation alone"):
         load_reward("twos", LoadOptions(custom=custom))
+
+
+def test_a_reward_beside_the_baselines_needs_no_include(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a folder that is named though it is looked at anyway is no second one."""
+    folder = written(tmp_path / "baselines", REWARD.replace('"twos"', '"threes"'))
+    monkeypatch.setattr("repirl.methods.described.content_dir", lambda name: tmp_path / name)
+    assert set(rewards_of([])) == {"threes"} == set(rewards_of([folder]))

@@ -94,3 +94,27 @@ def test_a_runtime_error_of_a_writer_names_the_file(tmp_path: Path) -> None:
         replace_file(tmp_path / "a.pt", fail)
     assert error.value.filename == str(tmp_path / "a.pt")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_while_torch_writes_is_no_fault_of_the_disk(tmp_path: Path) -> None:
+    """torch closes its archive on the way out and complains of it, which would hide the interrupt."""
+    import torch
+
+    class Interrupts:
+        def __reduce__(self) -> str:
+            raise KeyboardInterrupt
+
+    (tmp_path / "a.pt").write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt):
+        replace_file(tmp_path / "a.pt", lambda file: torch.save({"x": torch.ones(3), "y": Interrupts()}, file))
+    with pytest.raises(KeyboardInterrupt):
+        replace_file(tmp_path / "a.pt", _closes_badly)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+    assert (tmp_path / "a.pt").read_bytes() == b"old"
+
+
+def _closes_badly(file) -> None:
+    try:
+        raise KeyboardInterrupt
+    finally:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")

@@ -142,8 +142,14 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [step["text"] for step in lines[0]["steps"]] == TEXT.split("\n")
     assert lines[1]["reason"] == "it has no steps"
     assert html.read_text().startswith("<!doctype html>")
+    capsys.readouterr()
     assert run(given) == 0
-    assert "first suspected" in capsys.readouterr().out
+    out_text, notes = capsys.readouterr()
+    assert "first suspected" in out_text
+    assert "every solution is one step" not in notes
+    (file.parent / "whole.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    assert run(["score", "confidence", str(file.parent / "whole.jsonl")]) == 0
+    assert "steps end at '\\\\n\\\\n' here (--separator)" in capsys.readouterr().err
 
 
 def test_an_empty_file_is_said_to_be_one(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def _events(suite: str, keys: Sequence[str], jobs: int) -> Iterator[OnEvent]:
     standing, started = Standing(keys), dict[str, float]()
     bars: dict[str, TaskID] = {}
     last_line = time.monotonic()
-    say(f"{suite}: {len(keys)} runs, {min(jobs, len(keys))} at a time: {', '.join(keys)}")
+    say(f"{suite}: {len(keys)} run{'s' * (len(keys) > 1)}, {min(jobs, len(keys))} at a time: {', '.join(keys)}")
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         whole = progress.add_task(suite, total=len(keys), said="")
 

@@ -216,12 +216,13 @@ def _other_extraction(report: dict[str, Any]) -> list[str]:
 
 
 def _breakdowns(report: dict[str, Any]) -> list[Sheet]:
-    """One table by level and one by subject, where the problems have them."""
+    """One table by level and one by subject, where the problems have them; subjects that are the levels again have none."""
     from repirl.cli.tables import Sheet
 
     tables = []
+    levels = {f"level {level}": size for level, size in report["problems_by"]["level"].items()}
     for kind, sizes in report["problems_by"].items():
-        if not sizes:
+        if not sizes or (kind == "subject" and sizes == levels):
             continue
         table = Sheet(kind, "problems", *report["metrics"], optional=[*report["metrics"]][:0:-1])
         for group, size in sizes.items():

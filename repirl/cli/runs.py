@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repirl.errors import UserError
+from repirl.types import Budget
 
 if TYPE_CHECKING:
     from repirl.evals.compare import OtherRun
@@ -109,7 +110,8 @@ def _of_records(name: str, runs: Sequence[StoredRun]) -> Side:
 
 
 def _of_run(name: str, folder: Path) -> Side:
-    """A run folder of `repirl train`: settings and costs; its policy is evaluated by `repirl eval --out`."""
+    """A run folder of `repirl train`: settings, and costs of it and of its phases; its policy is evaluated by
+    `repirl eval --out`."""
     from repirl.learn.checkpoint import CONFIG_FILE, DONE_FILE
 
     identity = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -117,8 +119,9 @@ def _of_run(name: str, folder: Path) -> Side:
     done = folder / DONE_FILE
     if not done.is_file():
         return Side(name, settings)  # not finished
-    summary = json.loads(done.read_text(encoding="utf-8"))
-    return Side(name, settings, _costs(summary["budget"], summary["diagnostics"]))
+    summary, *phases = [json.loads(file.read_text(encoding="utf-8")) for file in (done, *folder.glob(f"*/{DONE_FILE}"))]
+    budget = sum((Budget(**phase["budget"]) for phase in phases), Budget(**summary["budget"]))
+    return Side(name, settings, _costs(asdict(budget), summary["diagnostics"]))
 
 
 def _of_samples(name: str, kept: Sequence[Path]) -> Side:

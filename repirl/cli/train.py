@@ -173,6 +173,8 @@ def train_command(
                 on_step = lambda step, steps, metrics, tell=on_progress: tell(step, steps)
                 context = FitContext(start, folder, one, on_step, runtime, observer=observer, keep_checkpoint=True)
                 runs.append(_run(method, recipe, one, folder, chosen.fit(context, config)))
+        if parallel.is_first():
+            _warn_of_nothing_right(runs)
         if not several:
             emit(as_json, runs[0], lambda: _lines(runs[0], explained=EXPLAINED))
         else:
@@ -191,6 +193,18 @@ def _run(method: str, recipe: str, seed: int, folder: Path, fitted: Fitted) -> d
         "validation_budget": asdict(fitted.validation_budget),
         "diagnostics": {name: _finite(value) for name, value in fitted.diagnostics.items()},
     }
+
+
+def _warn_of_nothing_right(runs: Sequence[Mapping[str, Any]]) -> None:
+    """A line where no validation completion was right, before or after."""
+    for run in runs:
+        seen = [run["diagnostics"].get(f"{when}_validation_accuracy") for when in ("start", "best", "last")]
+        if seen == [0.0] * 3:
+            note(
+                f"{run['folder']}: no completion of a validation problem was right, before or after training. Where all are "
+                "wrong outcomes tell nothing: look at some (repirl eval --out), at prompt and form of the answers, or begin "
+                "with easier problems"
+            )
 
 
 def _table(runs: Sequence[Mapping[str, Any]]) -> Group:

@@ -35,11 +35,15 @@ def in_words(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def method_files(include: Sequence[str | Path] = ()) -> Iterator[Path]:
-    """Files of methods in `baselines/` and in the `include` folders; UserError for a folder that is not there."""
+    """Files of methods in `baselines/` and in the `include` folders, each once; UserError for a folder that is not there."""
+    seen: set[Path] = set()
     for folder in (content_dir("baselines"), *map(Path, include)):
         if not folder.is_dir():
             raise UserError("no such folder of methods", str(folder))
-        yield from (path for path in sorted(folder.glob("*.py")) if not path.name.startswith("_"))
+        for path in sorted(folder.glob("*.py")):
+            if not path.name.startswith("_") and path.resolve() not in seen:
+                seen.add(path.resolve())
+                yield path
 
 
 def described_unread(include: Sequence[str | Path] = ()) -> list[dict[str, str]] | None:

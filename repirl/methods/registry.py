@@ -92,9 +92,8 @@ def _methods(include: tuple[str, ...]) -> dict[str, Method[Any]]:
 
 
 def rewards_of(include: Sequence[str]) -> dict[str, type[StepReward]]:
-    """The rewards that files in the given folders define, by name, with or without a method."""
-    own = [path for folder in include for path in method_files([folder]) if path.parent == Path(folder)]
-    return rewards_in(load_module(path) for path in own)
+    """The rewards that files of `baselines/` and of the given folders define, by name, with or without a method."""
+    return rewards_in(load_module(path) for path in method_files(include))
 
 
 def load_method(name: str, include: Sequence[str] = ()) -> Method[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from inspect import isabstract
+from inspect import isabstract, signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -95,13 +95,20 @@ def rewards_in(modules: Iterable[ModuleType]) -> dict[str, type[StepReward]]:
     for module in modules:
         for kind in vars(module).values():
             is_own = isinstance(kind, type) and issubclass(kind, StepReward) and kind.__module__ == module.__name__
-            if is_own and kind.name and not isabstract(kind):
+            if is_own and vars(kind).get("name") and not isabstract(kind) and _can_be_made(kind):
                 if kind.name in (*NAMED, *KINDS, *found):
                     raise UserError(
                         "two rewards have one name", kind.name, f"rename the one in {Path(str(module.__file__)).name}"
                     )
                 found[kind.name] = kind
     return found
+
+
+def _can_be_made(kind: type[StepReward]) -> bool:
+    """Of a tokenizer and a segmentation, or of a folder: what needs more is its method's own."""
+    given = signature(kind).parameters.values()
+    needed = [one for one in given if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    return len(needed) <= 2 or hasattr(kind, "load")
 
 
 def load_reward(name: str, options: LoadOptions) -> LoadedReward:
