@@ -465,6 +465,9 @@ def test_bench_ends_with_rows_and_names_what_failed(
         return SuiteOutcome(("rloo-arith-s0",), (), {"bc-arith-s0": "no [brackets]"})
 
     monkeypatch.setattr("repirl.bench.run.run_suite", runner)
+    planned = ["bench", "trial", "--results", str(results), "--include", str(tmp_path), "--only", "bc", "--dry-run"]
+    assert shown(capsys, planned)["runs"] == {"bc-arith-s0": "to run"}
+    assert not results.exists()
     assert cli.run(["bench", "trial", "--results", str(results), "--include", str(tmp_path), "--json"]) == 1
     out, err = capsys.readouterr()
     said = json.loads(out)

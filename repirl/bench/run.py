@@ -65,9 +65,9 @@ def selected(name: str, options: SuiteOptions) -> list[WorkItem]:
     return kept
 
 
-def run_suite(name: str, options: SuiteOptions, on_event: OnEvent) -> SuiteOutcome:
-    """Run all selected items that have no record yet. A failed item does not stop the others."""
-    items = selected(name, options)
+def recorded_items(name: str, options: SuiteOptions, items: Sequence[WorkItem]) -> set[str]:
+    """Keys of the items that have a record, here or in a suite that this one shares runs with; UserError for one that was made
+    with other settings."""
     recorded = {run.record.key: run.record for run in store.find(name, root=options.results)}
     suite = load_suite(name, options.include)
     others = [run.record for other in suite.shares for run in store.find(other, root=options.results)]
@@ -79,6 +79,13 @@ def run_suite(name: str, options: SuiteOptions, on_event: OnEvent) -> SuiteOutco
             check_same(item, suite, recorded[item.key], options.include, now)
         elif same := [record for record in shared[item.key] if not differing(item, suite, record, options.include, now)]:
             recorded[item.key] = same[0]
+    return recorded.keys() & {item.key for item in items}
+
+
+def run_suite(name: str, options: SuiteOptions, on_event: OnEvent) -> SuiteOutcome:
+    """Run all selected items that have no record yet. A failed item does not stop the others."""
+    items = selected(name, options)
+    recorded = recorded_items(name, options, items)
     waiting = [item for item in items if item.key not in recorded]
     skipped = tuple(item.key for item in items if item.key in recorded)
     for key in skipped:

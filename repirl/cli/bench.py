@@ -30,6 +30,9 @@ def bench_command(
     results: Annotated[Path | None, typer.Option(help="Folder of run records.", show_default="results/")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of methods and suites.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say which runs there are and which have a record; run none.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train and evaluate what a suite names, write records, rebuild the leaderboard, show the table.
@@ -37,7 +40,7 @@ def bench_command(
     Runs that have a record are skipped, and interrupted ones continue.
     """
     from repirl import paths
-    from repirl.bench.run import SuiteOptions, run_suite, selected
+    from repirl.bench.run import SuiteOptions, recorded_items, run_suite, selected
     from repirl.records.provenance import command_line
     from repirl.reporting.flat import to_json_rows
     from repirl.reporting.leaderboard import build_pages, write_pages
@@ -56,6 +59,12 @@ def bench_command(
         command=command_line(),
     )
     items = selected(suite, options)
+    if dry_run:
+        recorded = recorded_items(suite, options, items)
+        status = {item.key: "has a record" if item.key in recorded else "to run" for item in items}
+        title = f"{suite}: {len(items)} runs, {len(recorded)} with a record"
+        emit(as_json, {"suite": suite, "runs": status}, lambda: "\n".join([title, *(f"  {k}: {v}" for k, v in status.items())]))
+        return
     with _events(suite, [item.key for item in items], options.jobs) as on_event:
         outcome = run_suite(suite, options, on_event)
     with working("tables"):

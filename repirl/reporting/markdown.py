@@ -27,6 +27,7 @@ from repirl.reporting.text import (
     row_name,
     seed_count,
     seed_list,
+    signed,
     table_name,
 )
 
@@ -148,9 +149,9 @@ def _primary_lines(board: Board, rows: Sequence[Row], column: Column, labels: di
     body = []
     for row in rows:
         cell = row.cells[column]
-        versus = "" if cell.versus_baseline is None else difference_text(cell.versus_baseline, column)
-        if cell.versus_baseline is not None and cell.versus_baseline.seeds != len(cell.seeds):
-            versus += f", {seed_count(cell.versus_baseline.seeds)}"
+        versus = "" if (gap := cell.versus_baseline) is None else signed(gap.interval, column)
+        if gap is not None and gap.seeds != len(cell.seeds):
+            versus += f", {seed_count(gap.seeds)}"
         name = row_name(row) + (" *kept the start*" if row.checkpoints is not None and row.checkpoints.kept_the_start else "")
         body.append(
             [
@@ -186,7 +187,8 @@ def _number_lines(board: Board, rows: Sequence[Row], columns: Sequence[Column], 
     compared = [row for row in rows if any(column in row.cells and row.cells[column].versus_baseline for column in columns)]
     if not compared:
         return lines
-    lines += ["", f"Paired difference from `{board.baseline}` on the same problems and seeds:", ""]
+    said = f"Paired difference from `{board.baseline}` on the same problems and seeds (p-values are not corrected):"
+    lines += ["", said, ""]
     return lines + markdown_table(
         ["run", "seeds in common", *names],
         [[row_name(row), *_versus([row.cells.get(column) for column in columns], columns)] for row in compared],

@@ -164,7 +164,7 @@ def _row(board: Board, row: Row) -> dict[str, Any]:
         "kind": row.kind,
         "method": row.method,
         "recipe": row.recipe,
-        "base": row.base.replace("`", ""),
+        "base_policy": row.base.replace("`", ""),
         "base_digest": row.base_digest,
         "config_digest": row.config_digest,
         "runtime": row.runtime,

@@ -42,7 +42,7 @@ def evidence(difference: Difference, labels: dict[Column, str], *, stage: bool) 
     """What a finding rests on: where, the difference with its interval and corrected p-value, seeds, and what it would say of
     the question that was asked; `stage`: say what was trained on."""
     column, result = difference.column, difference.result
-    size = f"{number(result.interval.value, column, '+')}{bounds(result.interval, column, '+')}"
+    size = signed(result.interval, column)
     trained = f", trained on {difference.stage}" if stage else ""
     asked = {1: "{}", 0: "no clear {}", -1: "no {}: the reverse"}[difference.sign].format(difference.says)
     text = f"{labels[column]}{trained}: {size}, p={difference.corrected_p:.3f}, {seed_count(result.seeds)}"
@@ -51,7 +51,12 @@ def evidence(difference: Difference, labels: dict[Column, str], *, stage: bool) 
 
 def difference_text(result: PairedDifference, column: Column) -> str:
     """Value, interval, p-value."""
-    return f"{number(result.interval.value, column, '+')}{bounds(result.interval, column, '+')}, p={result.p_value:.3f}"
+    return f"{signed(result.interval, column)}, p={result.p_value:.3f}"
+
+
+def signed(interval: Interval, column: Column) -> str:
+    """A difference with its interval."""
+    return f"{number(interval.value, column, '+')}{bounds(interval, column, '+')}"
 
 
 def place_text(cell: Cell) -> str:

@@ -13,7 +13,7 @@ from repirl.errors import UserError
 from repirl.methods.observing import Observer
 from repirl.types import Metrics, RolloutGroup
 
-PROJECT = "repirl"
+PROJECT = __name__.partition(".")[0]
 SHOWN = 3
 """Completions that trackers get at each look at the validation problems."""
 

@@ -12,7 +12,7 @@ function rowView(row) {
   });
   const header = ["number", "value", `over ${suiteOf(row).baseline || "a baseline"}`, "place", "seeds", "not graded"];
   return {title: [row.name, kindWord(row)], crumbs: [["#results", "Results"]], body: [
-    el("p", {}, `${row.suite}; trained on ${row.stage}; method ${row.method}, recipe ${row.recipe}; from ${row.base}` +
+    el("p", {}, `${row.suite}; trained on ${row.stage}; method ${row.method}, recipe ${row.recipe}; from ${row.base_policy}` +
       (row.runtime ? `; ${row.runtime}` : "")),
     row.chosen && el("p", {}, keptSteps(row)),
     numbers.length > 0 && table(header, numbers, "Numbers, means over seeds; p-values are not corrected"),
