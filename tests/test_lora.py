@@ -111,7 +111,7 @@ def test_training_with_adapters_leaves_an_ordinary_policy_and_resumes_exactly(po
     # Fitting again in the finished folder: the model in memory says what the saved one says.
     again, _ = fit(policy_folder, tmp_path / "whole", method=method)
     assert torch.allclose(logprobs(again.model), logprobs(saved.model), atol=1e-5)
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match="cannot go on to 4"):
         fit(policy_folder, tmp_path / "whole", method=method, more=["loop.steps=4"])
 
 

@@ -627,7 +627,10 @@ def test_ranks_of_the_committed_records_agree_with_their_differences(suite: str)
             continue
         (baseline,) = named
         rivals = [row for row in committed.rows_of(stage) if row.kind != "reference" and row.seeds == baseline.seeds]
-        for column, own in baseline.cells.items():
+        for column in committed.primary_of(stage):
+            if column not in baseline.cells:
+                continue
+            own = baseline.cells[column]
             gaps = [row.cells[column].versus_baseline for row in rivals if row is not baseline and column in row.cells]
             bounds = [(gap.interval.low, gap.interval.high) for gap in gaps if gap is not None]
             ahead = sum(low is not None and low > 1e-12 for low, _ in bounds)

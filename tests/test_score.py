@@ -149,7 +149,7 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "every solution is one step" not in notes
     (file.parent / "whole.jsonl").write_text(json.dumps(rows[0]) + "\n")
     assert run(["score", "confidence", str(file.parent / "whole.jsonl")]) == 0
-    assert "steps end at '\\\\n\\\\n' here (--separator)" in capsys.readouterr().err
+    assert "steps end at '\\n\\n' here (--separator)" in capsys.readouterr().err
 
 
 def test_an_empty_file_is_said_to_be_one(tmp_path: Path) -> None:

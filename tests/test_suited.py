@@ -157,7 +157,7 @@ def test_without_tied_embeddings_the_reward_is_a_scalar_head_and_that_is_said(
     assert "a base measure needs tied embeddings" in line
     assert "irl.form=energy" in line
     config, err = trained(tmp_path / "rloo", untied_policy, capsys)
-    assert "tied" not in err
+    assert "tied embeddings" not in err
 
 
 def test_a_newline_may_be_written_as_in_other_texts() -> None:

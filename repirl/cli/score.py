@@ -70,7 +70,7 @@ def score_command(
         raise UserError("no solution can be scored", reasons, "give other solutions, or score with another reward")
     lines = [one.given.text.strip().count("\n") for one in scored if one.given.text is not None]
     if lines and max(lines) > 0 and all(len(one.steps) == 1 for one in scored):
-        note(f"every solution is one step, though some have several lines: steps end at {separator!r} here (--separator)")
+        note(f"every solution is one step, though some have several lines: steps end at '{separator}' here (--separator)")
     limit_used = scored[0].threshold
     rows = [_row(one) for one in scored]
     if out is not None:

@@ -124,6 +124,8 @@ def load_reward(name: str, options: LoadOptions) -> LoadedReward:
         named = ", ".join((*NAMED, *options.custom))
         todo = f"give a folder that `repirl train` wrote, a published PRM, or one of {named}"
         raise UserError("no such process reward", name, todo)
+    if not is_file(folder / CONTRACT_FILE) and is_file(folder / "metrics.jsonl"):
+        raise UserError("this run left no reward", name, "give a run of a method that yields one, or a reward by its name")
     if not is_file(folder / CONTRACT_FILE) and is_file(folder / "config.json"):
         return _published(name, published.Address(str(folder)), options)
     return _saved(name, folder, options)
