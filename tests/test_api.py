@@ -142,6 +142,19 @@ def test_a_saved_reward_has_its_own_separator_and_threshold(make_energy_model, t
     assert repirl.load_reward(str(tmp_path / "run"), threshold=-99.0).score(PROBLEM, TEXT).first_suspected is None
 
 
+def test_a_reward_of_a_file_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\nfrom repirl.rewards.base import StepReward\n\n\n"
+        "class Twos(StepReward):\n    name = 'twos'\n\n"
+        "    def token_scores(self, groups):\n"
+        "        return [np.full(len(r.token_ids), 2.0) for group in groups for r in group.rollouts]\n"
+    )
+    scored = repirl.load_reward("twos", separator="\n", include=[tmp_path]).score(PROBLEM, TEXT)
+    assert [step.score for step in scored.steps] == [2.0, 2.0, 2.0]
+    with pytest.raises(repirl.UserError, match="no such process reward"):
+        repirl.load_reward("twos", separator="\n")
+
+
 def test_verdicts_are_those_of_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = ["So \\boxed{28/2}", "So \\boxed{15}", "It is 14"]
     found = repirl.grade_many(texts, answers=["14"] * 3)

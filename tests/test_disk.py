@@ -71,7 +71,8 @@ def test_a_table_that_cannot_be_written_leaves_no_litter(tmp_path: Path, capsys,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    assert cli.run(["leaderboard", "--out", str(tmp_path / "out")]) == 1
+    (tmp_path / "results").mkdir()
+    assert cli.run(["leaderboard", "--results", str(tmp_path / "results"), "--out", str(tmp_path / "out")]) == 1
     line = said(capsys.readouterr().err)
     assert "README.md" in line
     assert "No space left" in line

@@ -12,6 +12,7 @@ import pytest
 
 from repirl.cli import main as cli
 from repirl.cli.against import open_other
+from repirl.cli.evaluate import _breakdowns
 from repirl.errors import UserError
 from repirl.evals.compare import OtherRun, differences, other_from_file
 from repirl.evals.protocol import EvalProtocol
@@ -283,3 +284,21 @@ def test_old_records_can_be_compared_with(arith: Benchmark) -> None:
         assert cell is not None
         assert report.metrics[name].value == pytest.approx(recorded.value) == cell.other.value
         assert cell.paired.interval.value == 0
+
+
+def test_subjects_have_a_table_unless_they_are_the_levels_again() -> None:
+    values = {"greedy": {"1": 0.5, "2": 1.0}}
+    report = {
+        "metrics": {"greedy": {}},
+        "problems_by": {"level": {"1": 2, "2": 3}, "subject": {"level 1": 2, "level 2": 3}},
+        "by_level": values,
+        "by_subject": {"greedy": {"level 1": 0.5, "level 2": 1.0}},
+    }
+    assert [table.columns[0] for table in _breakdowns(report)] == ["level"]
+    report["problems_by"] = {"level": {"1": 2, "2": 3}, "subject": {"algebra": 2, "geometry": 3}}
+    report["by_subject"] = {"greedy": {"algebra": 0.25, "geometry": 1.0}}
+    _, subjects = _breakdowns(report)
+    assert subjects.columns[0] == "subject"
+    assert [row["greedy"] for row in subjects.rows] == ["0.250", "1.000"]
+    report["problems_by"] = {"level": {}, "subject": {"algebra": 2, "geometry": 3}}
+    assert [table.columns[0] for table in _breakdowns(report)] == ["subject"]

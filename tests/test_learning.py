@@ -24,7 +24,7 @@ from repirl.methods.registry import load_method
 from repirl.rewards.load import LoadOptions, load_reward
 from repirl.rng import stream
 from repirl.rollouts.collect import Collector, Decoding
-from repirl.stats import grouped_auc
+from repirl.separation import grouped_auc
 from repirl.tasks import arith
 from repirl.types import RolloutGroup, Verdict
 

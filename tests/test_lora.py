@@ -113,6 +113,8 @@ def test_training_with_adapters_leaves_an_ordinary_policy_and_resumes_exactly(po
     assert torch.allclose(logprobs(again.model), logprobs(saved.model), atol=1e-5)
     with pytest.raises(UserError, match="cannot go on to 4"):
         fit(policy_folder, tmp_path / "whole", method=method, more=["loop.steps=4"])
+    with pytest.raises(UserError, match="other settings"):
+        fit(policy_folder, tmp_path / "whole", method=method, more=["loop.optim.lr=0.5"])
 
 
 def test_a_second_phase_starts_from_merged_weights_and_fresh_adapters(policy_folder, tmp_path):

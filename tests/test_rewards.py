@@ -31,7 +31,7 @@ from repirl.rewards.saved import write_reward
 from repirl.rollouts.batching import TokenRow, map_rows
 from repirl.rollouts.prompts import encode_solution
 from repirl.rollouts.steps import StepSegmentation
-from repirl.stats import auc
+from repirl.separation import auc
 from repirl.tasks import arith, minicode
 from repirl.types import RolloutGroup, StepRewards, Verdict
 

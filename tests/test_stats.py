@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from repirl import stats
+from repirl import separation, stats
 from repirl.errors import UserError
 from repirl.evals.metrics import part_of, problem_values
 from repirl.types import Outcome, SampleRow
@@ -194,25 +194,25 @@ def test_paired_difference_over_matched_seeds_sees_the_seeds() -> None:
 
 
 def test_auc_closed_forms() -> None:
-    assert stats.auc([1, 2, 3, 4], [0, 0, 1, 1]) == 1.0
-    assert stats.auc([1, 2, 3, 4], [1, 1, 0, 0]) == 0.0
-    assert stats.auc([5, 5, 5], [1, 0, 1]) == 0.5
-    assert stats.auc([1, 2, 2, 3], [0, 1, 0, 1]) == pytest.approx(3.5 / 4)
-    assert stats.auc([1, 2], [1, 1]) is None
-    assert math.isnan(stats.auc([1, math.nan, 2], [1, 0, 0]))  # one score could not be measured
+    assert separation.auc([1, 2, 3, 4], [0, 0, 1, 1]) == 1.0
+    assert separation.auc([1, 2, 3, 4], [1, 1, 0, 0]) == 0.0
+    assert separation.auc([5, 5, 5], [1, 0, 1]) == 0.5
+    assert separation.auc([1, 2, 2, 3], [0, 1, 0, 1]) == pytest.approx(3.5 / 4)
+    assert separation.auc([1, 2], [1, 1]) is None
+    assert math.isnan(separation.auc([1, math.nan, 2], [1, 0, 0]))  # one score could not be measured
 
 
 def test_grouped_auc_ignores_differences_between_prompts() -> None:
     scores, labels, groups = [10, 11, 1, 2, 7], [1, 0, 1, 0, 1], ["a", "a", "b", "b", "c"]
-    assert stats.grouped_auc(scores, labels, groups) == 0.0
-    assert stats.auc([10, 11, 1, 2], [1, 1, 0, 0]) == 1.0
-    assert stats.grouped_auc([1], [1], ["a"]) is None
+    assert separation.grouped_auc(scores, labels, groups) == 0.0
+    assert separation.auc([10, 11, 1, 2], [1, 1, 0, 0]) == 1.0
+    assert separation.grouped_auc([1], [1], ["a"]) is None
 
 
 def test_correlations() -> None:
-    assert stats.pearson([1, 2, 3], [2, 4, 6]) == pytest.approx(1.0)
-    assert stats.pearson([1, 1], [1, 2]) is None
-    assert stats.pearson([1], [1]) is None
+    assert separation.pearson([1, 2, 3], [2, 4, 6]) == pytest.approx(1.0)
+    assert separation.pearson([1, 1], [1, 2]) is None
+    assert separation.pearson([1], [1]) is None
 
 
 # --------------------------------------------------------------- metric names

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from repirl.engines.loading import default_device
 from repirl.errors import UserError
 from repirl.evals.scored_solutions import ScoredSolution, score_given
+from repirl.methods.registry import rewards_of
 from repirl.rewards import load
 from repirl.tasks.given_solutions import GivenSolution
 
@@ -78,15 +80,19 @@ def load_reward(
     seed: int = 0,
     dtype: str = "float32",
     device: str | None = None,
+    include: Sequence[str | Path] = (),
 ) -> Reward:
     """The process reward of a run folder, a published one (`FORMAT:FOLDER_OR_HUB_ID`), or `random`, `constant`, `length` or
     `confidence`, as `repirl score` takes it.
 
     `threshold` None: the reward's own, if its scores have a point that means wrong. `separator`, `policy` (its tokenizer, and
     the model of `confidence`) and `seed` are for rewards that have none of their own; `dtype` (float32, bfloat16, auto) is that
-    of a policy or published model. `device` None: cuda if there is one. UserError for what is no reward, or cannot be loaded.
+    of a policy or published model. `device` None: cuda if there is one. `include`: folders of files with further rewards.
+    UserError for what is no reward, or cannot be loaded.
     """
     if name == "oracle":
         raise UserError("the oracle knows only arith problems, and these are texts", name, "score with another reward")
-    loaded = load.load_reward(name, load.LoadOptions(policy, separator, seed, dtype, device or default_device()))
+    custom = rewards_of([str(folder) for folder in include])
+    options = load.LoadOptions(policy, separator, seed, dtype, device or default_device(), custom=custom)
+    loaded = load.load_reward(name, options)
     return Reward(loaded, loaded.natural_threshold if threshold is None else threshold, prompt_suffix)

@@ -107,7 +107,8 @@ def _tables(payload: Mapping[str, Any]) -> Group:
         verdicts.add(one["benchmark"], one["part"], *(str(one[kind]) for kind in kinds))
     parts = [f"A: {payload['a']['name']}", f"B: {payload['b']['name']}"]
     parts += [settings] if payload["settings"] else ["no setting differs"]
-    parts += [accuracy, verdicts] if payload["accuracy"] else ["no evaluation to compare"]
+    nothing = "no evaluation to compare; folders that `repirl eval --policy RUN/policy --out FOLDER` fills have some"
+    parts += [accuracy, verdicts] if payload["accuracy"] else [nothing]
     parts += [f"{one['benchmark']} is not compared: {one['why']}" for one in payload["not_compared"]]
     return Group(*parts, _pairs("cost", "what it took (mean over seeds)", payload["costs"]))
 

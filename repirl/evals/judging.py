@@ -15,7 +15,7 @@ from repirl.evals.selection import Selection, selection
 from repirl.evals.step_scoring import ScoredSteps, score_solutions
 from repirl.evals.thresholds import Pairs, ThresholdRule, UsedThreshold, right_steps, thresholds_for
 from repirl.rewards.load import LoadedReward, model_free_nulls
-from repirl.stats import auc, grouped_auc, pearson
+from repirl.separation import auc, grouped_auc, pearson
 from repirl.tasks.prm_benchmarks import CONTROL
 from repirl.tasks.step_labels import RIGHT_FROM, LabelledSolution
 from repirl.types import Interval, JudgedRow

@@ -14,7 +14,7 @@ import numpy as np
 from repirl.engines.sampling import decode
 from repirl.rewards.base import RewardLearner
 from repirl.rewards.nulls import exact_step_labels
-from repirl.stats import auc, grouped_auc, pearson
+from repirl.separation import auc, grouped_auc, pearson
 from repirl.tasks.training_sets import has_step_checker
 from repirl.types import Metrics, Rollout, RolloutGroup, Scored, StepRewards, Verdict
 

@@ -17,7 +17,7 @@ from repirl.errors import UserError
 from repirl.learn.gradient import Loss
 from repirl.rewards.implicit import ImplicitReward
 from repirl.rollouts.batching import TokenBatch, TokenRow, token_logprobs
-from repirl.stats import auc
+from repirl.separation import auc
 from repirl.types import Metrics, RolloutGroup, Verdict
 
 

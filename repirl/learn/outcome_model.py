@@ -26,7 +26,7 @@ from repirl.rewards.artifact import RewardContract
 from repirl.rewards.energy import EnergyReward, parameter_groups, token_rewards
 from repirl.rewards.saved import write_reward
 from repirl.rollouts.batching import TokenBatch, TokenRow, map_rows, padding_id
-from repirl.stats import auc
+from repirl.separation import auc
 from repirl.types import Budget, Metrics, RolloutGroup
 
 

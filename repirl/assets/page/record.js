@@ -63,7 +63,8 @@ function costTable(rows) {
     .map(([part, spent]) => [[row.name, kindWord(row)], ...(stages ? [row.stage] : []), part,
       ...data.counters.map((_, i) => spent === null ? "?" : whole(spent[i]))]));
   if (!body.length) return el("p", {}, "Cost: nothing.");
-  return table(["run", ...(stages ? ["trained on"] : []), "part", ...data.counters.map(name => name.replace("_", " "))], body, "Cost, mean of the row's runs");
+  const head = ["run", ...(stages ? ["trained on"] : []), "part", ...data.counters.map(name => name.replace("_", " "))];
+  return table(head, body, "Cost, mean of the row's runs");
 }
 
 // --------------------------------------------------------------------------------------------------------- samples
