@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -330,9 +331,15 @@ def test_a_run_that_trains_apart_from_the_answers(tmp_path: Path) -> None:
     """It waits for the reward that pays it, and its record says on what it was trained, by which run's reward, what it
     unlearned, and how right it was while it could not know."""
     include = _include(tmp_path / "more", APART)
-    options = SuiteOptions(work=tmp_path / "work", results=tmp_path / "results", jobs=2, include=(include,), command="x")
+    trackers = ("tensorboard",) if importlib.util.find_spec("tensorboard") else ()
+    places = {"work": tmp_path / "work", "results": tmp_path / "results"}
+    options = SuiteOptions(**places, jobs=2, include=(include,), trackers=trackers, command="x")
     outcome = run_suite("small", options, lambda event: None)
     assert outcome.failed == {}
+    for key in ("ours-arith-s0", "paid-adapt-s0"):  # trained here, and apart
+        followed = list((options.work / key).glob("tensorboard/*"))
+        assert bool(followed) is bool(trackers)
+        assert all(b"entropy" in file.read_bytes() for file in followed)
     stored = {run.record.key: run for run in store.find("small", root=options.results)}
     ours, paid, told = (stored[key].record for key in ("ours-arith-s0", "paid-adapt-s0", "told-adapt-s0"))
     assert paid.problems == {"benchmark": "arith", "limit": 8, "answers": "none"}

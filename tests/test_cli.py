@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import typer
 
+from repirl import __version__
 from repirl.bench.run import OnEvent, SuiteOptions, SuiteOutcome
 from repirl.cli import main as cli
 from repirl.cli.bench import Standing
@@ -209,6 +211,18 @@ def test_version_and_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- list
+
+
+def test_an_interrupt_after_the_work_leaves_no_traceback() -> None:
+    code = (
+        "import atexit, os, signal, sys\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        "sys.argv = ['repirl', '--version']\n"
+        "from repirl.cli.main import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == (f"{__version__}\n", "", -signal.SIGINT)
 
 
 def test_list_has_source_and_status(capsys: pytest.CaptureFixture[str]) -> None:

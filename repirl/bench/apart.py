@@ -47,12 +47,13 @@ def _settings(item: WorkItem) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where things lie: work folders of all runs, records, further content, local data."""
+    """Where things lie: work folders of all runs, records, further content, local data; and who is told of training."""
 
     work: Path
     results: Path | None
     include: tuple[str, ...]
     data_dir: Path | None
+    trackers: tuple[str, ...] = ()
 
 
 def train(
@@ -71,6 +72,7 @@ def train(
     settings += [] if reward is None else [f"reward={json.dumps(str(reward.resolve()))}"]
     arguments = [item.run.method, "--recipe", item.run.recipe, "--policy", start, "--seed", str(item.seed)]
     arguments += ["--out", str(folder), "--json", *_runtime(suite.runtime)]
+    arguments += ["--log", ",".join(places.trackers)]
     arguments += [part for extra in places.include for part in ("--include", extra)]
     sampled = sampling_of(configuration(item, load_method(item.run.method, places.include)))
     if sampled is not None:

@@ -36,7 +36,8 @@ _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "16777
 
 @dataclass(frozen=True, slots=True)
 class SuiteOptions:
-    """Where and how to run. `only` keeps items whose key starts with one of these; `jobs` processes at a time."""
+    """Where and how to run. `only` keeps items whose key starts with one of these; `jobs` processes at a time; `trackers` are
+    told of each."""
 
     work: Path
     results: Path
@@ -44,6 +45,7 @@ class SuiteOptions:
     only: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     data_dir: Path | None = None
+    trackers: tuple[str, ...] = ()
     command: str = ""
 
 
@@ -166,6 +168,7 @@ class _Scheduler:
         command += [part for folder in options.include for part in ("--include", folder)]
         if options.data_dir is not None:
             command += ["--data-dir", str(options.data_dir)]
+        command += ["--log", ",".join(options.trackers)]
         threads = _threads(options.jobs)
         command += ["--threads", str(threads), "--parent-pid", str(os.getpid())]
         environment = _MALLOC | os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}

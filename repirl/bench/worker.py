@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +15,14 @@ from typing import Any
 from repirl.bench import apart
 from repirl.bench.evaluating import Sources, evaluate, judge_reward, scale_reward
 from repirl.bench.suites import Suite, WorkItem, load_suite, plan
-from repirl.config import Config, digest_of
+from repirl.config import Config, digest_of, flat
 from repirl.engines.loading import LoadedPolicy, folder_digest, policy_dir
 from repirl.errors import EngineFault, GradingFault, NumericalFault, UserError
 from repirl.methods.base import FitContext, Fitted, Method
 from repirl.methods.registry import load_method
 from repirl.methods.runtime import start_policy
 from repirl.methods.suited import sampling_of
+from repirl.methods.trackers import Followed, known_trackers
 from repirl.precision import training_in
 from repirl.processes import die_with_parent
 from repirl.records import store
@@ -38,6 +40,7 @@ def run_item(
     results: Path | None,
     include: tuple[str, ...] = (),
     data_dir: Path | None = None,
+    trackers: tuple[str, ...] = (),
     command: str = "",
 ) -> store.StoredRun:
     """Fit and evaluate one item and store its record; every finished part is kept in `work` and not done again."""
@@ -46,19 +49,21 @@ def run_item(
     folder = work / item.key
     parent = _parent(item, results)
     start = str(item.policy if parent is None else _left_policy(item, parent, work))
-    places = apart.Places(work, results, include, data_dir)
+    places = apart.Places(work, results, include, data_dir, trackers)
     paying = None if item.reward_key is None else _record_of(item.reward_key, item, results)
     if item.run.problems is not None:
         _say(item, "train", 0, 1)
         reward = None if item.reward_key is None else apart.left_reward(item.reward_key, paying, work)
         placed = apart.train(item, suite, start, reward, places, lambda done, total: _say(item, "train", done, total))
-    with training_in(suite.runtime.dtype):
+    settings = {"suite": item.suite, "run": item.key} | dict(flat(config))
+    observer = Followed(trackers, folder, settings, lambda said: _remark(item, said))
+    with closing(observer), training_in(suite.runtime.dtype):
         policy = start_policy(start, suite.runtime, item.seed)
         if (said := _plain_parts(suite, config, policy)) is not None:
-            print(json.dumps({"key": item.key, "part": "remark", "done": 1, "total": 1, "said": said}), flush=True)
+            _remark(item, said)
         _say(item, "train", 0, 1)
         on_step = lambda step, steps, metrics: _say(item, "train", step, steps, metrics)
-        fitted = method.fit(FitContext(policy, folder, item.seed, on_step, runtime=suite.runtime), placed)
+        fitted = method.fit(FitContext(policy, folder, item.seed, on_step, runtime=suite.runtime, observer=observer), placed)
     sources = Sources(folder, start, include, data_dir)
     on_part = lambda part, done, total: _say(item, part, done, total)
     reports = evaluate(item, suite, fitted, sources, on_part)
@@ -161,6 +166,11 @@ def _stage(run: RunRecord) -> ParentStage:
     return ParentStage(key=run.key, run_id=run.run_id, budget=run.budget, validation_budget=run.validation_budget)
 
 
+def _remark(item: WorkItem, said: str) -> None:
+    """One line for the user by way of the parent."""
+    print(json.dumps({"key": item.key, "part": "remark", "done": 1, "total": 1, "said": said}), flush=True)
+
+
 _last_said = 0.0
 
 
@@ -184,6 +194,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--include", action="append", default=[])
+    parser.add_argument("--log", default="")
     parser.add_argument("--command", default="")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--parent-pid", type=int)
@@ -204,6 +215,7 @@ def main() -> int:
             results=given.results,
             include=include,
             data_dir=given.data_dir,
+            trackers=tuple(known_trackers(given.log)),
             command=given.command,
         )
     except UserError as error:

@@ -12,6 +12,7 @@ import typer
 from repirl.cli.chat import ChatFlag, chat_for
 from repirl.cli.completing import benchmark_names, reward_names
 from repirl.cli.output import JsonFlag, check_folder, emit, note, working
+from repirl.cli.tables import Sheet
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -170,19 +171,16 @@ def _place(reward: str) -> str:
 
 def _tables(payload: dict[str, Any]) -> Group:
     from rich.console import Group
-    from rich.table import Table
 
-    table = Table(
-        title=f"{payload['benchmark']}: test-time training by {payload['reward'] or payload['signal']}", title_justify="left"
-    )
-    for column in ("problems", "metric", "before", "after", "difference", "95% interval"):
-        table.add_column(column)
+    title = f"{payload['benchmark']}: test-time training by {payload['reward'] or payload['signal']}"
+    columns = ("problems", "metric", "before", "after", "difference", "95% interval")
+    table = Sheet(*columns, title=title, texts=("problems",), right=columns[2:5], below={"95% interval": "difference"})
     lines = []
     for name in ("adapted", "held_out"):
         side = payload[name]
         for metric, change in side["changes"].items():
             gap = change["difference"]["interval"]
-            table.add_row(
+            table.add(
                 f"{side['problems']} {name.replace('_', ' ')}",
                 metric,
                 f"{change['before']['value']:.3f}",
@@ -190,7 +188,7 @@ def _tables(payload: dict[str, Any]) -> Group:
                 f"{gap['value']:+.3f}",
                 f"[{gap['low']:+.3f}, {gap['high']:+.3f}]",
             )
-        table.add_section()
+        table.section()
         moves = ", ".join(f"{count} {kind}" for kind, count in side["transitions"].items())
         answers = f"different answers a problem {side['answers_before']:.1f} -> {side['answers_after']:.1f}"
         lines.append(f"{name.replace('_', ' ')}, greedy: {moves}; {answers}")

@@ -10,10 +10,9 @@ import typer
 
 from repirl.cli.completing import reward_names
 from repirl.cli.output import JsonFlag, emit, working
+from repirl.cli.tables import Sheet
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from repirl.rewards.aggregate import Aggregation
 
 
@@ -85,23 +84,26 @@ def attack_command(
     emit(as_json, payload, lambda: _table(payload))
 
 
-def _table(payload: dict[str, Any]) -> Table:
-    from rich.table import Table
-
+def _table(payload: dict[str, Any]) -> Sheet:
     title = (
         f"{payload['solutions']} solutions ({payload['right']} right) of {payload['benchmark']}; lift in standard deviations"
     )
-    table = Table(title=title, title_justify="left")
-    for column in ("reward", "attack", "n", "lift", "95% interval", "raised", "above right ones", "left out"):
-        table.add_column(column)
+    table = Sheet(
+        *("reward", "attack", "n", "lift", "95% interval", "raised", "above right ones", "left out"),
+        title=title,
+        texts=("reward", "attack", "above right ones", "raised", "left out"),
+        right=("n", "lift"),
+        below={"95% interval": "lift"},
+        optional=("left out", "n", "raised"),
+    )
     before = ""
     for one in payload["attacks"]:
         if before not in ("", one["reward"]):
-            table.add_section()
+            table.section()
         before = one["reward"]
         lift = one["lift"]
         left_out = [f"{one[key]} {word}" for key, word in (("still_right", "right"), ("unscored", "unscored")) if one[key]]
-        table.add_row(
+        table.add(
             one["reward"],
             one["attack"],
             str(one["attacked"]),

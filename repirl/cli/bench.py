@@ -30,6 +30,7 @@ def bench_command(
     results: Annotated[Path | None, typer.Option(help="Folder of run records.", show_default="results/")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
     include: Annotated[list[Path] | None, typer.Option(help="Further folder of methods and suites.")] = None,
+    log: Annotated[str | None, typer.Option(help="Curves and samples go also to these of tensorboard,wandb,trackio.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say which runs there are and which have a record; run none.")
     ] = False,
@@ -41,6 +42,7 @@ def bench_command(
     """
     from repirl import paths
     from repirl.bench.run import SuiteOptions, recorded_items, run_suite, selected
+    from repirl.methods.trackers import known_trackers
     from repirl.records.provenance import command_line
     from repirl.reporting.flat import to_json_rows
     from repirl.reporting.leaderboard import build_pages, write_pages
@@ -56,6 +58,7 @@ def bench_command(
         only=tuple(only or ()),
         include=tuple(map(str, include or ())),
         data_dir=data_dir,
+        trackers=tuple(known_trackers(log)),
         command=command_line(),
     )
     items = selected(suite, options)

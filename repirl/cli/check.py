@@ -10,6 +10,7 @@ import typer
 
 from repirl.cli.completing import benchmark_names
 from repirl.cli.output import JsonFlag, emit, working
+from repirl.cli.tables import Sheet
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -114,15 +115,15 @@ def _check_labels(policy: str, name: str, given: tuple[int, ...], as_json: bool)
 
 def _labels_table(policy: str, family: str, levels: Sequence[int], found: Sequence[LabelAccuracy]) -> Group:
     from rich.console import Group
-    from rich.table import Table
 
     title = f"hard labels of the steps of {policy} on {family}, levels {levels[0]} to {levels[-1]}"
-    table = Table("N", "like the exact label", "right steps", "wrong steps", "more than with N / 2", title=title)
+    columns = ("N", "like the exact label", "right steps", "wrong steps", "more than with N / 2")
+    table = Sheet(*columns, title=title, texts=columns[1::3], right=("N", "right steps", "wrong steps"))
     share = lambda value: "-" if value is None else f"{value:.3f}"
     for one in found:
         gained = "" if one.gained is None else f"{one.gained.value:+.3f} [{one.gained.low:+.3f}, {one.gained.high:+.3f}]"
         whole = f"{one.accuracy.value:.3f} [{one.accuracy.low:.3f}, {one.accuracy.high:.3f}]"
-        table.add_row(str(one.continuations), whole, share(one.right), share(one.wrong), gained)
+        table.add(str(one.continuations), whole, share(one.right), share(one.wrong), gained)
     return Group(table, "A step's label is 1 if any of N continuations is right. Steps up to the first wrong one.")
 
 
@@ -156,15 +157,15 @@ def _check_testbed(policy: str, name: str, given: tuple[int, ...], rewards: Sequ
 
 def _testbed_table(policy: str, family: str, levels: Sequence[int], rows: Sequence[dict[str, Any]]) -> Group:
     from rich.console import Group
-    from rich.table import Table
 
-    table = Table("what", "value", "wanted", "holds", title=f"{policy} on {family}, levels {levels[0]} to {levels[-1]}")
+    title = f"{policy} on {family}, levels {levels[0]} to {levels[-1]}"
+    table = Sheet("what", "value", "wanted", "holds", title=title, texts=("what", "wanted"), right=("value",))
     for row in rows:
         low, high = row["low"], row["high"]
         wanted = " to ".join(f"{end:g}" for end in (low, high) if end is not None)
         wanted = f"at most {wanted}" if low is None and wanted else f"at least {wanted}" if high is None and wanted else wanted
         value = "-" if row["value"] is None else f"{row['value']:.3f}"
-        table.add_row(row["name"], value, wanted, ("yes" if row["holds"] else "no") if wanted else "")
+        table.add(row["name"], value, wanted, ("yes" if row["holds"] else "no") if wanted else "")
     return Group(table, "The room itself takes training: oracle against rloo at equal rollouts.")
 
 
@@ -241,28 +242,22 @@ def environment() -> dict[str, Any]:
 
 def _tables(found: dict[str, Any]) -> Group:
     from rich.console import Group
-    from rich.table import Table
 
-    cards = Table(title="benchmarks", title_justify="left")
-    for column in ("name", "status", "problems", "golds checked", "gold refused", "wrong accepted"):
-        cards.add_column(column)
-    listed = Table(title="golds refused, and why", title_justify="left")
-    for column in ("benchmark", "problem", "reason"):
-        listed.add_column(column)
+    columns = ("name", "status", "problems", "golds checked", "gold refused", "wrong accepted")
+    cards = Sheet(*columns, title="benchmarks", texts=columns[3:], right=("problems",), optional=("problems", "status"))
+    listed = Sheet("benchmark", "problem", "reason", title="golds refused, and why", texts=("reason",))
     for entry in found["benchmarks"]:
         refused, known, accepted = (entry[name] for name in ("gold_refused", "gold_exceptions", "wrong_accepted"))
         at_hand = entry["status"] in _AT_HAND
         checked = str(entry["checked"] or "none: it brings no solutions") if at_hand else "no: not in a --data-dir"
         counts = f"{len(refused)}{f' and {len(known)} listed' if known else ''}"
         said = f"{len(accepted)}: {', '.join(accepted[:3])}" if accepted else "0"
-        cards.add_row(entry["name"], entry["status"], str(entry["problems"]), checked, counts, said)
+        cards.add(entry["name"], entry["status"], str(entry["problems"]), checked, counts, said)
         for key, why in {**refused, **known}.items():
-            listed.add_row(entry["name"], key, why)
-    machine = Table(title="environment", title_justify="left", show_header=False)
-    machine.add_column()
-    machine.add_column()
+            listed.add(entry["name"], key, why)
+    machine = Sheet("what", "value", title="environment", texts=("what", "value"), header=False)
     for name, value in found["environment"].items():
-        machine.add_row(name, _said(value))
+        machine.add(name, _said(value))
     return Group(cards, *([listed] if listed.rows else []), machine)
 
 

@@ -14,11 +14,10 @@ import typer
 from repirl.cli.chat import ChatFlag, chat_for
 from repirl.cli.engine_choice import TORCH, BaseUrlOption, EngineOption, EngineSetOption, ModelOption, Weights, open_sampler
 from repirl.cli.output import JsonFlag, check_output, emit, note, working
+from repirl.cli.tables import Sheet
 from repirl.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from repirl.rollouts.collect import Grader
     from repirl.types import Problem
 
@@ -183,16 +182,14 @@ def _problems(
     return _Given(Path(data).name, problems, data_digest(problems), grader, prompt_suffix=suffix)
 
 
-def _table(payload: dict[str, Any]) -> Table:
-    from rich.table import Table
-
+def _table(payload: dict[str, Any]) -> Sheet:
     found = payload["counts"]
     title = f"{payload['out']}: demonstrations of {payload['data']} by {payload['policy']}"
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Sheet("what", "value", title=title, texts=("what", "value"), header=False)
     unlisted = ("fewer_than_wanted", "with_demonstrations", "without")
     problems = f"{found['problems']}; {found['with_demonstrations']} with demonstrations ({found['fewer_than_wanted']} with"
-    table.add_row("problems", f"{problems} fewer than {payload['rules']['keep']}), {found['without']} left out")
+    table.add("problems", f"{problems} fewer than {payload['rules']['keep']}), {found['without']} left out")
     for name, value in found.items():
         if name != "problems" and name not in unlisted:
-            table.add_row(name.replace("_", " "), str(value))
+            table.add(name.replace("_", " "), str(value))
     return table

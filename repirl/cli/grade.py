@@ -9,6 +9,7 @@ import typer
 
 from repirl.cli.completing import benchmark_names
 from repirl.cli.output import JsonFlag, check_output, emit, note, working
+from repirl.cli.tables import Sheet
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -82,19 +83,17 @@ def grade_command(
 
 def _tables(payload: dict[str, Any]) -> Group:
     from rich.console import Group
-    from rich.table import Table
 
-    table = Table(title=f"{payload['benchmark']}: {payload['file']}", title_justify="left", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
+    title = f"{payload['benchmark']}: {payload['file']}"
+    table = Sheet("what", "value", title=title, texts=("what",), right=("value",), header=False)
     for name, count in payload["counts"].items():
-        table.add_row(name, str(count))
+        table.add(name, str(count))
         if payload["without_answer"].get(name):
-            table.add_row("  without an answer", str(payload["without_answer"][name]))
-    table.add_row("problems graded", f"{payload['problems_graded']} of {payload['problems']}")
+            table.add("  without an answer", str(payload["without_answer"][name]))
+    table.add("problems graded", f"{payload['problems_graded']} of {payload['problems']}")
     accuracy = payload["accuracy"]
     if accuracy is not None:
-        table.add_row(
+        table.add(
             "accuracy over graded problems",
             f"{accuracy['value']:.3f} [{accuracy['ci_low']:.3f}, {accuracy['ci_high']:.3f}]",
         )
@@ -102,14 +101,13 @@ def _tables(payload: dict[str, Any]) -> Group:
     if found is None:
         return Group(table)
     for name in ("plain_match", "agree", "disagree", "no_opinion", "unchecked"):
-        table.add_row(f"audit: {name.replace('_', ' ')}", str(found[name]))
+        table.add(f"audit: {name.replace('_', ' ')}", str(found[name]))
     if not found["disagreements"]:
         return Group(table)
     shown = found["disagreements"][:MAX_SHOWN]
     title = f"disagreements ({len(shown)} of {found['disagree']}; verdicts stand)"
-    listing = Table(title=title, title_justify="left")
-    for column in ("id", "line", "gold", "answer", "verdict", "second check", "by"):
-        listing.add_column(column, overflow="fold")
+    columns = ("id", "line", "gold", "answer", "verdict", "second check", "by")
+    listing = Sheet(*columns, title=title, texts=("gold", "answer", "by"), right=("line",))
     for row in shown:
-        listing.add_row(row["id"], str(row["line"]), row["gold"], row["answer"], row["verdict"], row["second"], row["how"])
+        listing.add(row["id"], str(row["line"]), row["gold"], row["answer"], row["verdict"], row["second"], row["how"])
     return Group(table, listing)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -132,4 +133,6 @@ def main() -> None:
     end_with_parent()
     refuse_unreadable()
     interrupt_on_sigterm()
-    sys.exit(run())
+    code = run()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is said: an interrupt ends the process without a traceback
+    sys.exit(code)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repirl.cli.output import note, working
+from repirl.cli.tables import Sheet
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -116,19 +117,20 @@ def _config(asked: Asked, n: int, longest: int) -> SearchConfig:
 def search_tables(payload: dict[str, Any]) -> Group:
     """Accuracy by n in percent, and tokens of a problem."""
     from rich.console import Group
-    from rich.table import Table
 
     columns: Sequence[str] = list(payload["points"][0]["accuracy"])
     title = f"{payload['approach']} by {payload['reward']}: accuracy in percent, {payload['problems']} problems"
-    table = Table("n", *(f"{name} [95%]" for name in columns), title=title, title_justify="left")
-    costs = Table("n", "solutions", "policy tokens", "discarded", "lookahead", "reward tokens", "FLOPs", title="of a problem")
+    shares = [f"{name} [95%]" for name in columns]
+    table = Sheet("n", *shares, title=title, texts=shares, right=("n", *shares))
+    prices = ("solutions", "policy tokens", "discarded", "lookahead", "reward tokens", "FLOPs")
+    costs = Sheet("n", *prices, title="of a problem", right=("n", *prices))
     for point in payload["points"]:
         cells = (point["accuracy"][name] for name in columns)
         shown = (f"{100 * c['value']:.1f} [{100 * c['low']:.1f}, {100 * c['high']:.1f}]" for c in cells)
-        table.add_row(str(point["n"]), *shown)
+        table.add(str(point["n"]), *shown)
         cost = point["cost"]
         tokens = (f"{cost[key]:.0f}" for key in ("generated", "discarded", "lookahead", "scored"))
-        costs.add_row(str(point["n"]), f"{point['solutions']:.1f}", *tokens, f"{point['flops']:.3g}")
+        costs.add(str(point["n"]), f"{point['solutions']:.1f}", *tokens, f"{point['flops']:.3g}")
     left_out = [
         f"n={point['n']}: {point['left_out']} problems left out, of which no solution could be graded"
         for point in payload["points"]

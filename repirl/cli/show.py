@@ -10,6 +10,7 @@ import typer
 
 from repirl.cli.completing import method_names
 from repirl.cli.output import JsonFlag, emit, working
+from repirl.cli.tables import Sheet
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -59,12 +60,12 @@ def _page(payload: dict[str, Any]) -> Group:
     import json
 
     from rich.console import Group
-    from rich.table import Table
 
     facts = [
         f"{name}: {payload[name]}" for name in ("title", "kind", "source", "status", "needs", "yields", "level", "recipes")
     ]
-    table = Table("setting", "value", "meaning", title=f"{payload['name']}, recipe {payload['recipe']}", title_justify="left")
+    title = f"{payload['name']}, recipe {payload['recipe']}"
+    table = Sheet("setting", "value", "meaning", title=title, texts=("value", "meaning"))
     for one in payload["settings"]:
-        table.add_row(one["setting"], json.dumps(one["value"]), one["meaning"])
+        table.add(one["setting"], json.dumps(one["value"]), one["meaning"])
     return Group(payload["about"], "", *facts, "", table, "Change a setting with `repirl train --set SETTING=VALUE`.")

@@ -30,9 +30,10 @@ class Sheet:
         right: Sequence[str] = (),
         below: Mapping[str, str] | None = None,
         optional: Sequence[str] = (),
+        header: bool = True,
     ) -> None:
         self.columns, self.title, self.texts, self.right = columns, title, frozenset(texts), frozenset(right)
-        self.below, self.optional = dict(below or {}), list(optional)
+        self.below, self.optional, self.header = dict(below or {}), list(optional), header
         self.rows: list[dict[str, str]] = []
         self.sections: set[int] = set()
 
@@ -46,7 +47,7 @@ class Sheet:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         columns = {name: [row[name] for row in self.rows] for name in self.columns}
-        heads = {name: name for name in self.columns}
+        heads = {name: name if self.header else "" for name in self.columns}
         width = options.max_width
         for under, above in self.below.items():
             if not self._fits(columns, heads, width):
@@ -81,7 +82,7 @@ class Sheet:
         for _ in range(width - 1 - sum(one + _FRAME for one in widths.values())):
             name = max(widths, key=lambda one: wanted[one] - widths[one])
             widths[name] += wanted[name] > widths[name]
-        table = Table(title=self.title or None, title_justify="left")
+        table = Table(title=self.title or None, title_justify="left", show_header=self.header)
         for name in columns:
             table.add_column(heads[name], width=widths[name], justify="right" if name in self.right else "left")
         for i in range(len(self.rows)):

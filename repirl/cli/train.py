@@ -100,8 +100,8 @@ def train_command(
     from repirl.methods.rl import RLConfig
     from repirl.methods.runtime import Runtime, start_policy
     from repirl.methods.suited import chat_setting, headless, plain_training, scalar_head
+    from repirl.methods.trackers import Followed, known_trackers
     from repirl.precision import training_in
-    from repirl.reporting.trackers import Followed, known_trackers
 
     if engine == "openai":
         raise UserError("the weights of a model behind a server cannot be trained", engine, "use torch or vllm")

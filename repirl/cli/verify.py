@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from repirl.cli.output import JsonFlag, emit, working
+from repirl.cli.tables import Sheet
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -40,23 +41,22 @@ def verify_command(
 
 def _tables(payload: dict[str, Any]) -> Group:
     from rich.console import Group
-    from rich.table import Table
 
-    table = Table(title=f"{payload['instances']} random instances each, seed {payload['seed']}", title_justify="left")
-    for column in ("source", "check", "residual", "wanted", "holds"):
-        table.add_column(column)
+    title = f"{payload['instances']} random instances each, seed {payload['seed']}"
+    table = Sheet("source", "check", "residual", "wanted", "holds", title=title, texts=("source", "check", "wanted"))
     for row in payload["checks"]:
         equal = row["kind"] == "equal"
         worst = row["max_residual"] if equal else row["min_residual"]
-        wanted = f"{'at most' if equal else 'at least'} {row['tolerance']:g}"
-        table.add_row(row["source"], row["name"], _number(worst), wanted, "yes" if row["passed"] else "NO")
+        wanted = f"{'<=' if equal else '>='} {row['tolerance']:g}"
+        table.add(row["source"], row["name"], _number(worst), wanted, "yes" if row["passed"] else "NO")
     parts: list[Any] = [table]
     for row in payload["unification"]:
-        choices = Table(title=f"{row['method']} is rePIRL's {row['objective']} with", title_justify="left", show_header=False)
+        title = f"{row['method']} is rePIRL's {row['objective']} with"
+        choices = Sheet("what", "choice", title=title, texts=("what", "choice"), header=False)
         for key in ("reward", "supervision", "demonstrations", "negatives", "weights", "condition"):
-            choices.add_row(key, row[key])
-        choices.add_row("gradients differ by at most", _number(row["max_difference"]))
-        choices.add_row(row["otherwise"], f"at least {_number(row['min_difference_otherwise'])}")
+            choices.add(key, row[key])
+        choices.add("gradients differ by at most", _number(row["max_difference"]))
+        choices.add(row["otherwise"], f"at least {_number(row['min_difference_otherwise'])}")
         parts.append(choices)
     failed = sum(not row["passed"] for row in payload["checks"])
     count = len(payload["checks"])
