@@ -45,7 +45,10 @@ def to_terminal(board: Board, order: Sequence[str] = ()) -> RenderableType:
             if row.checkpoints is not None and row.checkpoints.kept_the_start
         ]
     several = len(board.stages) > 1
-    parts += [Text(f"- {finding(d)} in {evidence(d, labels, stage=several)}") for d in board.differences]
+    findings = Table.grid(padding=(0, 1))  # the second line of a sentence begins below its first word
+    for one in board.differences:
+        findings.add_row("-", Text(f"{finding(one)} in {evidence(one, labels, stage=several)}"))
+    parts.append(findings)
     if board.differences:
         parts.append(Text(f"  p-values are corrected for these {len(board.differences)} (Holm); intervals are not."))
     fewest = min((d.result.seeds for d in board.differences), default=MIN_SEEDS_TO_RESAMPLE)
