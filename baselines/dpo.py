@@ -20,7 +20,7 @@ from repirl.methods.base import FitContext, Fitted, Method
 from repirl.methods.implicit import ImplicitConfig, fit_implicit, tiny_implicit
 from repirl.rewards.implicit import ImplicitReward
 from repirl.rng import stream
-from repirl.rollouts.batching import TokenRow
+from repirl.rollouts.packing import TokenRow
 from repirl.types import RolloutGroup
 
 

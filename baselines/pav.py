@@ -21,9 +21,9 @@ from repirl.methods.offline import PoolConfig
 from repirl.methods.rl import tiny_data, tiny_loop
 from repirl.methods.step_labels import Labels, StepLabelsConfig, fit_step_labels
 from repirl.rewards.energy import EnergyReward
-from repirl.rollouts.batching import TokenBatch
 from repirl.rollouts.collect import Collector
 from repirl.rollouts.monte_carlo import MonteCarloConfig, SteppedRollout, monte_carlo_labels
+from repirl.rollouts.packing import TokenBatch
 from repirl.types import Budget
 
 SOFT = MonteCarloConfig(continuations=4, label="soft")

@@ -1,7 +1,8 @@
 """TRL's GRPOTrainer, paid by repirl: the outcome, and what a process reward says of the steps.
 
-    pip install 'repirl[trl]'
-    python examples/trl_grpo.py --reward runs/repirl-tiny-s0
+    pip install -e '.[trl]'                                    # in a clone
+    repirl train repirl --out runs/mine                        # a reward, some minutes; or take `confidence`
+    python examples/trl_grpo.py --reward runs/mine
 
 As it stands it trains the embedded policy on arithmetic, on a CPU. With a model and data of your own: `--policy FOLDER`, and in
 the place of `problems()` rows of `prompt` and `answer`. GRPO has one number for a completion: `repirl train` credits each step.

@@ -24,7 +24,7 @@ from repirl.methods.base import FitContext
 from repirl.methods.registry import load_method
 from repirl.methods.runtime import Runtime, start_policy
 from repirl.rewards.energy import energy_from_policy, parameter_groups, token_rewards
-from repirl.rollouts.batching import TokenRow
+from repirl.rollouts.packing import TokenRow
 
 LENGTHS = (3, 40, 17, 29, 5, 11, 23)
 MICRO_BATCH = 48

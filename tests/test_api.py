@@ -121,7 +121,7 @@ def test_scores_are_those_of_the_verb(tmp_path: Path, capsys: pytest.CaptureFixt
     as_steps, cut, empty = reward.score_many(
         [(PROBLEM, TEXT.split("\n")), (PROBLEM, TEXT), (PROBLEM, "")], finished=[True, False, True]
     )
-    assert as_steps.scores == pytest.approx(one.scores, abs=1e-6)
+    assert as_steps.scores == pytest.approx(one.scores, abs=1e-5)
     assert len(cut.tokens) == len(one.tokens) - 1
     assert (empty.scores, empty.reason) == ((), "it has no steps")
     assert reward.score_many([]) == []
@@ -170,7 +170,7 @@ def test_verdicts_are_those_of_the_verb(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_programs_are_graded_in_the_sandbox() -> None:
-    right, half = "def f(a, b):\n    return a + b", "import os\ndef f(a, b):\n    return os.getpid() if a else 0"
+    right, half = "def f(a, b):\n    return a + b", "import os\ndef f(a, b):\n    return -os.getpid() if a else 0"
     verdicts = repirl.grade_many([right, half], tests=[TESTS, TESTS], allow_weak_sandbox=True)
     assert [(one.outcome, one.tests_passed, one.tests_total) for one in verdicts] == [("correct", 2, 2), ("wrong", 1, 2)]
 

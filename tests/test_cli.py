@@ -441,7 +441,12 @@ def test_eval_reports_metrics_counts_and_levels(
     assert report["budget"]["rollouts"] == 12
     assert shown(capsys, [*verb, "--out", "kept"]) == said
     assert cli.run(verb) == 0
-    assert "avg@2" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "avg@2" in told.out
+    assert "no answer was right" not in told.err
+    assert cli.run([*verb, "--max-new-tokens", "1"]) == 0
+    told = capsys.readouterr()
+    assert "arith: no answer was right (greedy, avg@2); is this how the policy is to be asked? 'Compute " in told.err
 
 
 def test_train_leaves_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from repirl.engines.tiny_model import build_tokenizer
 from repirl.engines.torch_engine import TorchEngine, cache_tokens_that_fit
 from repirl.errors import UserError
 from repirl.learn.gradient import row_logprobs
-from repirl.rollouts.batching import TokenRow
+from repirl.rollouts.packing import TokenRow
 from repirl.types import Rollout
 
 TOKENIZER: Any = build_tokenizer()

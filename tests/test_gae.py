@@ -10,7 +10,7 @@ import torch
 
 from repirl.learn.credit_config import GAECredit, ValueConfig
 from repirl.learn.gae import GAE, generalised_advantages, token_values
-from repirl.rollouts.batching import TokenRow, pad_batch
+from repirl.rollouts.packing import TokenRow, pad_batch
 from repirl.types import Problem, RolloutGroup, StepRewards, Verdict
 
 

@@ -21,7 +21,7 @@ from repirl.paths import content_dir
 from repirl.rewards.artifact import read_contract
 from repirl.rewards.load import LoadOptions, load_reward
 from repirl.rng import stream
-from repirl.rollouts.batching import TokenRow
+from repirl.rollouts.packing import TokenRow
 from repirl.rollouts.stored import read_groups, write_groups
 from repirl.tasks import arith
 from repirl.types import RolloutGroup, Verdict

@@ -20,7 +20,7 @@ from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract
 from repirl.rewards.implicit import ImplicitReward, log_ratio_terms
 from repirl.rewards.load import LoadOptions, load_reward
 from repirl.rewards.saved import write_reward
-from repirl.rollouts.batching import TokenRow
+from repirl.rollouts.packing import TokenRow
 from repirl.rollouts.steps import StepSegmentation
 from repirl.tasks import arith
 from repirl.types import RolloutGroup, Verdict

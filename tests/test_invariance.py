@@ -16,7 +16,8 @@ from repirl.learn.policy_update import PolicyOptimConfig, PolicyUpdater
 from repirl.learn.supervised import negative_log_likelihood
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.energy import token_rewards
-from repirl.rollouts.batching import TokenRow, length_sorted_chunks, map_rows, pad_batch, token_logprobs
+from repirl.rollouts.batching import map_rows, token_logprobs
+from repirl.rollouts.packing import TokenRow, length_sorted_chunks, pad_batch
 from repirl.tasks import arith
 from repirl.types import Rollout, RolloutGroup, Verdict
 

@@ -30,7 +30,7 @@ from repirl.methods.base import FitContext
 from repirl.methods.registry import load_method
 from repirl.methods.runtime import Runtime, start_policy
 from repirl.rewards.energy import energy_from_policy, load_energy_model, parameter_groups
-from repirl.rollouts.batching import TokenRow
+from repirl.rollouts.packing import TokenRow
 from repirl.types import Rollout
 
 ROWS = [TokenRow([5, 6, 7], [8, 9, 10, 11]), TokenRow([12], [13, 14])]

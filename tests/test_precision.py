@@ -19,7 +19,8 @@ from repirl.methods.base import FitContext
 from repirl.methods.registry import load_method
 from repirl.precision import lowered, training_dtype, training_in
 from repirl.rewards.energy import energy_from_policy, token_rewards
-from repirl.rollouts.batching import TokenRow, pad_batch, token_logprobs
+from repirl.rollouts.batching import token_logprobs
+from repirl.rollouts.packing import TokenRow, pad_batch
 from repirl.rollouts.prompts import encode_solution
 
 
@@ -43,9 +44,7 @@ def test_small_steps_are_taken(make_policy, tokenizer):
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-7, weight_decay=0.0)
     with training_in("bfloat16"):
         loss = negative_log_likelihood(model, rows)
-        losses = [
-            gradient_step(model, optimizer, rows, loss, pad_id=0, max_tokens=8192, max_norm=1.0).loss for _ in range(5)
-        ]
+        losses = [gradient_step(model, optimizer, rows, loss, pad_id=0, max_tokens=8192, max_norm=1.0).loss for _ in range(5)]
     assert all(value.dtype == torch.float32 for value in model.state_dict().values())
     weight = "model.layers.0.mlp.up_proj.weight"
     assert (model.state_dict()[weight] != before[weight]).float().mean() > 0.99

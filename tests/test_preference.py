@@ -13,7 +13,8 @@ from repirl.learn.gradient import gradient_step
 from repirl.learn.log_ratios import RatioLoss, graded, linearized, mismatched_rows, ratio_sums
 from repirl.learn.preference import dpo_losses, kto_losses, outcome_losses, reference_point
 from repirl.rewards.implicit import ImplicitReward
-from repirl.rollouts.batching import TokenRow, pad_batch, token_logprobs
+from repirl.rollouts.batching import token_logprobs
+from repirl.rollouts.packing import TokenRow, pad_batch
 from repirl.rollouts.steps import StepSegmentation
 from repirl.tasks import arith
 from repirl.types import RolloutGroup, Verdict

@@ -125,7 +125,7 @@ def test_a_suite_that_is_ended_leaves_no_workers(how: signal.Signals, tmp_path: 
         suite.wait()
     if how is not signal.SIGKILL:
         assert suite.returncode == 130
-        assert err.strip().splitlines()[-1] == "interrupted"
+        assert err.strip().splitlines()[-1] == "interrupted; the same command goes on from what is saved"
         assert "Traceback" not in err
     wait_until(lambda: free(tmp_path / "work" / "rloo-arith-s0"), 10)
 

@@ -22,8 +22,9 @@ from repirl.paths import CHECKOUT_DIR
 from repirl.rewards.artifact import read_contract
 from repirl.rewards.energy import token_rewards
 from repirl.rewards.load import LoadOptions, load_reward
-from repirl.rollouts.batching import pad_batch, padding_id, token_logprobs
+from repirl.rollouts.batching import token_logprobs
 from repirl.rollouts.collect import Collector, Decoding
+from repirl.rollouts.packing import pad_batch, padding_id
 from repirl.rollouts.prompts import encode_prompt, encode_solution
 from repirl.rollouts.steps import StepSegmentation, step_end_tokens, step_texts
 from repirl.types import Problem, RolloutGroup

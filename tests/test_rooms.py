@@ -115,7 +115,7 @@ PASSING_ON = {"rollouts/following.py", "engines/copied.py", "engines/ray_engine.
     ("what", "where"),
     [
         (r"\.backward\(|clip_grad_norm_|optimizer\.step\(", {"learn/gradient.py"}),
-        (r"length_sorted_chunks\(|pad_batch\(\[rows", {"learn/gradient.py", "rollouts/batching.py"}),
+        (r"length_sorted_chunks\(|pad_batch\(\[rows", {"rollouts/packing.py"}),
         # Completions of problems; judgements of them; steps of a search; engines that pass on to others.
         (r"\.generate\(", {"rollouts/collect.py", "rewards/written.py", "evals/search.py", *PASSING_ON}),
         (r"save_checkpoint\(|load_checkpoint\(", {"learn/run.py", "learn/checkpoint.py"}),

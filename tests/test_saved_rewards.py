@@ -26,7 +26,8 @@ from repirl.rewards.artifact import LogRatioTerms, RewardContract, write_contrac
 from repirl.rewards.energy import energy_from_policy, load_energy_model, token_rewards
 from repirl.rewards.load import LoadOptions, load_reward
 from repirl.rewards.saved import write_reward
-from repirl.rollouts.batching import TokenRow, map_rows
+from repirl.rollouts.batching import map_rows
+from repirl.rollouts.packing import TokenRow
 from repirl.types import Problem, RolloutGroup, Verdict
 
 CLASSIFIER, LANGUAGE_MODEL = "AutoModelForTokenClassification", "AutoModelForCausalLM"

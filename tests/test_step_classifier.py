@@ -27,8 +27,8 @@ from repirl.methods.step_labels import label_quality
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.energy import energy_from_policy
 from repirl.rewards.load import LoadOptions, load_reward
-from repirl.rollouts.batching import TokenRow
 from repirl.rollouts.monte_carlo import MonteCarloConfig, monte_carlo_labels, stepped
+from repirl.rollouts.packing import TokenRow
 from repirl.rollouts.steps import StepSegmentation
 from repirl.tasks.step_labels import LabelledSolution
 from repirl.types import Budget, Problem, RolloutGroup, Verdict

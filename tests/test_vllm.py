@@ -29,8 +29,9 @@ from repirl.engines.torch_engine import TorchEngine
 from repirl.engines.vllm_settings import VllmSettings, vllm_is_here
 from repirl.engines.weights import ModelWeights
 from repirl.errors import EngineFault, NumericalFault, UserError
-from repirl.rollouts.batching import TokenRow, map_rows, padding_id, token_logprobs
+from repirl.rollouts.batching import map_rows, token_logprobs
 from repirl.rollouts.following import FollowingEngine
+from repirl.rollouts.packing import TokenRow, padding_id
 
 PYTHON = os.environ.get("REPIRL_VLLM_PYTHON")
 LOCAL = vllm_is_here()

@@ -148,7 +148,7 @@ def ours_reward(args: argparse.Namespace, model: Any, rollouts: list[Any]) -> Ca
 
     from repirl.learn.updater import OptimConfig, Updater
     from repirl.rewards.energy import energy_from_policy, token_rewards
-    from repirl.rollouts.batching import TokenRow
+    from repirl.rollouts.packing import TokenRow
 
     energy = energy_from_policy(model, base_measure=1.0)
     model.to("cpu")  # room for the reward

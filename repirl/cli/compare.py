@@ -100,7 +100,7 @@ def _tables(payload: Mapping[str, Any]) -> Group:
         "benchmark",
         "part",
         *(kind.replace("_", " ") for kind in kinds),
-        title="problems, from A to B",
+        title="problems, from A to B (right: at least half of its answers)",
         optional=("unmeasured",),
     )
     for one in payload["verdicts"]:
@@ -110,7 +110,8 @@ def _tables(payload: Mapping[str, Any]) -> Group:
     nothing = "no evaluation to compare; folders that `repirl eval --policy RUN/policy --out FOLDER` fills have some"
     parts += [accuracy, verdicts] if payload["accuracy"] else [nothing]
     parts += [f"{one['benchmark']} is not compared: {one['why']}" for one in payload["not_compared"]]
-    return Group(*parts, _pairs("cost", "what it took (mean over seeds)", payload["costs"]))
+    several = max(payload["a"]["seeds"], payload["b"]["seeds"]) > 1
+    return Group(*parts, _pairs("cost", f"what it took{' (mean over seeds)' * several}", payload["costs"]))
 
 
 def _pairs(kind: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -124,5 +125,5 @@ def _pairs(kind: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Any:
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return "-" if value is None else f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

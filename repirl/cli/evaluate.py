@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ import typer
 from repirl.cli.chat import ChatFlag, chat_for
 from repirl.cli.completing import benchmark_names, policy_names
 from repirl.cli.engine_choice import TORCH, BaseUrlOption, EngineOption, EngineSetOption, ModelOption, Weights, open_sampler
-from repirl.cli.output import JsonFlag, check_folder, emit, working
+from repirl.cli.output import JsonFlag, check_folder, emit, note, working
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -98,8 +99,18 @@ def eval_command(
                     write_samples(out, one.benchmark, report, sampler.policy.tokenizer)
                     write_results(out, one.benchmark, report, sampler.policy)
                 summaries.append(_summary(report, one.other))
+                _warn_of_nothing_right(report, one.benchmark)
     payload = {"policy": sampler.policy.name, "policy_digest": sampler.policy.digest, **sampler.described, "reports": summaries}
     emit(as_json, payload, lambda: _tables(payload))
+
+
+def _warn_of_nothing_right(report: Report, benchmark: Benchmark) -> None:
+    """A policy that solves nothing has often been asked in a form that it does not know."""
+    nothing = [name for name, one in report.metrics.items() if name.startswith(("greedy", "avg@")) and one.value == 0]
+    if nothing:
+        asked = textwrap.shorten(repr(benchmark.problems[0].prompt), 300)
+        said = f"{report.benchmark}: no answer was right ({', '.join(nothing)})"
+        note(f"{said}; is this how the policy is to be asked? {asked}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,9 @@ from repirl.cli import (
 from repirl.errors import EngineFault, GradingFault, NumericalFault, UserError
 from repirl.processes import end_with_parent, interrupt_on_sigterm, refuse_unreadable
 
+_CONTINUE = ("train", "bench", "adapt", "demos")
+"""Verbs that go on from what an interrupted one left."""
+
 # BadParameter < UsageError < ClickException: the base is public only in some versions of typer.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
@@ -82,6 +85,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code. Faults that nobody foresaw keep their traceback (exit 1)."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # half a surrogate pair, as a model may write it: as JSON has it
+    verb = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+    interrupted = f"interrupted{'; the same command goes on from what is saved' if verb in _CONTINUE else ''}"
     try:
         result = app(args=None if arguments is None else list(arguments), prog_name="repirl", standalone_mode=False)
     except UserError as mistake:
@@ -91,7 +96,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (GradingFault, NumericalFault, EngineFault) as fault:
         return _complain(f"fault: {fault}", 1)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain("interrupted", 130)
+        return _complain(interrupted, 130)
     except BrokenPipeError:
         # The reader of our output went away (`repirl list | head`): say nothing, also not when Python flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -99,7 +104,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as fault:
         return _complain(f"fault: {_disk(fault)}", 1)
     # Typer turns an interrupt inside a verb into this exit code, without a word.
-    return _complain("interrupted", 130) if result == 130 else result if isinstance(result, int) else 0
+    return _complain(interrupted, 130) if result == 130 else result if isinstance(result, int) else 0
 
 
 def _usage(mistake: Exception) -> str:

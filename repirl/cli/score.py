@@ -138,7 +138,7 @@ def _shown(payload: dict[str, Any], scored: list[ScoredSolution]) -> Group:
     if len(scored) > SHOWN:
         lines.append(Text(f"... and {len(scored) - SHOWN} more: --out or --html has them all"))
     limit = (
-        "no threshold: its scores have no point that means wrong"
+        "no threshold: its scores have no point that means wrong (`repirl judge` finds one, --threshold sets it)"
         if payload["threshold"] is None
         else (f"{payload['suspected']} with a step below {payload['threshold']:g}")
     )

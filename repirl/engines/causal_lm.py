@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache
@@ -38,7 +39,8 @@ class CausalLM:
     def __init__(self, model: Any) -> None:
         parameters = inspect.signature(model.forward).parameters
         if "past_key_values" not in parameters:
-            raise UserError("the model has no key-value cache", type(model).__name__, "use a causal language model")
+            todo = f"use a causal language model (transformers {transformers.__version__}; repirl knows versions below 5.24)"
+            raise UserError("the model takes no key-value cache as `past_key_values`", type(model).__name__, todo)
         self.model = model
         self.config = model.config.get_text_config(decoder=True)
         self.vocab_size = int(self.config.vocab_size)

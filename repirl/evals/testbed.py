@@ -30,8 +30,9 @@ from repirl.learn.gradient import global_counts, gradient_step
 from repirl.learn.policy_losses import PolicyLossConfig, policy_loss
 from repirl.rewards.base import StepReward
 from repirl.rewards.nulls import OracleReward, confidence_reward
-from repirl.rollouts.batching import TokenBatch, padding_id, rollout_rows, token_logprobs
+from repirl.rollouts.batching import token_logprobs
 from repirl.rollouts.collect import Collector, Decoding
+from repirl.rollouts.packing import TokenBatch, padding_id, rollout_rows
 from repirl.rollouts.steps import StepSegmentation
 from repirl.tasks import arith
 from repirl.tasks.training_sets import steps_right

@@ -28,7 +28,7 @@ from repirl.rewards.base import Learned
 from repirl.rewards.energy import EnergyReward, parameter_groups, token_rewards
 from repirl.rewards.saved import write_reward
 from repirl.rng import stream
-from repirl.rollouts.batching import TokenBatch, TokenRow, padding_id, rollout_rows
+from repirl.rollouts.packing import TokenBatch, TokenRow, padding_id, rollout_rows
 from repirl.rollouts.perturb import with_wrong_number
 from repirl.rollouts.prompts import encode_solution
 from repirl.types import Budget, Metrics, RolloutGroup, Scored

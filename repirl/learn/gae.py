@@ -21,7 +21,8 @@ from repirl.learn.credit_config import GAECredit
 from repirl.learn.gradient import global_counts
 from repirl.learn.updater import OptimConfig, Updater
 from repirl.rewards.energy import energy_from_policy, parameter_groups
-from repirl.rollouts.batching import TokenBatch, TokenRow, hidden_states, map_rows, padding_id
+from repirl.rollouts.batching import hidden_states, map_rows
+from repirl.rollouts.packing import TokenBatch, TokenRow, padding_id
 from repirl.types import Budget, Metrics, RolloutGroup, Scored
 
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from repirl import parallel
 from repirl.errors import NumericalFault
-from repirl.rollouts.batching import TokenBatch, TokenRow, length_sorted_chunks, map_rows, pad_batch, token_logprobs
+from repirl.rollouts.batching import can_share_prompts, map_rows, token_logprobs
+from repirl.rollouts.packing import TokenBatch, TokenRow, chunked
 
 Loss = Callable[[TokenBatch, list[int]], Tensor]
 """Scalar with gradient of one micro-batch; the list holds the places of its rows among those given to the step."""
@@ -63,11 +64,11 @@ def gradient_step(
     model.train()
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    for chunk in parallel.own(length_sorted_chunks([len(row) for row in rows], max_tokens)):
+    for chunk in parallel.own(chunked(rows, max_tokens, share=can_share_prompts(model))):
         if chunk is None:
             value = parallel.idle_loss(model)
         else:
-            value = parallel.run(model, loss, pad_batch([rows[i] for i in chunk], pad_id, device), chunk)
+            value = parallel.run(model, loss, chunk.batch(rows, pad_id, device), list(chunk.rows))
         (value * parallel.size()).backward()  # FSDP takes the mean over processes, and a loss is a sum
         total += float(value.detach())
     (total,) = parallel.total([total])

@@ -19,14 +19,8 @@ from repirl.rewards.artifact import RewardContract
 from repirl.rewards.base import Learned
 from repirl.rewards.energy import EnergyReward, parameter_groups, token_rewards
 from repirl.rewards.saved import write_reward
-from repirl.rollouts.batching import (
-    TokenBatch,
-    TokenRow,
-    distinct_rows,
-    map_rows,
-    padding_id,
-    rollout_rows,
-)
+from repirl.rollouts.batching import map_rows
+from repirl.rollouts.packing import TokenBatch, TokenRow, distinct_rows, padding_id, rollout_rows
 from repirl.rollouts.prompts import encode_solution
 from repirl.rollouts.steps import step_end_tokens
 from repirl.types import Budget, Metrics, Rollout, RolloutGroup, Scored

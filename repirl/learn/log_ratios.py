@@ -16,7 +16,8 @@ from torch import Tensor
 from repirl.errors import UserError
 from repirl.learn.gradient import Loss
 from repirl.rewards.implicit import ImplicitReward
-from repirl.rollouts.batching import TokenBatch, TokenRow, token_logprobs
+from repirl.rollouts.batching import token_logprobs
+from repirl.rollouts.packing import TokenBatch, TokenRow
 from repirl.separation import auc
 from repirl.types import Metrics, RolloutGroup, Verdict
 

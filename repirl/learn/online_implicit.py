@@ -25,7 +25,8 @@ from repirl.rewards.artifact import RewardContract
 from repirl.rewards.base import Learned
 from repirl.rewards.implicit import ImplicitReward
 from repirl.rewards.saved import write_reward
-from repirl.rollouts.batching import TokenBatch, padding_id, rollout_rows, token_logprobs
+from repirl.rollouts.batching import token_logprobs
+from repirl.rollouts.packing import TokenBatch, padding_id, rollout_rows
 from repirl.types import Budget, Metrics, RolloutGroup, Scored
 
 

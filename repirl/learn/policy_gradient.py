@@ -25,8 +25,8 @@ from repirl.learn.policy_update import PolicyOptimConfig, PolicyUpdater
 from repirl.learn.run import ValidationConfig
 from repirl.rewards.base import RewardLearner
 from repirl.rng import seed_for, stream
-from repirl.rollouts.batching import padding_id
 from repirl.rollouts.collect import Collector, SamplingConfig, kept
+from repirl.rollouts.packing import padding_id
 from repirl.rollouts.prompts import encode_solution
 from repirl.types import Budget, Demonstration, Metrics, Problem, Rollout, RolloutGroup, Scored, Verdict
 

@@ -19,7 +19,8 @@ from repirl.engines.lora import adapters_off, has_adapters
 from repirl.learn.gradient import StepStats, global_counts, row_logprobs
 from repirl.learn.policy_losses import PolicyLoss, PolicyLossConfig, policy_loss
 from repirl.learn.updater import OptimConfig, Updater, cut
-from repirl.rollouts.batching import TokenBatch, TokenRow, token_logprobs
+from repirl.rollouts.batching import token_logprobs
+from repirl.rollouts.packing import TokenBatch, TokenRow
 from repirl.types import Metrics, Rollout
 
 

@@ -27,8 +27,15 @@ class RewardFitting:
         self.reward = reward
         self.groups = [group for group in groups if not reward.config.balance or has_contrast(group)]
         if not self.groups:
-            todo = "give more rollouts, or set irl.balance=false"
-            raise UserError("no prompt has both correct and failed rollouts", f"{len(groups)} prompts", todo)
+            verdicts = [verdict for group in groups for verdict in group.verdicts]
+            right = sum(verdict.outcome == "correct" for verdict in verdicts)
+            todo = (
+                "look at the prompts, the form of the answers and the policy: from these problems nothing can be learned"
+                if not right
+                else "give more rollouts (offline.samples, offline.problems) or other problems, or set irl.balance=false"
+            )
+            what = f"no prompt has both correct and failed rollouts: {right} of {len(verdicts)} are correct"
+            raise UserError(what, todo=todo)
         if reward.needs_logprobs and any(np.isnan(r.logprobs).any() for group in self.groups for r in group.rollouts):
             todo = "give `logprobs`, or set irl.weights=none, or irl.form=logistic with irl.reference=start"
             raise UserError("importance weights need the rollouts' log-probabilities", todo=todo)

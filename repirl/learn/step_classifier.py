@@ -28,7 +28,7 @@ from repirl.learn.updater import OptimConfig, Updater
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.energy import EnergyReward, parameter_groups, token_rewards
 from repirl.rewards.saved import write_reward
-from repirl.rollouts.batching import TokenBatch, TokenRow, padding_id
+from repirl.rollouts.packing import TokenBatch, TokenRow, padding_id
 from repirl.types import Budget, Metrics
 
 

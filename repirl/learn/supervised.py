@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from repirl.learn.gradient import Loss, global_counts
 from repirl.learn.updater import Updater
-from repirl.rollouts.batching import TokenBatch, TokenRow, token_logprobs
+from repirl.rollouts.batching import token_logprobs
+from repirl.rollouts.packing import TokenBatch, TokenRow
 from repirl.types import Budget, Metrics
 
 

@@ -15,7 +15,8 @@ from repirl import parallel
 from repirl.config import Config
 from repirl.errors import NumericalFault
 from repirl.learn.gradient import Loss, StepStats, gradient_step
-from repirl.rollouts.batching import CPU_TOKENS, TokenRow, has_known_head
+from repirl.rollouts.batching import CPU_TOKENS, has_known_head
+from repirl.rollouts.packing import TokenRow
 
 
 class OptimConfig(Config):

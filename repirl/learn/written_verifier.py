@@ -31,7 +31,7 @@ from repirl.rewards.base import Learned
 from repirl.rewards.saved import write_reward
 from repirl.rewards.written import Judged, WrittenReward
 from repirl.rng import seed_for, stream
-from repirl.rollouts.batching import TokenRow, padding_id
+from repirl.rollouts.packing import TokenRow, padding_id
 from repirl.rollouts.prompts import encode_solution
 from repirl.types import Budget, Metrics, RolloutGroup, Scored, Verdict
 

@@ -13,8 +13,8 @@ from repirl.learn.updater import OptimConfig, Updater
 from repirl.methods.base import FitContext, Fitted
 from repirl.methods.context_length import within_context
 from repirl.methods.fitting import fit_learner
-from repirl.rollouts.batching import padding_id
 from repirl.rollouts.collect import SamplingConfig
+from repirl.rollouts.packing import padding_id
 from repirl.rollouts.prompts import encode_prompt, encode_solution
 from repirl.tasks.training_sets import TrainingSetConfig, load_training_set
 from repirl.types import Budget

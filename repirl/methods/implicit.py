@@ -31,7 +31,7 @@ from repirl.methods.rl import tiny_data, tiny_loop
 from repirl.rewards import implicit
 from repirl.rewards.implicit import ImplicitReward
 from repirl.rewards.saved import write_reward
-from repirl.rollouts.batching import padding_id
+from repirl.rollouts.packing import padding_id
 from repirl.rollouts.steps import StepSegmentation
 from repirl.tasks.training_sets import load_training_set
 from repirl.types import Budget, Metrics, RolloutGroup

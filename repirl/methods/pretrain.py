@@ -26,8 +26,8 @@ from repirl.learn.supervised import LossBatch, Supervised, negative_log_likeliho
 from repirl.learn.updater import OptimConfig, Updater
 from repirl.processes import only_user_of
 from repirl.rng import stream
-from repirl.rollouts.batching import TokenRow, padding_id
 from repirl.rollouts.collect import Collector, Decoding
+from repirl.rollouts.packing import TokenRow, padding_id
 from repirl.rollouts.prompts import encode_solution
 from repirl.tasks import arith, arith_hard, minicode, slips
 from repirl.types import Problem

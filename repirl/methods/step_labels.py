@@ -26,8 +26,8 @@ from repirl.rewards.aggregate import Aggregation
 from repirl.rewards.artifact import RewardContract
 from repirl.rewards.energy import EnergyReward, load_energy_model
 from repirl.rewards.nulls import exact_step_labels
-from repirl.rollouts.batching import TokenRow, padding_id
 from repirl.rollouts.monte_carlo import SteppedRollout, stepped
+from repirl.rollouts.packing import TokenRow, padding_id
 from repirl.rollouts.solutions import solution_group
 from repirl.rollouts.steps import StepSegmentation, step_end_tokens
 from repirl.tasks.step_labels import StepFormat, read_labelled

@@ -17,7 +17,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from repirl.rewards.aggregate import Aggregation, aggregate
-from repirl.rollouts.batching import TokenBatch, map_rows, padding_id, rollout_rows
+from repirl.rollouts.batching import map_rows
+from repirl.rollouts.packing import TokenBatch, padding_id, rollout_rows
 from repirl.rollouts.steps import StepSegmentation, step_end_tokens
 from repirl.types import Budget, Metrics, RolloutGroup, Scored, StepRewards
 

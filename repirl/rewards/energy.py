@@ -30,7 +30,8 @@ from repirl.precision import lowered
 from repirl.rewards.artifact import CONTRACT_FILE, read_contract
 from repirl.rewards.base import ModelReward
 from repirl.rewards.saved import plain_config
-from repirl.rollouts.batching import TokenBatch, TokenRow, hidden_states, pad_batch
+from repirl.rollouts.batching import hidden_states
+from repirl.rollouts.packing import TokenBatch, TokenRow, pad_batch
 
 
 class EnergyReward(ModelReward):

@@ -21,7 +21,8 @@ from repirl.errors import UserError
 from repirl.rewards.aggregate import Aggregation
 from repirl.rewards.artifact import CONTRACT_FILE, LogRatioTerms, RewardContract
 from repirl.rewards.base import StepReward
-from repirl.rollouts.batching import TokenBatch, TokenRow, map_rows, padding_id, rollout_rows, token_logprobs
+from repirl.rollouts.batching import map_rows, token_logprobs
+from repirl.rollouts.packing import TokenBatch, TokenRow, padding_id, rollout_rows
 from repirl.rollouts.steps import StepSegmentation
 from repirl.types import Budget, RolloutGroup
 

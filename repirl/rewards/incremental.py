@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from repirl.engines.kv_cache import keeps_all_keys
 from repirl.rewards.base import ModelReward, StepReward
 from repirl.rewards.implicit import ImplicitReward
-from repirl.rollouts.batching import TokenBatch, has_known_head, padding_id, token_logprobs
+from repirl.rollouts.batching import has_known_head, token_logprobs
+from repirl.rollouts.packing import TokenBatch, cache_of_rows, padding_id
 from repirl.types import Budget
 
 
@@ -85,7 +85,7 @@ class IncrementalScorer:
             rows.lengths_B[index],
             rows.last_B[index],
             rows.known_BC[index],
-            {k: _rows_of(c, index) for k, c in rows.caches.items()},
+            {k: cache_of_rows(c, index) for k, c in rows.caches.items()},
         )
         last = chosen.last_B.tolist()
         return self._run(chosen, [[token, *map(int, block)] for token, block in zip(last, blocks, strict=True)], first=False)
@@ -143,14 +143,3 @@ def _per_token(reward: ModelReward | ImplicitReward) -> Callable[[TokenBatch], T
         return beta * (token_logprobs(model, batch).logprobs_N - token_logprobs(reference, batch).logprobs_N)
 
     return log_ratios
-
-
-def _rows_of(cache: DynamicCache, index: Tensor) -> DynamicCache:
-    """A cache of the rows `index` (repeats allowed); the given one stays as it was."""
-    found = DynamicCache()
-    for i, layer in enumerate(cache.layers):
-        assert isinstance(layer, DynamicLayer)
-        assert layer.keys is not None
-        assert layer.values is not None
-        found.update(layer.keys.index_select(0, index), layer.values.index_select(0, index), i)
-    return found

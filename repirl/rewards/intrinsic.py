@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from repirl.rewards.base import ModelReward
-from repirl.rollouts.batching import TokenBatch, completion_logits
+from repirl.rollouts.batching import completion_logits
+from repirl.rollouts.packing import TokenBatch
 from repirl.rollouts.steps import StepSegmentation
 
 Certainty = Literal["self_certainty", "negative_entropy"]

@@ -21,14 +21,8 @@ from torch.nn import functional
 from repirl.engines.modeling_repirl import adjusted_logits
 from repirl.errors import UserError
 from repirl.rewards.base import StepReward
-from repirl.rollouts.batching import (
-    TokenBatch,
-    TokenRow,
-    has_known_head,
-    hidden_states,
-    map_rows,
-    padding_id,
-)
+from repirl.rollouts.batching import has_known_head, hidden_states, map_rows
+from repirl.rollouts.packing import TokenBatch, TokenRow, padding_id
 from repirl.rollouts.steps import StepSegmentation, step_end_tokens, step_texts
 from repirl.tasks.step_formats import TAG
 from repirl.types import Budget, RolloutGroup
@@ -72,7 +66,7 @@ class LaidOutReward(StepReward):
         """P(right) float32 [S] of every row's steps; the rows count as scored tokens."""
         self.budget += Budget(scored_tokens=sum(len(one.row) for one in rows))
         pad_id = padding_id(self.tokenizer)
-        found = map_rows(self.model, [one.row for one in rows], self.right_probabilities, pad_id=pad_id)
+        found = map_rows(self.model, [one.row for one in rows], self.right_probabilities, pad_id=pad_id, share=False)
         return [values.numpy()[one.ends_S] for values, one in zip(found, rows, strict=True)]
 
     def token_scores(self, groups: Sequence[RolloutGroup]) -> list[np.ndarray]:

@@ -14,7 +14,8 @@ from repirl.errors import NumericalFault, UserError
 from repirl.precision import training_dtype
 from repirl.rewards.aggregate import Aggregation
 from repirl.rewards.energy import EnergyReward
-from repirl.rollouts.batching import distinct_rows, map_rows, padding_id, rollout_rows
+from repirl.rollouts.batching import map_rows
+from repirl.rollouts.packing import distinct_rows, padding_id, rollout_rows
 from repirl.rollouts.steps import StepSegmentation
 from repirl.types import Budget, RolloutGroup
 

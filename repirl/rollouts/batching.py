@@ -1,25 +1,26 @@
-"""Token batches and log-probabilities, the same for every loss.
+"""Passes over token batches (packing.py) and log-probabilities, the same for every loss.
 
-Shapes: B rows, T tokens (prompt + completion, right-padded), N completion tokens of a batch laid end to end.
+Shapes: B rows, T tokens (right-padded), N completion tokens of a batch laid end to end.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from repirl import parallel
+from repirl.engines.kv_cache import keeps_all_keys
 from repirl.engines.modeling_repirl import adjusted_logits
 from repirl.precision import lowered
-from repirl.types import RolloutGroup
+from repirl.rollouts.packing import TokenBatch, TokenRow, chunked, distinct_rows
 
 CPU_TOKENS = 1024
 """Most (padded) tokens in a pass on a CPU, where a small batch stays in the caches: the tiny model scores a tenth faster than
@@ -28,97 +29,20 @@ SCORING_TOKENS_GPU = 16384
 """Most (padded) tokens in a pass without gradient on a GPU."""
 
 
-class Prefix(Protocol):
-    """What lies before a batch's blocks."""
+def can_share_prompts(model: torch.nn.Module) -> bool:
+    """Whether completions can go through a model behind the keys of their prompts, with gradient (packing.py).
 
-    def inputs(self, backbone: torch.nn.Module, attention_mask_BT: Tensor) -> dict[str, Any]:
-        """What a backbone's forward pass is given beside the block's ids: mask, positions, cache."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class TokenBatch:
-    """Right-padded rows. `response_mask_BT` is True exactly on completion tokens (a final EOS included).
-
-    With `prefix` the rows are blocks of tokens that continue what is cached there; a block's first token is no completion
-    token, as it only predicts the second.
+    Not with gradient checkpointing, which keeps no keys; nor in several processes: passes through weights that are cut are made
+    by all of them at once, and one that has nothing to do would have to make two (tried: they wait for each other forever).
     """
-
-    ids_BT: Tensor
-    attention_mask_BT: Tensor
-    response_mask_BT: Tensor
-    prefix: Prefix | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TokenRow:
-    """One prompt with one completion, as token ids."""
-
-    prompt_ids: Sequence[int]
-    response_ids: Sequence[int] | np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.prompt_ids) + len(self.response_ids)
-
-
-def rollout_rows(groups: Sequence[RolloutGroup]) -> list[TokenRow]:
-    """All rollouts of the groups as rows, group by group."""
-    return [TokenRow(rollout.prompt_ids, rollout.token_ids) for group in groups for rollout in group.rollouts]
-
-
-def padding_id(tokenizer) -> int:
-    """The token to pad with: the tokenizer's own, or any other where it has none, since padding is masked."""
-    found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return 0 if found is None else int(found)
-
-
-def pad_batch(rows: Sequence[TokenRow], pad_id: int, device: torch.device | str = "cpu") -> TokenBatch:
-    """Pack rows into one right-padded batch."""
-    width = max(map(len, rows))
-    ids = np.full((len(rows), width), pad_id, dtype=np.int64)
-    attention = np.zeros((len(rows), width), dtype=np.int64)
-    response = np.zeros((len(rows), width), dtype=bool)
-    for i, row in enumerate(rows):
-        start, end = len(row.prompt_ids), len(row)
-        ids[i, :start] = row.prompt_ids
-        ids[i, start:end] = row.response_ids
-        attention[i, :end] = 1
-        response[i, start:end] = True
-    ids_BT, attention_BT, response_BT = (torch.from_numpy(array).to(device) for array in (ids, attention, response))
-    return TokenBatch(ids_BT, attention_BT, response_BT)
-
-
-def length_sorted_chunks(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Row indices in chunks of at most `max_tokens` padded tokens (at least one row), longest first.
-
-    Rows of like length share a chunk, so little is padding; the longest chunk comes first, so that memory that does not
-    suffice shows at once.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    chunks: list[list[int]] = []
-    for i in order:
-        if chunks and (len(chunks[-1]) + 1) * lengths[chunks[-1][0]] <= max_tokens:
-            chunks[-1].append(i)
-        else:
-            chunks.append([i])
-    return chunks
-
-
-def distinct_rows(rows: Sequence[TokenRow]) -> tuple[list[TokenRow], list[int]]:
-    """The rows without repetitions, in order of first occurrence, and for each given row its place among them."""
-    places: dict[bytes, int] = {}
-    place_of = [places.setdefault(_key(row), len(places)) for row in rows]
-    distinct: list[TokenRow] = []
-    for row, place in zip(rows, place_of, strict=True):
-        if place == len(distinct):
-            distinct.append(row)
-    return distinct, place_of
-
-
-def _key(row: TokenRow) -> bytes:
-    """What tells one row from another."""
-    prompt, response = (np.asarray(ids, dtype=np.int64).tobytes() for ids in (row.prompt_ids, row.response_ids))
-    return len(prompt).to_bytes(4, "little") + prompt + response
+    return (
+        parallel.size() == 1
+        and isinstance(model, PreTrainedModel)
+        and not model.is_gradient_checkpointing
+        and "past_key_values" in inspect.signature(model.base_model.forward).parameters
+        and keeps_all_keys(model.config)
+        and (model.get_output_embeddings() is None or has_known_head(model))
+    )
 
 
 @torch.no_grad()
@@ -129,12 +53,14 @@ def map_rows(
     *,
     pad_id: int,
     max_tokens: int | None = None,
+    share: bool = True,
 ) -> list[Tensor]:
     """`per_token(batch)` [N] of each row's completion tokens, float32 [T_i] on the CPU, in the order given.
 
     The one loop over batches without gradient: the model is in evaluation mode for the while, batches are sorted by
     length and hold at most `max_tokens` (None: by device), and groups of short completions hold many rows that are the
-    same: each is run once. Several processes share the batches; all must call it with the same rows.
+    same: each is run once. Several processes share the batches; all must call it with the same rows. `share`: `per_token`
+    runs its models by `hidden_states`, so that rows of one prompt may share it.
     """
     device = next(model.parameters()).device
     if max_tokens is None:
@@ -142,14 +68,13 @@ def map_rows(
     unique, same_as = distinct_rows(rows)
     was_training = model.training
     model.eval()
-    chunks = length_sorted_chunks([len(row) for row in unique], max_tokens)
+    chunks = chunked(unique, max_tokens, share=share and can_share_prompts(model))
     scored: list[tuple[int, Tensor]] = []
     for chunk in parallel.own(chunks):
-        rows_of_chunk = chunks[0] if chunk is None else chunk  # all processes make as many passes
-        batch = pad_batch([unique[i] for i in rows_of_chunk], pad_id, device)
+        batch = (chunk or chunks[0]).batch(unique, pad_id, device)  # all processes make as many passes
         values_N = parallel.run(model, per_token, batch).float().cpu()
         if chunk is not None:
-            scored += zip(chunk, values_N.split([len(unique[i].response_ids) for i in chunk]), strict=True)
+            scored += zip(chunk.rows, values_N.split([len(unique[i].response_ids) for i in chunk.rows]), strict=True)
     model.train(was_training)
     found = dict(chain.from_iterable(parallel.gathered(scored)))
     return [found[i] for i in same_as]

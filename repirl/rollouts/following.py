@@ -10,7 +10,8 @@ import numpy as np
 from repirl.engines.base import Request, SamplingParams
 from repirl.engines.weights import SyncedEngine, SyncReport, WeightSource
 from repirl.errors import NumericalFault
-from repirl.rollouts.batching import TokenRow, map_rows, padding_id, token_logprobs
+from repirl.rollouts.batching import map_rows, token_logprobs
+from repirl.rollouts.packing import TokenRow, padding_id
 from repirl.types import Rollout
 
 CHECKED_ROWS = 8

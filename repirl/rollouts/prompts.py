@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from repirl.errors import UserError
-from repirl.rollouts.batching import TokenRow
+from repirl.rollouts.packing import TokenRow
 
 
 def has_template(tokenizer) -> bool:
