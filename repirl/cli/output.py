@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 
@@ -16,7 +16,13 @@ from repirl import parallel
 from repirl.errors import UserError
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one machine-readable object on stdout.")]
-OnProgress = Callable[[int, int], None]
+
+
+class OnProgress(Protocol):
+    """Told how much of a part of the work is done; the last part need not have a name."""
+
+    def __call__(self, done: int, total: int, part: str = "") -> None: ...
+
 
 LINE_EVERY_S = 15.0
 """Where stderr is a file or a pipe, progress is a line this often."""
@@ -46,19 +52,20 @@ def working(label: str) -> Iterator[OnProgress]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     bar = Progress(*columns, console=console, transient=True, disable=not (console.is_terminal and parallel.is_first()))
     task = bar.add_task(label, total=None)
 
     last_line = time.monotonic()
 
-    def on_progress(done: int, total: int) -> None:
+    def on_progress(done: int, total: int, part: str = "") -> None:
         nonlocal last_line
-        bar.update(task, completed=done, total=total)
+        what = f"{label}, {part}" if part else label
+        bar.update(task, description=what, completed=done, total=total)
         if parallel.is_first() and not console.is_terminal and time.monotonic() - last_line >= LINE_EVERY_S:
             last_line = time.monotonic()
-            note(f"{label}: {done} of {total}")
+            note(f"{what}: {done} of {total}")
 
     with redirect_stdout(sys.stderr), bar:
         yield on_progress

@@ -170,7 +170,7 @@ def train_command(
             label = f"{method}, {recipe}" + (f", seed {one}" if several else "")
             with closing(observer), working(label) as on_progress, training_in(dtype):
                 start = start_policy(policy, runtime, one, revision)
-                on_step = lambda step, steps, metrics, tell=on_progress: tell(step, steps)
+                on_step = lambda step, steps, metrics, tell=on_progress, run=observer: tell(step, steps, run.phase)
                 context = FitContext(start, folder, one, on_step, runtime, observer=observer, keep_checkpoint=True)
                 runs.append(_run(method, recipe, one, folder, chosen.fit(context, config)))
         if parallel.is_first():

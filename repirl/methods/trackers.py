@@ -122,8 +122,10 @@ class Followed(Observer):
     def __init__(self, names: Sequence[str], folder: Path, settings: Mapping[str, Any], say: Callable[[str], None]) -> None:
         self.names, self.folder, self.settings, self.say = names, folder, settings, say
         self.trackers: list[Tracker] | None = None
+        self.phase = ""
 
     def opened(self, phase: str, folder: Path, step: int, steps: int, *, done: bool) -> None:
+        self.phase = phase
         if not parallel.is_first():
             return
         what = f"already done: {steps} steps" if done else f"resuming from step {step} of {steps}"

@@ -112,6 +112,7 @@ def _suite(board: Board, pictures: Sequence[str]) -> dict[str, Any]:
     labels = column_labels(board.columns)
     several = len(board.stages) > 1
     main = {stage: board.primary_of(stage) for stage in board.stages}
+    leading = next((one.column for one in board.differences if one.column in main[one.stage]), None)
     return {
         "name": board.suite,
         "title": board.title,
@@ -133,6 +134,7 @@ def _suite(board: Board, pictures: Sequence[str]) -> dict[str, Any]:
         ],
         "columns": [_column(column, labels[column]) for column in board.columns],
         "main": {stage: [board.columns.index(column) for column in columns] for stage, columns in main.items()},
+        "leading": None if leading is None else board.columns.index(leading),
     }
 
 
