@@ -159,7 +159,13 @@ def _numbers(result: RewardOnSet) -> dict[str, Any]:
 def _tables(payload: dict[str, Any]) -> Group:
     from rich.console import Group
 
-    return Group(*(part for report in payload["sets"] for part in (_table(report), *_lines(report))))
+    parts: list[Any] = []
+    for report in payload["sets"]:
+        parts += [_table(report), _shortcuts(report)]
+        if report["judged"]["selection"]:
+            parts.append(_selection(report))
+        parts += _lines(report)
+    return Group(*parts)
 
 
 _COLUMNS = {
@@ -172,46 +178,70 @@ def _table(report: dict[str, Any]) -> Sheet:
     from repirl.cli.tables import Sheet
 
     columns = _COLUMNS[report["metric"]]
+    results = (report["judged"], *report["nulls"])
     title = f"{report['set']}: {report['metric']} in percent, {report['solutions']} solutions"
-    names = ("reward", "subset", *columns, "95% interval", "undefined")
-    table = Sheet(*names, title=title, below={"95% interval": columns[-1]}, optional=("undefined", *columns[:-1]))
-    for result in (report["judged"], *report["nulls"]):
+    undefined = ("undefined",) if any(found["undefined"] for one in results for found in one["subsets"].values()) else ()
+    names = ("reward", "subset", *columns, "95% interval", *undefined)
+    table = Sheet(*names, title=title, below={"95% interval": columns[-1]}, optional=(*undefined, *columns[:-1]))
+    for result in results:
         for name, found in result["subsets"].items():
             numbers = (f"{found[column]:.1f}" for column in columns)
             interval = f"[{found['ci_low']:.1f}, {found['ci_high']:.1f}]"
-            table.add(result["reward"], name, *numbers, interval, ", ".join(found["undefined"]))
+            table.add(result["reward"], name, *numbers, interval, *(", ".join(found[one]) for one in undefined))
         if report["metric"] == "F1" and len(result["subsets"]) > 1:
             interval = f"[{result['ci_low']:.1f}, {result['ci_high']:.1f}]"
-            table.add(result["reward"], "mean", "", "", f"{result['value']:.1f}", interval, "")
+            table.add(result["reward"], "mean", "", "", f"{result['value']:.1f}", interval, *("" for _ in undefined))
         table.section()
     return table
 
 
+def _shortcuts(report: dict[str, Any]) -> Sheet:
+    """How well the scores part right from wrong without a threshold, and how far they go by length."""
+    from repirl.cli.tables import Sheet
+
+    results = (report["judged"], *report["nulls"])
+    names = tuple(report["judged"]["shortcuts"])
+    heads = [name.replace("_", " ").replace("auc", "AUC") for name in names]
+    title = "the scores alone: AUC (0.5 is chance; within: within a problem), correlation with length"
+    table = Sheet("reward", *heads, title=title, right=heads, optional=heads[:2])
+    for result in results:
+        values = (result["shortcuts"][name] for name in names)
+        table.add(result["reward"], *("-" if value is None else f"{value:.2f}" for value in values))
+    return table
+
+
+def _selection(report: dict[str, Any]) -> Sheet:
+    """Best-of-N by the reward beside majority, chance and ceiling, in percent."""
+    from repirl.cli.tables import Sheet
+
+    found = report["judged"]["selection"]
+    percent = lambda one, name: f"{100 * one[name]['value']:.1f}"
+    chance = f"majority {percent(found, 'majority')}, any sample {percent(found, 'sampled')}"
+    title = (
+        f"the best of {found['samples']} samples by its score is right, in percent of {found['problems']} problems "
+        f"({chance}, one is right {percent(found, 'any_right')})"
+    )
+    columns = ("lowest step", "mean step", "lowest step - majority", "95% interval")
+    table = Sheet("reward", *columns, title=title, right=columns, below={"95% interval": columns[2]}, optional=columns[1:2])
+    for result in (report["judged"], *report["nulls"]):
+        if chosen := result["selection"]:
+            gain = chosen["over_majority"]
+            bounds = f"[{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+            values = (percent(chosen, "lowest_step"), percent(chosen, "mean_step"), f"{100 * gain['value']:+.1f}")
+            table.add(result["reward"], *values, bounds)
+    return table
+
+
 def _lines(report: dict[str, Any]) -> list[str]:
-    """Thresholds and what else the scores follow, one line a reward, then the notes."""
+    """Thresholds, what has no score, and the notes."""
     lines = []
     for result in (report["judged"], *report["nulls"]):
-        used, also = result["threshold"], result["shortcuts"]
+        used = result["threshold"]
         values = ", ".join(f"{value:.6g}" for value in used["values"])
         tuned = f" on {used['tuned_on']}" if used["tuned_on"] else ""
-        follows = ", ".join(f"{name.replace('_', ' ')} {'-' if v is None else f'{v:.2f}'}" for name, v in also.items())
-        lines.append(f"{result['reward']}: threshold {values} ({used['rule']}{tuned}; {used['ties']}); {follows}")
-        if chosen := result["selection"]:
-            lines.append(f"{result['reward']}: {_chosen(chosen)}")
+        lines.append(f"{result['reward']}: threshold {values} ({used['rule']}{tuned}; {used['ties']})")
         for reason, count in result["unscored_reasons"].items():
             lines.append(f"{result['reward']}: {count} solutions are unscored and count as wrong: {reason}")
     if similarity := report["judged"]["similarity"].get("total"):
         lines.append(f"{report['judged']['reward']}: similarity to the controls, mean absolute difference {similarity:.3f}")
     return lines + [f"{name.replace('_', ' ')}: {count}" for name, count in report["notes"].items()]
-
-
-def _chosen(found: dict[str, Any]) -> str:
-    """Best-of-N by the reward beside majority, chance and ceiling, in percent."""
-    percent = {name: 100 * one["value"] for name, one in found.items() if isinstance(one, dict)}
-    gain = found["over_majority"]
-    return (
-        f"best of {found['samples']} samples, {found['problems']} problems: lowest step {percent['lowest_step']:.1f}, "
-        f"mean step {percent['mean_step']:.1f}; majority {percent['majority']:.1f}, "
-        f"any sample {percent['sampled']:.1f}, one is right {percent['any_right']:.1f}; "
-        f"lowest step - majority {percent['over_majority']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
-    )

@@ -38,7 +38,7 @@ def can_share_prompts(model: torch.nn.Module) -> bool:
     return (
         parallel.size() == 1
         and isinstance(model, PreTrainedModel)
-        and not model.is_gradient_checkpointing
+        and not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
         and "past_key_values" in inspect.signature(model.base_model.forward).parameters
         and keeps_all_keys(model.config)
         and (model.get_output_embeddings() is None or has_known_head(model))
