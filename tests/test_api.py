@@ -82,14 +82,10 @@ def test_every_name_is_documented_and_typed() -> None:
 
 
 def test_importing_loads_nothing() -> None:
-    """Neither torch nor anything else that takes a tenth of a second."""
-    code = (
-        "import sys, time; before = set(sys.modules); start = time.perf_counter(); import repirl; "
-        "print(time.perf_counter() - start, *(set(sys.modules) - before))"
-    )
-    seconds, *loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    """Neither torch nor anything else of others."""
+    code = "import sys; before = set(sys.modules); import repirl; print(*(set(sys.modules) - before))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {name.partition(".")[0] for name in loaded} <= {"repirl", *sys.stdlib_module_names}
-    assert float(seconds) < 0.1
 
 
 # --------------------------------------------------------------------------------------------- what they give
