@@ -12,9 +12,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from repirl.learn.gradient import gradient_step
 from repirl.learn.supervised import negative_log_likelihood
 from repirl.rewards.energy import token_rewards
+from repirl.rewards.implicit import ImplicitReward
 from repirl.rollouts import packing
 from repirl.rollouts.batching import can_share_prompts, map_rows, token_logprobs
 from repirl.rollouts.packing import TokenRow, chunked, pad_batch, sharing_batch
+from repirl.rollouts.steps import StepSegmentation
 
 VOCAB = 50
 
@@ -142,3 +144,50 @@ def test_models_that_cannot(model) -> None:
     assert can_share_prompts(model)
     assert not can_share_prompts(MistralForCausalLM(MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=4)))
     assert not can_share_prompts(torch.nn.Linear(2, 2))
+
+
+class OwnHead(LlamaForCausalLM):
+    """Its logits are not those of its output layer alone."""
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        found = super().forward(*given, **named)
+        found.logits = found.logits.roll(1, dims=-1)
+        return found
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        lambda: OwnHead(LlamaConfig(**SIZES, num_key_value_heads=2)),
+        lambda: MistralForCausalLM(MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=4)),
+    ],
+    ids=["own head", "sliding window"],
+)
+def test_a_reference_that_cannot_keeps_every_prompt_in_its_row(
+    model, tokenizer, monkeypatch: pytest.MonkeyPatch, reference
+) -> None:
+    """The reference of a published pair may be any model: what one cannot, both do not."""
+    torch.manual_seed(1)
+    reward = ImplicitReward(model, reference().double().eval(), tokenizer, StepSegmentation("\n"), beta=0.1)
+    rows = rows_of([40, 31], 4, 12)
+    found = torch.cat(reward.log_ratios(rows))
+    monkeypatch.setattr(packing, "SHARING_PAYS", 0.0)
+    assert torch.allclose(found, torch.cat(reward.log_ratios(rows)), atol=1e-6)
+
+
+def test_a_head_that_is_not_known_refuses_a_shared_prompt() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="knows nothing of what lies before"):
+        token_logprobs(OwnHead(LlamaConfig(**SIZES, num_key_value_heads=2)), sharing_batch(rows_of([9], 2, 5), 0))
+
+
+def test_a_loss_that_runs_the_model_past_the_prompts_is_refused(model) -> None:
+    rows = rows_of([40, 31], 4, 12)
+    before = [p.clone() for p in model.parameters()]
+    blind = lambda batch, *_: model(input_ids=batch.ids_BT).logits[batch.response_mask_BT].sum(-1)
+    with pytest.raises(ValueError, match="have their prompts apart"):
+        map_rows(model, rows, blind, pad_id=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with pytest.raises(ValueError, match="have their prompts apart"):
+        gradient_step(model, optimizer, rows, lambda *given: blind(*given).sum(), pad_id=0, max_tokens=5000, max_norm=1.0)
+    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))

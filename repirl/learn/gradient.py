@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from repirl import parallel
 from repirl.errors import NumericalFault
 from repirl.rollouts.batching import can_share_prompts, map_rows, token_logprobs
-from repirl.rollouts.packing import TokenBatch, TokenRow, chunked
+from repirl.rollouts.packing import TokenBatch, TokenRow, check_prompts_were_read, chunked
 
 Loss = Callable[[TokenBatch, list[int]], Tensor]
-"""Scalar with gradient of one micro-batch; the list holds the places of its rows among those given to the step."""
+"""Scalar with gradient of one micro-batch; the list holds the places of its rows among those given to the step. It runs the
+model by `hidden_states` or what is built on it (`token_logprobs`, `token_rewards`): prompts may lie before the batch's rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,9 @@ def gradient_step(
         if chunk is None:
             value = parallel.idle_loss(model)
         else:
-            value = parallel.run(model, loss, chunk.batch(rows, pad_id, device), list(chunk.rows))
+            batch = chunk.batch(rows, pad_id, device)
+            value = parallel.run(model, loss, batch, list(chunk.rows))
+            check_prompts_were_read(batch)
         (value * parallel.size()).backward()  # FSDP takes the mean over processes, and a loss is a sum
         total += float(value.detach())
     (total,) = parallel.total([total])

@@ -21,7 +21,7 @@ from repirl.errors import UserError
 from repirl.rewards.aggregate import Aggregation
 from repirl.rewards.artifact import CONTRACT_FILE, LogRatioTerms, RewardContract
 from repirl.rewards.base import StepReward
-from repirl.rollouts.batching import map_rows, token_logprobs
+from repirl.rollouts.batching import can_share_prompts, map_rows, token_logprobs
 from repirl.rollouts.packing import TokenBatch, TokenRow, padding_id, rollout_rows
 from repirl.rollouts.steps import StepSegmentation
 from repirl.types import Budget, RolloutGroup
@@ -62,7 +62,8 @@ class ImplicitReward(StepReward):
         def per_token(batch: TokenBatch) -> Tensor:
             return token_logprobs(self.model, batch).logprobs_N - token_logprobs(self.reference, batch).logprobs_N
 
-        return map_rows(self.model, rows, per_token, pad_id=padding_id(self.tokenizer))
+        share = can_share_prompts(self.reference)  # of a published pair it may be a model of another kind
+        return map_rows(self.model, rows, per_token, pad_id=padding_id(self.tokenizer), share=share)
 
 
 def log_ratio_terms(reference: LoadedPolicy, beta: float) -> LogRatioTerms:

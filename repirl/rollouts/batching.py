@@ -20,7 +20,7 @@ from repirl import parallel
 from repirl.engines.kv_cache import keeps_all_keys
 from repirl.engines.modeling_repirl import adjusted_logits
 from repirl.precision import lowered
-from repirl.rollouts.packing import TokenBatch, TokenRow, chunked, distinct_rows
+from repirl.rollouts.packing import TokenBatch, TokenRow, check_prompts_were_read, chunked, distinct_rows
 
 CPU_TOKENS = 1024
 """Most (padded) tokens in a pass on a CPU, where a small batch stays in the caches: the tiny model scores a tenth faster than
@@ -59,8 +59,8 @@ def map_rows(
 
     The one loop over batches without gradient: the model is in evaluation mode for the while, batches are sorted by
     length and hold at most `max_tokens` (None: by device), and groups of short completions hold many rows that are the
-    same: each is run once. Several processes share the batches; all must call it with the same rows. `share`: `per_token`
-    runs its models by `hidden_states`, so that rows of one prompt may share it.
+    same: each is run once. Several processes share the batches; all must call it with the same rows. `share`: rows of one
+    prompt may share it, since `per_token` runs no model but by `hidden_states`, and none that cannot (`can_share_prompts`).
     """
     device = next(model.parameters()).device
     if max_tokens is None:
@@ -73,6 +73,7 @@ def map_rows(
     for chunk in parallel.own(chunks):
         batch = (chunk or chunks[0]).batch(unique, pad_id, device)  # all processes make as many passes
         values_N = parallel.run(model, per_token, batch).float().cpu()
+        check_prompts_were_read(batch)
         if chunk is not None:
             scored += zip(chunk.rows, values_N.split([len(unique[i].response_ids) for i in chunk.rows]), strict=True)
     model.train(was_training)
@@ -142,6 +143,10 @@ def completion_logits(model, batch: TokenBatch) -> Tensor:
         if has_known_head(model):
             hidden = hidden_states(model.base_model, batch)
             logits_NV = adjusted_logits(model.config, model.get_output_embeddings()(hidden[:, :-1][before_BT]))
+        elif batch.prefix is not None:
+            raise ValueError(
+                "a model whose output layer is not known, run as a whole, knows nothing of what lies before the rows"
+            )
         else:
             logits = model(input_ids=batch.ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False).logits
             logits_NV = logits[:, :-1][before_BT]

@@ -8,7 +8,7 @@ Shapes: B rows, T tokens (right-padded; prompt and completion, or the completion
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -106,9 +106,12 @@ class SharedPrompts:
     ids_PW: Tensor
     attention_PW: Tensor
     prompt_B: Tensor
+    readers: list[torch.nn.Module] = field(default_factory=list)
+    """Backbones that were given them."""
 
     def inputs(self, backbone: torch.nn.Module, attention_mask_BT: Tensor) -> dict[str, Any]:
         """One pass over the prompts, whose keys and values each row gets; their gradients add up over the rows."""
+        self.readers.append(backbone)
         cache = DynamicCache()
         backbone(input_ids=self.ids_PW, attention_mask=self.attention_PW, past_key_values=cache, use_cache=True)
         lengths_B = self.attention_PW.sum(1)[self.prompt_B]
@@ -119,6 +122,14 @@ class SharedPrompts:
             "past_key_values": cache_of_rows(cache, self.prompt_B),
             "use_cache": True,
         }
+
+
+def check_prompts_were_read(batch: TokenBatch) -> None:
+    """ValueError if nothing that ran on the batch had its prompts: completions alone mean something else."""
+    if isinstance(batch.prefix, SharedPrompts) and not batch.prefix.readers:
+        raise ValueError(
+            "the rows have their prompts apart: run the model by `hidden_states`, `token_logprobs` or `token_rewards`"
+        )
 
 
 def cache_of_rows(cache: DynamicCache, index: Tensor) -> DynamicCache:
