@@ -150,7 +150,7 @@ class OwnHead(LlamaForCausalLM):
     """Its logits are not those of its output layer alone."""
 
     def forward(self, *given: Any, **named: Any) -> Any:
-        found = super().forward(*given, **named)
+        found: Any = super().forward(*given, **named)
         found.logits = found.logits.roll(1, dims=-1)
         return found
 
