@@ -13,6 +13,7 @@ import pytest
 
 from repirl.grading.math.grader import MathGrader
 from repirl.grading.pool import QUEUED_PER_WORKER, PoolFault, PoolOptions, WorkerPool
+from repirl.grading.worker import Worker
 
 ITEMS = [("x+1", "\\boxed{1+x}", "stop"), ("x+1", "\\boxed{x-1}", "stop"), ("7", "\\boxed{7}", "stop")]
 OUTCOMES = ["correct", "wrong", "correct"]
@@ -102,3 +103,21 @@ def test_closing_ends_a_call_that_still_has_items_to_queue() -> None:
     thread.join(timeout=20)
     assert failed
     assert not thread.is_alive()
+
+
+def test_a_pipe_is_closed_by_the_thread_that_owns_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closed by two threads at once, its number could by then be another file's."""
+    closers: list[str] = []
+    close = Worker.close
+
+    def record(worker: Worker) -> None:
+        closers.append(threading.current_thread().name)
+        close(worker)
+
+    monkeypatch.setattr(Worker, "close", record)
+    pool = WorkerPool("builtins:eval", PoolOptions(workers=1, deadline_s=60))
+    assert pool.map(["1"])[0].value == 1
+    pool.close()
+    for thread in pool._threads:
+        thread.join(timeout=20)
+    assert closers == ["pool-builtins:eval"]

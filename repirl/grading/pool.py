@@ -185,6 +185,6 @@ class WorkerPool:
 
     def _forget(self, worker: Worker | None) -> None:
         if worker is not None:
-            worker.kill()
+            worker.close()
             with self._lock:
                 self._workers.discard(worker)

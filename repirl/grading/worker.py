@@ -100,8 +100,13 @@ class Worker:
         return None
 
     def kill(self) -> None:
+        """End the process; any thread may call it. A thread that waits in `run` or `wait_ready` notices at once."""
         self.process.kill()
         self.process.wait()
+
+    def close(self) -> None:
+        """End the process and close our end of the pipe: for the one thread that owns this worker."""
+        self.kill()
         self._conn.close()
 
 
