@@ -43,6 +43,22 @@ def test_names_are_offered(tmp_path: Path, line: str, there: set[str], not_there
     assert not found & not_there
 
 
+@pytest.mark.parametrize(
+    "shell",
+    [
+        {"_REPIRL_COMPLETE": "complete_zsh"},
+        {"_REPIRL_COMPLETE": "complete_fish", "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+    ],
+    ids=["zsh", "fish"],
+)
+def test_other_shells_are_offered_the_same(tmp_path: Path, shell: dict[str, str]) -> None:
+    environment = {**os.environ, **shell, "_TYPER_COMPLETE_ARGS": "repirl bench tiny"}
+    done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60)
+    assert done.stderr == ""
+    assert "tiny-full" in done.stdout
+    assert "adapt" not in done.stdout
+
+
 def test_it_is_quick(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "rloo" in offered("repirl train rl", tmp_path)
