@@ -53,7 +53,7 @@ def test_names_are_offered(tmp_path: Path, line: str, there: set[str], not_there
 )
 def test_other_shells_are_offered_the_same(tmp_path: Path, shell: dict[str, str]) -> None:
     environment = {**os.environ, **shell, "_TYPER_COMPLETE_ARGS": "repirl bench tiny"}
-    done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60)
+    done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.stderr == ""
     assert "tiny-full" in done.stdout
     assert "adapt" not in done.stdout

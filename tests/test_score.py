@@ -137,6 +137,7 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*given, "--out", str(out), "--html", str(html), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["solutions"], shown["unscored"], shown["suspected"]) == (2, 1, 1)
+    assert shown["aggregation"] == "min"
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert lines == shown["scores"]
     assert [step["text"] for step in lines[0]["steps"]] == TEXT.split("\n")

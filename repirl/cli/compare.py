@@ -106,10 +106,10 @@ def _tables(payload: Mapping[str, Any]) -> Group:
     for one in payload["verdicts"]:
         verdicts.add(one["benchmark"], one["part"], *(str(one[kind]) for kind in kinds))
     parts = [f"A: {payload['a']['name']}", f"B: {payload['b']['name']}"]
-    parts += [settings] if payload["settings"] else ["no setting differs"]
     nothing = "no evaluation to compare; folders that `repirl eval --policy RUN/policy --out FOLDER` fills have some"
     parts += [accuracy, verdicts] if payload["accuracy"] else [nothing]
     parts += [f"{one['benchmark']} is not compared: {one['why']}" for one in payload["not_compared"]]
+    parts += [settings] if payload["settings"] else ["no setting differs"]
     several = max(payload["a"]["seeds"], payload["b"]["seeds"]) > 1
     return Group(*parts, _pairs("cost", f"what it took{' (mean over seeds)' * several}", payload["costs"]))
 

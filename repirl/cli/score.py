@@ -86,6 +86,7 @@ def score_command(
     payload: dict[str, Any] = {
         "reward": loaded.name,
         "threshold": limit_used,
+        "aggregation": loaded.reward.aggregation,
         "solutions": len(scored),
         "unscored": sum(bool(one.reason) for one in scored),
         "suspected": sum(one.first_suspected is not None for one in scored),
@@ -143,4 +144,6 @@ def _shown(payload: dict[str, Any], scored: list[ScoredSolution]) -> Group:
         else (f"{payload['suspected']} with a step below {payload['threshold']:g}")
     )
     lines.append(Text(f"{payload['solutions']} solutions, {payload['unscored']} unscored; {limit}"))
+    if any(one.tokens for one in scored):
+        lines.append(Text(f"a step's score is the {payload['aggregation']} of its tokens'"))
     return Group(*lines)
