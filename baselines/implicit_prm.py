@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
+from repirl.grading.dispatch import outcome_rewards
 from repirl.learn.log_ratios import RatioLoss, graded
 from repirl.learn.preference import outcome_losses
 from repirl.methods.base import FitContext, Fitted, Method
@@ -25,11 +26,11 @@ class ImplicitPRMConfig(ImplicitConfig):
     """Those of all implicit rewards, and how an outcome becomes a label."""
 
     soft_labels: bool = False
-    """A program's label is the share of tests that it passed; all else is right or wrong."""
+    """A wrong program's label is the share of tests that it passed; all else is right or wrong."""
 
     def label(self, verdict: Verdict) -> float:
         """What a graded rollout is to be told from the others by, 0 to 1."""
-        return verdict.score if self.soft_labels and verdict.score is not None else verdict.reward
+        return outcome_rewards([verdict], self.soft_labels)[0]
 
 
 class ImplicitPRM(Method[ImplicitPRMConfig]):

@@ -2,8 +2,9 @@
 
 From the end of each step of a rollout the policy continues N times; a hard label is 1 if any continuation is right, a soft one
 the share that is; cross-entropy of each step (docs/recipes.md B3). Every convention is an option of `monte_carlo`. Deviations
-of `tiny`: the completer is the starting policy itself, N = 4; the classifier has the parameters of rePIRL's reward (a logit at
-the step's last token is `classifier.logit=last`); its score of a solution is the least of its steps', as published.
+of `tiny`: the completer is the starting policy itself, N = 4; the classifier has the parameters of rePIRL's reward: the sum
+over a step of r - log pi is fitted, the step's least r is read (published: the logit at its last token, `classifier.logit=last`
+with `step_aggregation=last`); its score of a solution is the least of its steps', as published.
 """
 
 from collections.abc import Sequence

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from repirl.engines.loading import load_policy
+from repirl.errors import UserError
 from repirl.learn.credit_config import StepCredit
 from repirl.learn.step_classifier import StepClassifierConfig
 from repirl.learn.updater import OptimConfig
@@ -72,6 +73,9 @@ class PAV(Method[PAVConfig]):
 
         def label(part: FitContext, rollouts: Sequence[SteppedRollout]) -> tuple[Labels, Budget]:
             prover = part.policy if config.prover is None else load_policy(config.prover, device=part.runtime.device)
+            if prover.tokenizer.get_vocab() != part.policy.tokenizer.get_vocab():
+                what = "the prover reads other tokens than the policy writes"
+                raise UserError(what, config.prover, "use one of this policy's tokenizer")
             grader = part.grader if part.gives("outcomes") else None
             collector = Collector(part.policy.tokenizer, part.engine(prover), grader, config.loop.sampling.decoding)
             return monte_carlo_labels(rollouts, collector, config.monte_carlo, part.seed), collector.budget

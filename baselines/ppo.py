@@ -2,8 +2,9 @@
 
 GAE with gamma = lambda = 1 and whitened advantages, a value head on a copy of the starting policy, clipped value loss: the
 conventions of verl (docs/recipes.md B10). With lambda = 1 the advantage of a token is the outcome minus the value of the state.
-Deviations: no KL (as in the paper's settings, docs/method.md section 5) and, in `tiny`, one optimiser step for each batch as
-in all its recipes, so that the ratio is 1 and its clip without effect.
+Deviations: no KL (as in the paper's settings, docs/method.md section 5); no second clip of the ratio where the advantage is
+below 0 (verl: 3); the critic takes one step for each batch, whatever the policy takes; and, in `tiny`, the policy takes one for
+each batch as in all its recipes, so that the ratio is 1 and its clip without effect.
 """
 
 from repirl.learn.credit_config import GAECredit, ValueConfig

@@ -5,9 +5,15 @@ batch pi_phi is trained by cross-entropy of sigmoid(beta sum_t r) against the ou
 returns whitened over the batch (`return_to_go` with `whiten`; its oracle is B2 item 10). Every convention in which the two
 public implementations differ is an option: when it learns, the last token, the scale, the reference.
 
-Deviations: groups outside of the filter are left out, and no further ones are sampled in their place; the norm is taken over
-the whole batch, where the original takes it over each worker's share; the reward is saved against the starting policy.
+Deviations: of a program, filter and credit take right or wrong as the outcome, where the original takes the share of ten
+tests (`loop.credit.fraction_of_tests` and `prm.soft_labels` do, the filter does not); groups outside of the filter are left
+out, and no further ones are sampled in their place; the norm is taken over the whole batch, where the original takes it over
+each worker's share; the reward is saved against the starting policy.
 """
+
+from typing import Self
+
+from pydantic import model_validator
 
 from repirl.learn.credit_config import ReturnToGoCredit
 from repirl.learn.online_implicit import ImplicitUpdate, OnlineImplicit
@@ -15,7 +21,7 @@ from repirl.learn.policy_gradient import LoopConfig
 from repirl.learn.updater import OptimConfig
 from repirl.methods.base import FitContext, Fitted, Method
 from repirl.methods.fitting import reward_contract
-from repirl.methods.rl import RLConfig, fit_policy, paper_data, paper_loop, tiny_data, tiny_loop
+from repirl.methods.rl import RLConfig, check_temperature, fit_policy, paper_data, paper_loop, tiny_data, tiny_loop
 from repirl.rewards import implicit
 from repirl.rollouts.collect import KeepConfig
 from repirl.tasks.training_sets import TrainingSet
@@ -27,6 +33,11 @@ class PRIMEConfig(RLConfig):
     """The loop's configuration and the reward's."""
 
     prm: ImplicitUpdate = ImplicitUpdate()
+
+    @model_validator(mode="after")
+    def _is_of_one_temperature(self) -> Self:
+        check_temperature(self.loop, self.prm.reference == "sampler", "prm.reference=sampler")
+        return self
 
 
 def _filtered(loop: LoopConfig) -> LoopConfig:

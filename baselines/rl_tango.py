@@ -42,7 +42,11 @@ def _paper(*, chat: bool) -> TangoConfig:
     optim = PolicyOptimConfig(lr=1e-6, mini_batches=1, micro_batch_tokens=8192, loss=loss)
     verifier = VerifierConfig(prompts=64, optim=optim, written=WrittenTerms(chat=chat))
     offline = PoolConfig(problems=2560, samples=4)
-    return TangoConfig(data=paper_data(), loop=paper_loop(CREDIT, chat=chat), offline=offline, verifier=verifier)
+    loop = paper_loop(CREDIT, chat=chat)
+    sampling = loop.sampling.model_copy(update={"group_size": 5})
+    own = loop.optim.model_copy(update={"lr": 1e-6, "loss": loss})
+    loop = loop.model_copy(update={"sampling": sampling, "optim": own})
+    return TangoConfig(data=paper_data(), loop=loop, offline=offline, verifier=verifier)
 
 
 class RLTango(Method[TangoConfig]):

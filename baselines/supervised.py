@@ -1,9 +1,10 @@
 """Supervised: a step classifier fitted to labels of steps (the "Supervised" column of docs/method.md section 6), then RL.
 
-Steps up to the first wrong one are labelled, by the exact checker of an embedded family; cross-entropy of each labelled
-step. In `tiny` the classifier has the parameters, the pool and the credit of rePIRL's reward: what differs is that it is told
-which step was wrong, and that it stays as it is while the policy moves. It is the upper bound of what outcomes can teach the
-same model of the starting policy's steps (docs/design.md section 6).
+Steps up to the first wrong one are labelled, by the exact checker of an embedded family; cross-entropy of each labelled step.
+In `tiny` the classifier has the parameters, the pool and the credit of rePIRL's reward (the sum over a step of r - log pi is
+fitted, the step's least r is read): what differs is that it is told which step was wrong, and that it stays as it is while
+the policy moves. It is the upper bound of what outcomes can teach the same model of the starting policy's steps
+(docs/design.md section 6).
 
 `labels` names a file of labelled steps instead (PRM800K, Math-Shepherd, TRL or ProcessBench format, soft labels included): the
 classifier alone is fitted to it. RL with what comes out is `repirl train repirl --set reward=FOLDER --set frozen=true`.

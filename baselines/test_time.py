@@ -4,8 +4,8 @@ A completion's reward is a signal that needs no label, and `format_weight` times
 `\boxed{}`, else -1), against the group's other rollouts. Signals:
 
 - `prm`: the mean token reward of a frozen process reward, `reward` (a folder that `repirl train` wrote, or a name);
-- `majority`: 1 if the answer is the group's commonest, equal answers merged (TTRL, arXiv 2504.16084; ties go to the answer that
-  comes first in the order of its text, TTRL's to the first sampled; a group without any answer earns 0);
+- `majority`: 1 if the answer is the group's commonest, equal answers merged (TTRL, arXiv 2504.16084; ties go to the
+  answer that was sampled first, as there; a group without any answer earns 0);
 - `self_certainty`, `negative_entropy`: those of the method `intrinsic`, of the policy of the moment;
 - `random`: 1 or 0 with probability 1/2, `format`: nothing but the format reward. Both are controls.
 
@@ -75,18 +75,18 @@ class TestTimeReward(StepReward):
         self.config, self.inner, self.seed, self.log, self.watch = config, inner, seed, log, watch
 
     def token_scores(self, groups: Sequence[RolloutGroup]) -> list[np.ndarray]:
-        """float64 [T] of every rollout; the mean over its tokens is what it earns."""
+        """float64 [T] of every rollout; the mean over its tokens that have one (not NaN) is what it earns."""
         return self._paid(groups, answers_of(groups) if self.config.signal == "majority" else None)
 
     def learn(self, groups: Sequence[RolloutGroup], step: int) -> Learned:
         """Scores, and looks at what is there before update `step` + 1."""
         answers = answers_of(groups)
         paid = self._paid(groups, answers)
-        metrics = batch_view(groups, answers, [float(one.mean()) for one in paid])
+        metrics = batch_view(groups, answers, paid)
         if self.log is not None:
             self.log.write(step + 1, groups, answers)
         if self.watch is not None:
-            looked = self.watch.look(step, lambda seen: [float(one.mean()) for one in self.token_scores(seen)])
+            looked = self.watch.look(step, self.token_scores)
             metrics |= {f"watch/{name}": value for name, value in looked.items()}
         self._count()
         return Learned(self.steps(groups, paid), metrics)
@@ -117,7 +117,7 @@ class TestTimeReward(StepReward):
 
     def _signal(self, groups: Sequence[RolloutGroup], answers: Answers | None) -> list[np.ndarray]:
         if self.inner is not None:
-            return [np.nan_to_num(one.astype(np.float64), nan=0.0) for one in self.inner.token_scores(groups)]
+            return [one.astype(np.float64) for one in self.inner.token_scores(groups)]
         lengths = [len(rollout.token_ids) for group in groups for rollout in group.rollouts]
         values = [0.0] * len(lengths)
         if self.config.signal == "majority" and answers is not None:

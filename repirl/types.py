@@ -246,12 +246,21 @@ class StepRewards:
 
     `token_rewards` float32 [T]; `step_ends` int64 [S] the last token of each step; `step_rewards` float32 [S];
     `step_mask` bool [S] False where a step carries no reward (after the first error, for exact checkers).
+    `token_mask` bool [T] False where a token carries none and has reward 0 (all but the ends, for rewards of steps alone);
+    None: all have one.
     """
 
     token_rewards: np.ndarray
     step_ends: np.ndarray
     step_rewards: np.ndarray
     step_mask: np.ndarray
+    token_mask: np.ndarray | None = None
+
+    @property
+    def mean(self) -> float:
+        """Of the rewards of the tokens that carry one; NaN if none does: the rollout was not scored."""
+        scored = self.token_rewards if self.token_mask is None else self.token_rewards[self.token_mask]
+        return float(scored.mean()) if len(scored) else float("nan")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -56,6 +56,30 @@ def random_group(seed: int, n: int = 4) -> list[StepRewards]:
     return [rewards_of(rng.normal(size=int(rng.integers(1, 9)))) for _ in range(n)]
 
 
+@pytest.mark.parametrize(
+    "config", [SequenceCredit(process_weight=1), ReturnToGoCredit(process_weight=1), MinFormCredit(process_weight=1)]
+)
+def test_what_the_reward_did_not_score_is_in_nobodys_baseline(config) -> None:
+    """A rollout of which nothing was read earns nothing, and the others earn what they would without it."""
+    read = [rewards_of([0, 0.2, 0, 0.9], [1, 3], [0.2, 0.9]), rewards_of([0.4], None, [0.4]), rewards_of([0, 0.8], None, [0.8])]
+    silent = rewards_of([0, 0, 0], None, None, [False])
+    lengths = [len(one.token_rewards) for one in read]
+    alone = paid_by(config, [group_of(lengths, ["wrong"] * 3)], [read])[0]
+    beside = paid_by(config, [group_of([*lengths, 3], ["wrong"] * 4)], [[*read, silent]])[0]
+    assert beside[3].tolist() == [0, 0, 0]
+    for one, other in zip(alone, beside, strict=False):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+        assert np.abs(one).max() > 0
+
+
+def test_a_sequence_is_worth_the_mean_of_its_scored_tokens() -> None:
+    """Scores at the ends of steps: as many tokens more between them change nothing."""
+    short, long = rewards_of([0.2, 0.9], [0, 1], [0.2, 0.9]), rewards_of([0, 0, 0.2, 0, 0, 0.9], [2, 5], [0.2, 0.9])
+    masked = [replace(short, token_mask=np.array([1, 1], bool)), replace(long, token_mask=long.token_rewards > 0)]
+    found = paid_by(SequenceCredit(process_weight=1), [group_of([2, 6], ["wrong", "wrong"])], [masked])[0]
+    assert [one.tolist() for one in found] == [[0, 0], [0] * 6]
+
+
 # ---------------------------------------------------------------------------------------------- outcome
 
 

@@ -40,11 +40,11 @@ def make_groups(make_rollout):
     return make
 
 
-def make(form, make_policy, tokenizer, seed: int = 0, **settings) -> TokenDiscriminator:
+def make(form, make_policy, tokenizer, seed: int = 0, longest: int = 99, **settings) -> TokenDiscriminator:
     config = AdversarialConfig(**{"lr": 1e-2, "updates_per_batch": 1, **settings})
     policy = make_policy()
     model = energy_from_policy(policy, base_measure=config.base_measure)
-    return TokenDiscriminator(form, model, policy, tokenizer, config, CONTRACT, seed)
+    return TokenDiscriminator(form, model, policy, tokenizer, config, CONTRACT, seed, longest)
 
 
 def test_the_first_loss_and_reward_by_hand(make_policy, tokenizer, make_groups) -> None:
@@ -123,6 +123,14 @@ def test_a_perturbed_copy_is_a_negative(make_policy, tokenizer, make_groups) -> 
     assert wrong != "so 12 it is"
     assert wrong.startswith("so ")
     assert wrong.endswith(" it is")
+
+
+def test_a_demonstration_longer_than_a_rollout_can_be_takes_no_part(make_policy, tokenizer, make_groups) -> None:
+    groups = make_groups(["x"], ["so 12 it is", "7"])
+    fitted = make("airl", make_policy, tokenizer, longest=2, perturbed=2, demos_per_prompt=2)
+    rows = fitted._rows(groups, 0)
+    assert [len(row.tokens.response_ids) for row in rows if row.expert] == [2]
+    assert fitted.budget.demonstrations == 1
 
 
 def test_a_wrong_number_is_another_number() -> None:

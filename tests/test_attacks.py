@@ -50,6 +50,7 @@ def test_a_length_reward_falls_for_padding_and_the_oracle_does_not() -> None:
     assert padded.lift.low is not None
     assert padded.lift.low > 0
     wrong = found["oracle", "wrong answer"]
+    assert wrong.attacked == len(PROBLEMS)  # the right ones: another wrong answer is no attack
     assert wrong.lift is not None
     assert wrong.lift.value < 0
     assert wrong.above_right is not None

@@ -38,9 +38,13 @@ def test_early_is_a_quarter_of_the_baselines_updates_on_the_seeds_of_both() -> N
     assert found.more.seeds == 2
     assert found.times == pytest.approx(2.5)
     assert found.reaches_at == pytest.approx(10 + 10 * 0.05 / 0.15)  # from 0.35 at 10 to 0.5 at 20
+    assert found.gain.low is None  # of two seeds nothing is resampled
+    assert found.more.interval.low is None
     alone = early(baseline, None)
     assert alone is not None
     assert (alone.more, alone.times, alone.reaches_at) == (None, None, None)
+    assert alone.gain.low is not None
+    assert alone.gain.low < alone.gain.value
 
 
 def test_a_row_that_was_shorter_has_no_early_gain() -> None:

@@ -196,6 +196,8 @@ def test_the_share_of_tests_can_be_the_label(policy_folder, make_rollout, tmp_pa
     soft = small_config("implicit_prm", soft_labels=True)
     half = Verdict("wrong", score=0.5)
     assert [config.label(half) for config in (recipe, soft)] == [0.0, 0.5]  # pyright: ignore[reportAttributeAccessIssue]
+    died = Verdict("wrong", "died afterwards", score=1.0)
+    assert [config.label(died) for config in (recipe, soft)] == [0.0, 0.0]  # pyright: ignore[reportAttributeAccessIssue]
     assert soft.label(Verdict("correct")) == 1.0  # pyright: ignore[reportAttributeAccessIssue]
     groups = [
         RolloutGroup(g.problem, g.rollouts, (g.verdicts[0], half, half, g.verdicts[3])) for g in made_groups(make_rollout)

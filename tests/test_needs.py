@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from test_methods import small_config
 
 from repirl import paths
 from repirl.cli import main as cli
+from repirl.config import with_overrides
 from repirl.engines.loading import load_policy
 from repirl.errors import UserError
 from repirl.methods.base import FitContext
@@ -25,9 +27,13 @@ def metrics_of(folder: Path) -> list[dict]:
 def test_without_declared_outcomes_nothing_is_graded(name: str, policy_folder, tmp_path, monkeypatch) -> None:
     """The same method, its declaration taken away: training samples are ungraded, validation is not the method's."""
     kind = type(load_method(name))
-    config = small_config(name)
+    config: Any = small_config(name)
     monkeypatch.setattr(kind, "needs", kind.needs - {"outcomes"})
-    load_method(name).fit(FitContext(load_policy(policy_folder), tmp_path / "blind", 0), config)
+    with pytest.raises(UserError, match="learns without outcomes"):  # rather than from advantages that are all 0
+        load_method(name).fit(FitContext(load_policy(policy_folder), tmp_path / "paid", 0), config)
+    blind = {"rule": "outcome"} if name == "rloo" else {"rule": "sequence", "process_weight": 1.0}
+    said = [f"loop.credit={json.dumps({**blind, 'outcome_weight': 0.0})}"]
+    load_method(name).fit(FitContext(load_policy(policy_folder), tmp_path / "blind", 0), with_overrides(config, said))
     lines = metrics_of(tmp_path / "blind")
     assert all("reward" not in line and line["ungraded"] == 8 for line in lines[1:])
     assert all(line["validation_accuracy"] == line["validation_accuracy"] for line in lines)

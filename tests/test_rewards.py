@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from repirl.errors import UserError
+from repirl.errors import NumericalFault, UserError
 from repirl.learn import inverse_rl
 from repirl.learn.diagnostics import reward_diagnostics, shortcut_scores
 from repirl.learn.gradient import gradient_step, row_logprobs
@@ -24,14 +24,14 @@ from repirl.learn.supervised import negative_log_likelihood
 from repirl.rewards.aggregate import aggregate
 from repirl.rewards.artifact import CONTRACT_FILE, RewardContract, read_contract
 from repirl.rewards.base import steps_from_tokens
-from repirl.rewards.energy import energy_from_policy, load_energy_model, token_rewards
+from repirl.rewards.energy import EnergyReward, energy_from_policy, load_energy_model, token_rewards
 from repirl.rewards.load import LoadOptions, load_reward, saved_at
 from repirl.rewards.nulls import ConstantReward, LengthReward, OracleReward, RandomReward, confidence_reward
 from repirl.rewards.saved import write_reward
 from repirl.rollouts.batching import map_rows
 from repirl.rollouts.packing import TokenRow
 from repirl.rollouts.prompts import encode_solution
-from repirl.rollouts.steps import StepSegmentation
+from repirl.rollouts.steps import StepSegmentation, step_end_tokens
 from repirl.separation import auc
 from repirl.tasks import arith, minicode
 from repirl.types import RolloutGroup, StepRewards, Verdict
@@ -563,6 +563,35 @@ def test_diagnostics_see_a_perfect_and_a_backward_reward(tokenizer, make_rollout
     backward = [StepRewards(-s.token_rewards, s.step_ends, -s.step_rewards, s.step_mask) for s in oracle]
     found = reward_diagnostics([group], [backward])
     assert found["auc"] == found["step_auc"] == found["step_auc_within"] == 0
+
+
+def test_diagnostics_of_a_reward_of_step_ends_do_not_measure_length(tokenizer, make_rollout):
+    """One verdict for every step says nothing of the outcome, however long the steps are; what was not read takes no part."""
+    problem = arith.problem_from("3+4*2", 2)
+    texts = ["3+8\n\\boxed{11}", "3+9 = 12 as one sees\n\\boxed{12}", "3+8\n\\boxed{10}", "3+8 = 11 again\n\\boxed{11}"]
+    rollouts = tuple(make_rollout(problem.prompt, text, index=i) for i, text in enumerate(texts))
+    verdicts = (Verdict("correct"), Verdict("wrong"), Verdict("wrong"), Verdict("correct"))
+    group = RolloutGroup(problem, rollouts, verdicts)
+    scored = []
+    for i, rollout in enumerate(rollouts):
+        ends_S = step_end_tokens(tokenizer, rollout.token_ids, LINES, rollout.text)
+        scores_T = np.full(len(rollout.token_ids), np.nan)
+        if i != 3:
+            scores_T[ends_S] = -0.5
+        scored.append(steps_from_tokens(scores_T, ends_S, "last"))
+    assert [one.mean for one in scored[:3]] == [-0.5] * 3
+    found = reward_diagnostics([group], [scored])
+    assert found["score_correct"] == found["score_failed"] == -0.5
+    assert found["auc"] == found["step_auc"] == 0.5
+    assert "length_correlation" not in found
+
+
+def test_a_model_that_says_no_number_is_refused(make_energy_model, tokenizer, make_groups):
+    model = make_energy_model()
+    with torch.no_grad():
+        model.score.weight.fill_(float("nan"))
+    with pytest.raises(NumericalFault, match="not a number"):
+        EnergyReward(model, tokenizer, LINES).score(make_groups(0, 2))
 
 
 # ------------------------------------------------------------------------------------------- aggregation

@@ -92,6 +92,15 @@ def test_the_numbers_and_the_pool_must_fit() -> None:
     assert powers_of_two(6) == (1, 2, 4, 6)
 
 
+def test_a_problem_of_few_graded_samples_does_not_shorten_the_curves() -> None:
+    """One in ten may lack some: it is left out, and counted."""
+    whole = [candidates(f"p{i}", [1.0, 0.0, 0.0, 1.0], [[0.5]] * 4, "aabb") for i in range(9)]
+    found = scaling([candidates("short", [1.0], [[0.5]], "a"), *whole])
+    assert (found.samples, found.problems, found.left_out) == (4, 9, 1)
+    short = [candidates(f"s{i}", [1.0, 0.0], [[0.5]] * 2, "ab") for i in range(2)]
+    assert scaling([*short, *whole]).samples == 2
+
+
 def test_a_plot_takes_the_reader_s_colours(tmp_path: Path) -> None:
     pool = [candidates("a", [1, 0], [[0.9], [0.1]], "xy"), candidates("b", [0, 1], [[0.9], [0.1]], "xy")]
     draw(tmp_path / "one.svg", of_scaling(scaling(pool)))
@@ -141,6 +150,8 @@ def test_sampled_scored_saved_and_read_again(tmp_path: Path, capsys: pytest.Capt
         (("--benchmark", "arith", "--reward", "oracle", "--approach", "luck"), "unknown approach"),
         (("--benchmark", "arith", "--reward", "oracle", "--approach", "beam", "--n", "0"), "bad setting n"),
         (("--benchmark", "arith", "--reward", "oracle", "--approach", "beam", "--n", "6"), "no multiple of width=4"),
+        (("--benchmark", "arith", "--reward", "oracle", "--approach", "beam", "--plot", "x.svg"), "a search knows no --plot"),
+        (("--benchmark", "arith", "--reward", "oracle", "--approach", "beam", "--aggregation", "min"), "knows no --aggregation"),
         (("--benchmark", "minicode", "--limit", "1", "--samples", "1", "--reward", "oracle"), "knows only arith problems"),
     ],
 )

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 import torch
 from test_methods import small_config
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from repirl.config import with_overrides
 from repirl.engines.loading import load_policy
@@ -22,6 +25,7 @@ from repirl.learn.step_classifier import LabelledSteps, StepClassifier, StepClas
 from repirl.learn.updater import OptimConfig
 from repirl.methods import step_labels as module
 from repirl.methods.base import FitContext
+from repirl.methods.offline import OfflinePool
 from repirl.methods.registry import load_method
 from repirl.methods.step_labels import label_quality
 from repirl.rewards.artifact import RewardContract
@@ -305,3 +309,39 @@ def test_a_file_of_which_nothing_fits(policy_folder: Path, tmp_path: Path) -> No
         fit_file(policy_folder, tmp_path / "run", file)
     with pytest.raises(UserError, match="label_format"):
         fit_file(policy_folder, tmp_path / "run", file, "label_format=prose")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["classifier.logit=last", "classifier.base_measure=0"], "set step_aggregation=last"),
+        (["loop.sampling.temperature=0.7"], "set loop.sampling.temperature=1"),
+    ],
+)
+@pytest.mark.parametrize("name", ["supervised", "math_shepherd"])
+def test_what_is_not_fitted_is_not_read(name: str, settings: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        with_overrides(load_method(name).recipe("tiny"), settings)
+
+
+def test_a_prover_of_another_vocabulary_is_refused(tmp_path: Path, make_policy) -> None:
+    """It would be given the policy's token ids."""
+    words = Tokenizer(WordLevel({"<eos>": 0, "what": 1, "?": 2}, unk_token="?"))
+    make_policy(0).save_pretrained(tmp_path / "other")
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", pad_token="<eos>").save_pretrained(tmp_path / "other")
+    config = small_config("pav", prover=str(tmp_path / "other"))
+    with pytest.raises(UserError, match="other tokens"):
+        load_method("pav").fit(FitContext(load_policy("tiny"), tmp_path / "run", 0), config)
+
+
+def test_a_pool_keeps_grader_and_tests_of_its_problems(tmp_path: Path, policy_folder: Path) -> None:
+    """Continuations are graded as the rollouts were."""
+    config: Any = small_config("math_shepherd")
+    for source in ("arith", "minicode"):
+        data = config.data.model_copy(update={"source": source, "levels": (1,)})
+        offline = config.offline.model_copy(update={"problems": 2, "samples": 2, "source": None, "levels": None})
+        context = FitContext(load_policy(policy_folder), tmp_path / source, 0)
+        pool = OfflinePool(context, data, offline, config.loop.sampling, None)
+        context.folder.mkdir()
+        for _ in ("sampled", "read"):
+            assert [group.problem for group in pool.groups()] == list(pool.data.problems[:2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from repirl.engines.loading import load_policy
 from repirl.engines.tiny_model import build_tokenizer
 from repirl.evals.step_scoring import as_solution, score_solutions
 from repirl.methods.registry import load_method, methods
-from repirl.methods.suited import chat_setting, plain_training
+from repirl.methods.suited import chat_setting, plain_training, scalar_head
 from repirl.rewards.artifact import read_contract
 from repirl.rewards.load import LoadOptions, load_reward
 from repirl.rollouts.prompts import encode_prompt, encode_solution
@@ -168,3 +169,11 @@ def test_a_newline_may_be_written_as_in_other_texts() -> None:
     assert of(r'"\n\\nabla"') == "\n\\nabla"  # JSON, as it was
     assert of("plain") == "plain"
     assert with_overrides(recipe, [r"data.step_separator=\n\n"]).data.step_separator == "\n\n"
+
+
+@pytest.mark.parametrize("name", ["supervised", "math_shepherd", "pav"])
+def test_a_classifier_without_a_base_measure_is_read_where_it_is_fitted(name: str, untied_policy: Path) -> None:
+    """Its logit is then at a step's last token; the least of all tokens would be one that was never fitted."""
+    recipe = load_method(name).recipe("tiny")
+    config: Any = with_overrides(recipe, scalar_head(recipe, load_policy(untied_policy).model.config, []))
+    assert (config.classifier.base_measure, config.classifier.logit, config.step_aggregation) == (0, "last", "last")

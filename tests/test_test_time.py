@@ -45,7 +45,8 @@ def test_majority_by_hand() -> None:
     assert paid("majority", five) == [1.0, 1.0, 0.0, -1.0, 0.0]
     assert paid("majority", five, format_weight=0.0) == [1.0, 1.0, 0.0, 0.0, 0.0]
     tie = group(r"\boxed{9}", r"\boxed{10}")
-    assert paid("majority", tie) == [0.0, 1.0]  # "10" comes before "9"
+    assert paid("majority", tie) == [1.0, 0.0]  # the first sampled, whatever its text
+    assert paid("majority", group(r"\boxed{10}", r"\boxed{9}", r"\boxed{9}")) == [0.0, 1.0, 1.0]
     assert paid("majority", group("x", "y"), format_weight=0.0) == [0.0, 0.0]
 
 

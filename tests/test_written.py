@@ -136,6 +136,7 @@ def test_the_mean_is_over_what_can_be_read(judge_with, group: RolloutGroup) -> N
 def test_what_cannot_be_read_says_nothing(judge_with, group: RolloutGroup, tokenizer) -> None:
     [[scored]] = judge_with(MARKS, ("yyy y", None)).score([group])
     assert scored.step_mask.tolist() == [False, False]
+    assert math.isnan(scored.mean)
     assert judge_with(MARKS, max_length=5).judge([group]) == [[]]  # too long to be asked
     solution = LabelledSolution("s", "1+1?", ("2", "so 2"), (1.0, 1.0))
     reward = judge_with(MARKS, ("nn n", [-0.1] * 5), ("n", None))

@@ -79,7 +79,9 @@ def train(
         arguments += ["--chat-template" if sampled[1].chat_template else "--no-chat-template"]
     arguments += [part for setting in settings for part in ("--set", setting)]
     runs = [places.work / one.key for one in plan(item.suite, suite)]  # those too that have not begun
-    verdicts = [place / name for place in runs for name in VERDICTS] + ([] if places.results is None else [places.results])
+    verdicts = [place / name for place in runs for name in (*VERDICTS, CURVE)]
+    verdicts += [place / PROBLEMS_FILE for place in runs if place.resolve() != folder]  # some are told the answers
+    verdicts += [] if places.results is None else [places.results]
     train_apart(arguments, answers_at(folder, places.data_dir, verdicts), on_progress)
     return with_overrides(load_method(item.run.method, places.include).recipe(item.run.recipe), settings)
 

@@ -80,8 +80,9 @@ def adapt_command(
         raise UserError("--watch is a part of the held-out problems", watch, f"give at most {held_out}")
     place = device or default_device()
     sides = {"before": folder / "before", "after": folder / "after"}
-    refused = apart.answers_at(folder, data_dir, list(sides.values()))
     file = folder / apart.PROBLEMS_FILE
+    told = [other for other in folder.parent.glob(f"*/{apart.PROBLEMS_FILE}") if other != file]  # of runs by other signals
+    refused = apart.answers_at(folder, data_dir, [*sides.values(), *told])
     given = TOLD.get(chosen, "none")
     watched = 0 if chosen in TOLD else watch
     more = [f"loop.sampling.chat_template={json.dumps(chat)}", *(settings or ())]

@@ -30,7 +30,7 @@ def scale_command(
         str | None, typer.Option(help="Problems to sample, or whose answers grade the pool.", autocompletion=benchmark_names)
     ] = None,
     pool: Annotated[
-        Path | None, typer.Option(help="File (or folder) of samples in place of sampling; formats: see README.")
+        Path | None, typer.Option(help="File (or folder) of samples in place of sampling; formats: docs/verbs.md.")
     ] = None,
     reward: Annotated[
         list[str] | None,
@@ -105,6 +105,10 @@ def scale_command(
     if approach is not None:
         if problems is None or pool is not None or len(reward or ()) != 1:
             raise UserError("a search needs one benchmark and one reward", approach, "give --benchmark and --reward once")
+        unused = {"--aggregation": aggregation, "--plot": plot, "--out": out, "--prompt-suffix": prompt_suffix}
+        if given := [name for name, value in unused.items() if value]:
+            todo = "leave it out; --set aggregation=... says how a solution's steps are one score"
+            raise UserError(f"a search knows no {given[0]}", approach, todo)
         from repirl.cli.scale_search import Asked, search_curve, search_tables
 
         asked = Asked(

@@ -16,7 +16,7 @@ import numpy as np
 from repirl.engines.sampling import decode
 from repirl.errors import UserError
 from repirl.evals.pools import GradedPool
-from repirl.evals.step_scoring import as_group, as_solution, score_solutions
+from repirl.evals.step_scoring import as_group, as_solution, scored_or_not
 from repirl.grading.dispatch import grade_rollouts
 from repirl.rewards.aggregate import Aggregation, aggregate
 from repirl.rewards.laid_out import LaidOutReward
@@ -62,6 +62,8 @@ ATTACKS: Mapping[str, Change] = {
     "wrong answer": _wrong_answer,
 }
 """Name -> change. None of them makes a wrong solution right, but that the graders decide."""
+OF_RIGHT = frozenset({"wrong answer"})
+"""Those of right solutions alone: what is asked is whether right steps carry a wrong end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +131,8 @@ def attack(
     known = own[~np.isnan(own)]
     spread = float(known.std()) if len(known) else 0.0
     results = []
-    for i, (attack_name, change) in enumerate(ATTACKS.items()):
-        made = [_changed(change, case, loaded, seed, j) for j, case in enumerate(cases)]
+    for i, attack_name in enumerate(ATTACKS):
+        made = [_changed(attack_name, case, loaded, seed, j) for j, case in enumerate(cases)]
         kept = [j for j, text in enumerate(made) if text is not None]
         texts = [made[j] or "" for j in kept]
         results.append(_lift(name, attack_name, cases, own, spread, kept, texts, loaded, aggregation))
@@ -146,8 +148,10 @@ def attack(
     return results
 
 
-def _changed(change: Change, case: Case, loaded: LoadedReward, seed: int, index: int) -> str | None:
-    steps = change(step_texts(case.text, loaded.segmentation), stream(seed, "attack", case.problem.id, index))
+def _changed(attack: str, case: Case, loaded: LoadedReward, seed: int, index: int) -> str | None:
+    if attack in OF_RIGHT and not case.right:
+        return None
+    steps = ATTACKS[attack](step_texts(case.text, loaded.segmentation), stream(seed, "attack", case.problem.id, index))
     return None if steps is None else loaded.segmentation.separator.join(steps)
 
 
@@ -231,7 +235,7 @@ def _laid_out_scores(loaded: LoadedReward, texts: Sequence[tuple[Problem, str]],
     steps = [step_texts(text, loaded.segmentation) for _, text in texts]
     asked = [i for i, own in enumerate(steps) if own]
     solutions = [as_solution(texts[i][0], steps[i], key=i) for i in asked]
-    for i, one in zip(asked, score_solutions(loaded, solutions) if solutions else (), strict=True):
+    for i, one in zip(asked, scored_or_not(loaded, solutions), strict=True):
         if one.scores is not None:
             found[i] = aggregate(one.scores, how)
     return found

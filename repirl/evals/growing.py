@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from repirl.evals.approaches import Node
-from repirl.evals.step_scoring import as_group, as_solution, score_solutions
+from repirl.evals.step_scoring import as_group, as_solution, scored_or_not
 from repirl.rewards.base import steps_from_tokens
 from repirl.rewards.incremental import IncrementalScorer, ScoredRows, can_score
 from repirl.rewards.load import LoadedReward
@@ -79,6 +79,6 @@ class WholeSteps:
             as_solution(self.problems[children[i].problem], steps[i], finished=children[i].end == "stop", key=i) for i in asked
         ]
         found: list[tuple[float, ...]] = [()] * len(children)
-        for i, one in zip(asked, score_solutions(self.loaded, solutions) if solutions else (), strict=True):
+        for i, one in zip(asked, scored_or_not(self.loaded, solutions), strict=True):
             found[i] = () if one.scores is None or np.isnan(one.scores).any() else tuple(one.scores.tolist())
         return None, found

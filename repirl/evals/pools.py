@@ -162,8 +162,11 @@ def with_scores(
 ) -> GradedPool:
     """The pool with the reward's step scores and token rewards of every sample, under `name`; equal samples are scored once.
 
-    A sample that cannot be scored has none, and why is counted. UserError if none can.
+    A sample that cannot be scored has none, and why is counted. UserError if none can, or a problem has no text to read first.
     """
+    if empty := [row.id for row in pool.rows if not pool.problems[row.id].prompt.strip()]:
+        todo = "give `problem` in the file, or --benchmark"
+        raise UserError("a problem of the pool has no text, which a reward reads first", empty[0], todo)
     places: dict[tuple[str, str, bool], int] = {}
     solutions: list[LabelledSolution] = []
     for row in pool.rows:

@@ -144,7 +144,8 @@ def scaling(
     seed: int = 0,
     ragged: bool = False,
 ) -> Scaling:
-    """Every selector at every N of `numbers` (default: powers of two up to the smallest number of samples).
+    """Every selector at every N of `numbers` (default: powers of two up to what nine tenths of the problems have; the others,
+    of which some samples could not be graded, are left out).
 
     Best-of-N takes the sample with the highest aggregated score; a weighted majority adds up the aggregated scores of those
     that vote for an answer. A sample without scores is taken last, and its vote weighs nothing. UserError for an empty pool,
@@ -155,7 +156,7 @@ def scaling(
     most = max(sizes, default=0)
     if not most:
         raise UserError("no graded samples in the pool", len(pool))
-    numbers = tuple(sorted(set(numbers or powers_of_two(max(min(sizes), 1)))))
+    numbers = tuple(sorted(set(numbers or powers_of_two(max(sorted(sizes)[len(sizes) // 10], 1)))))
     if numbers[0] < 1 or numbers[-1] > most:
         raise UserError(f"N must lie between 1 and the {most} samples of a problem", list(numbers))
     kept = [one for one in pool if len(one.correct) >= (1 if ragged else numbers[-1])]

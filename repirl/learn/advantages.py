@@ -43,8 +43,8 @@ def outcome_advantages(rewards_G: np.ndarray, how: OutcomeAdvantage, eps: float 
 
 
 def leave_one_out_sequence(group: Sequence[StepRewards]) -> list[np.ndarray]:
-    """Per rollout float64 [T]: mean token reward minus the mean of the others' means, on every token."""
-    means_G = np.array([float(rewards.token_rewards.mean()) for rewards in group])
+    """Per rollout float64 [T]: mean reward of the tokens that have one minus the mean of the others' means, on every token."""
+    means_G = np.array([rewards.mean for rewards in group])
     return [
         np.full(len(rewards.token_rewards), advantage)
         for rewards, advantage in zip(group, outcome_advantages(means_G, "rloo"), strict=True)

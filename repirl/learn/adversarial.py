@@ -47,6 +47,9 @@ class AdversarialConfig(Config):
     """Further updates on the first batch, before the policy moves (R-AIRL: 50 to 200)."""
     demos_per_prompt: int = Field(default=4, ge=1)
     """Demonstrations of each prompt that take part."""
+    max_demo_tokens: int | None = Field(default=None, ge=1)
+    """Demonstrations that are longer (EOS included) take no part: rollouts that long are cut, and length would tell them apart.
+    None: as many as the policy may write."""
     perturbed: int = Field(default=0, ge=0)
     """Of so many demonstrations of each prompt a copy with one wrong number is a negative besides (R-AIRL)."""
     base_measure: float = Field(default=0.0, ge=0)
@@ -81,7 +84,9 @@ class TokenDiscriminator:
         config: AdversarialConfig,
         contract: RewardContract,
         seed: int,
+        max_demo_tokens: int,
     ) -> None:
+        self.max_demo_tokens = max_demo_tokens
         self.form, self.policy, self.config, self.contract, self.seed = form, policy, config, contract, seed
         kind = EnergyReward if form == "airl" else _GAILReward
         self.reward = kind(model, tokenizer, contract.segmentation, contract.step_aggregation)
@@ -117,7 +122,10 @@ class TokenDiscriminator:
         for group in groups:
             prompt_ids = group.rollouts[0].prompt_ids
             for d, demo in enumerate(group.demonstrations[: config.demos_per_prompt]):
-                experts.append(encode_solution(tokenizer, prompt_ids, demo.text))
+                row = encode_solution(tokenizer, prompt_ids, demo.text)
+                if len(row.response_ids) > self.max_demo_tokens:
+                    continue
+                experts.append(row)
                 if d < config.perturbed:
                     wrong = with_wrong_number(demo.text, stream(self.seed, "perturbed", step, group.problem.id, d))
                     perturbed += [] if wrong is None else [encode_solution(tokenizer, prompt_ids, wrong)]

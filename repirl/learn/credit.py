@@ -187,7 +187,12 @@ def _process_advantages(
     masked: Sequence[Sequence[bool]],
     config: ProcessCredit | AlphaCredit,
 ) -> list[list[np.ndarray]]:
-    """float64 [T] process advantages of every rollout; masked ones get zeros and are in nobody's baseline, rank or scale."""
+    """float64 [T] process advantages of every rollout; masked ones, and those that the reward did not score (none of their
+    steps carries a reward), get zeros and are in nobody's baseline, rank or scale."""
+    masked = [
+        [is_masked or not rewards.step_mask.any() for rewards, is_masked in zip(*pair, strict=True)]
+        for pair in zip(scored, masked, strict=True)
+    ]
     kept = [
         [rewards for rewards, is_masked in zip(*pair, strict=True) if not is_masked]
         for pair in zip(scored, masked, strict=True)

@@ -36,22 +36,23 @@ REPETITIONS = 4
 def reward_diagnostics(groups: Sequence[RolloutGroup], scored: Scored) -> Metrics:
     """Metrics of one scored batch; what has no value (a class is empty, a side is constant) is left out.
 
-    `auc`, `auc_within`: mean token reward against the true outcome, over all rollouts and within groups.
-    `length_correlation`: mean token reward against length. `step_auc`, `step_auc_within`: step rewards of right steps
-    against first wrong steps (exact checker; later steps left out), over all and within a group at the same step
-    index.
+    `auc`, `auc_within`: mean reward (of the tokens that carry one) against the true outcome, over all rollouts and within
+    groups. `length_correlation`: the same against length. Rollouts that were not scored are left out. `step_auc`,
+    `step_auc_within`: step rewards of right steps against first wrong steps (exact checker; later steps left out), over all
+    and within a group at the same step index.
     """
-    means = np.array([float(s.token_rewards.mean()) for group in scored for s in group])
+    means = np.array([s.mean for group in scored for s in group])
     rewards = np.array([v.reward for group in groups for v in group.verdicts])
     lengths = np.array([len(s.token_rewards) for group in scored for s in group])
     group_ids = np.array([g for g, group in enumerate(scored) for _ in group])
-    graded = ~np.isnan(rewards)
+    known = ~np.isnan(means)
+    graded = ~np.isnan(rewards) & known
     out = {
-        "score_correct": _mean(means[rewards == 1]),
-        "score_failed": _mean(means[rewards == 0]),
+        "score_correct": _mean(means[(rewards == 1) & known]),
+        "score_failed": _mean(means[(rewards == 0) & known]),
         "auc": auc(means[graded], rewards[graded]),
         "auc_within": grouped_auc(means[graded], rewards[graded], group_ids[graded].tolist()),
-        "length_correlation": pearson(means, lengths),
+        "length_correlation": pearson(means[known], lengths[known]),
     }
     if all(has_step_checker(group.problem) for group in groups):
         out |= _step_agreement(groups, scored)
@@ -59,7 +60,7 @@ def reward_diagnostics(groups: Sequence[RolloutGroup], scored: Scored) -> Metric
 
 
 def shortcut_scores(reward: RewardLearner, tokenizer: Any, groups: Sequence[RolloutGroup]) -> Metrics:
-    """Mean token reward of outputs that should earn nothing, made from the first rollouts of the batch.
+    """Mean reward of outputs that should earn nothing, made from the first rollouts of the batch, of those that are scored.
 
     `score_empty`: nothing but EOS; `score_one_token`: the first token and EOS; `score_repeated`: the first half,
     said four times; `score_truncated`: the first half, cut off.
@@ -79,8 +80,9 @@ def shortcut_scores(reward: RewardLearner, tokenizer: Any, groups: Sequence[Roll
     found: Metrics = {}
     for name, change in probes.items():
         changed = [_with_tokens(tokenizer, group, rollout, change(rollout.token_ids.tolist())) for group, rollout in probed]
-        scores = [rewards.token_rewards.mean() for row in reward.score(changed) for rewards in row]
-        found[name] = float(np.mean(scores))
+        scores = np.array([rewards.mean for row in reward.score(changed) for rewards in row])
+        if not np.isnan(scores).all():
+            found[name] = float(np.nanmean(scores))
     return found
 
 
@@ -107,7 +109,7 @@ def _step_agreement(groups: Sequence[RolloutGroup], scored: Sequence[Sequence[St
         for rollout, reward in zip(group.rollouts, rewards, strict=True):
             right = exact_step_labels(group.problem, rollout, len(reward.step_rewards))
             alive = right.index(False) + 1 if False in right else len(right)
-            for s in range(alive):
+            for s in np.flatnonzero(reward.step_mask[:alive]).tolist():
                 labels.append(right[s])
                 scores.append(float(reward.step_rewards[s]))
                 places.append((g, s))

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from repirl.config import Config
+from repirl.grading.dispatch import outcome_rewards
 from repirl.learn.gradient import row_logprobs
 from repirl.learn.preference import outcome_losses
 from repirl.learn.updater import OptimConfig, Updater
@@ -46,7 +47,7 @@ class ImplicitUpdate(Config):
     reference: Literal["start", "sampler"] = "start"
     """The starting policy, or the policy that sampled the batch, by its recorded log-probabilities."""
     soft_labels: bool = False
-    """A program's label is the share of tests that it passed; all else is right or wrong."""
+    """A wrong program's label is the share of tests that it passed; all else is right or wrong."""
     optim: OptimConfig = OptimConfig(lr=1e-6, max_grad_norm=10.0)
 
 
@@ -93,8 +94,7 @@ class OnlineImplicit:
     def _update(self, groups: Sequence[RolloutGroup], reference_R: Sequence[float]) -> Metrics:
         verdicts = [verdict for group in groups for verdict in group.verdicts]
         used = [i for i, verdict in enumerate(verdicts) if verdict.outcome != "ungraded"]
-        rows, soft = rollout_rows(groups), self.config.soft_labels
-        labels = [v.score if soft and v.score is not None else v.reward for v in verdicts]
+        rows, labels = rollout_rows(groups), outcome_rewards(verdicts, self.config.soft_labels)
 
         def loss(batch: TokenBatch, chunk: list[int]) -> Tensor:
             logprobs_N = token_logprobs(self.updater.model, batch).logprobs_N

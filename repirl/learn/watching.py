@@ -27,7 +27,7 @@ from repirl.types import Budget, Metrics, Problem, RolloutGroup
 NGRAM = 8
 """Tokens of the pieces whose repetition is counted."""
 
-PaidFor = Callable[[Sequence[RolloutGroup]], Sequence[float]]
+PaidFor = Callable[[Sequence[RolloutGroup]], Sequence[np.ndarray]]
 """What each rollout of some groups earns."""
 
 
@@ -59,9 +59,12 @@ class Answers:
     stands_for: list[list[str | None]]
 
     def majorities(self) -> list[str | None]:
-        """[G]: each group's commonest; of equally common ones that which comes first as text, None without any answer."""
+        """[G]: each group's commonest; of equally common ones that which was sampled first, None without any answer.
+
+        (An order of the texts would itself be a signal: where most groups are ties it pays for answers that begin alike.)
+        """
         counts = [Counter(vote for vote in votes if vote is not None) for votes in self.stands_for]
-        return [min(one, key=lambda vote: (-one[vote], vote)) if one else None for one in counts]
+        return [max(one, key=one.__getitem__) if one else None for one in counts]
 
     def with_majority(self) -> list[list[bool]]:
         """[G][K]: whether each is its group's commonest."""
@@ -100,11 +103,13 @@ def repetition(token_ids: np.ndarray) -> float:
     return 1 - len(set(pieces)) / len(pieces) if pieces else 0.0
 
 
-def batch_view(groups: Sequence[RolloutGroup], answers: Answers, paid: Sequence[float]) -> Metrics:
-    """Of a batch: mean signal, share of rollouts that agree with their group's majority, and with it alone, different answers
-    of a group, and repetition."""
+def batch_view(groups: Sequence[RolloutGroup], answers: Answers, paid: Sequence[np.ndarray]) -> Metrics:
+    """Of a batch: mean signal of the rollouts that have one (`paid` [T], NaN where a token has none), share of
+    rollouts that agree with their group's majority, and with it alone, different answers of a group, and repetition."""
+    scored = [own[~np.isnan(own)] for own in paid]
+    earned = [float(own.mean()) for own in scored if len(own)]
     return {
-        "signal": float(np.mean(paid)),
+        "signal": float(np.mean(earned)) if earned else float("nan"),
         "agreement": float(np.mean([agrees for own in answers.with_majority() for agrees in own])),
         "specific_agreement": answers.specific_agreement(),
         "different_answers": float(np.mean([len(set(own) - {None}) for own in answers.stands_for])),

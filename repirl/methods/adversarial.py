@@ -42,6 +42,7 @@ def fit_adversarial(context: FitContext, config: AdversarialMethodConfig, form: 
             context, config, "energy", form, config.data, config.loop.sampling, data.digest, config.step_aggregation
         )
         model = energy_model(context, layers=settings.layers, base_measure=settings.base_measure)
-        return TokenDiscriminator(form, model, policy.model, policy.tokenizer, settings, contract, context.seed)
+        longest = settings.max_demo_tokens or config.loop.sampling.max_new_tokens
+        return TokenDiscriminator(form, model, policy.model, policy.tokenizer, settings, contract, context.seed, longest)
 
     return fit_policy(context, config, make_reward, method=form)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
@@ -59,7 +60,8 @@ class OfflinePool:
             write_groups(file, collector.groups(problems, self.pool.samples, seed, self.data.demonstrations))
         groups = read_groups(file, self.context.policy.tokenizer, chat=self.sampling.chat_template)
         check_pool(groups, self.context.policy)
-        return groups
+        known = {problem.id: problem for problem in self.data.problems}  # with its grader and tests, which the file lacks
+        return [replace(group, problem=known.get(group.problem.id, group.problem)) for group in groups]
 
     def cost(self, groups: Sequence[RolloutGroup]) -> Budget:
         """What sampling these took: nothing where they are given."""

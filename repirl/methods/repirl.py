@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from repirl.errors import UserError
 from repirl.learn.credit_config import SequenceCredit
@@ -19,7 +20,7 @@ from repirl.learn.reward_fitting import RewardFitting
 from repirl.methods.base import FitContext, Fitted, Method
 from repirl.methods.fitting import energy_model, fit_reward, reward_contract
 from repirl.methods.offline import OfflinePool, PoolConfig
-from repirl.methods.rl import RLConfig, fit_policy, paper_data, paper_loop, tiny_data, tiny_process_loop
+from repirl.methods.rl import RLConfig, check_temperature, fit_policy, paper_data, paper_loop, tiny_data, tiny_process_loop
 from repirl.rewards.energy import load_energy
 from repirl.tasks.training_sets import TrainingSet, load_training_set
 
@@ -44,6 +45,12 @@ class RePIRLConfig(RLConfig):
     """Folder of a reward that this method fitted for the same base: training starts from it."""
     frozen: bool = False
     """The reward stays as it is while the policy is trained."""
+
+    @model_validator(mode="after")
+    def _is_of_one_temperature(self) -> Self:
+        is_against_sampler = self.irl.form == "logistic" and self.irl.reference == "sampler"
+        check_temperature(self.loop, is_against_sampler, "irl.reference=sampler")
+        return self
 
 
 def _paper(outcome_to_process: float, *, chat: bool) -> RePIRLConfig:

@@ -11,6 +11,7 @@ from torch import nn
 
 from repirl.config import Config
 from repirl.engines.lora import has_adapters
+from repirl.errors import UserError
 from repirl.learn.credit import Credit, LeaveOneOut
 from repirl.learn.credit_config import OUTCOME_ALONE, CreditConfig, GAECredit, StepCredit
 from repirl.learn.gae import GAE
@@ -110,6 +111,25 @@ def _credit(context: FitContext, loop: LoopConfig) -> Credit:
     return LeaveOneOut(loop.credit)
 
 
+def check_temperature(loop: LoopConfig, applies: bool, setting: str) -> None:
+    """ValueError where log-probabilities of a model (at temperature 1) would be held against those of a sampler at another."""
+    if applies and loop.sampling.temperature != 1:
+        raise ValueError(f"{setting} holds the reward against the sampler's log-probabilities: set loop.sampling.temperature=1")
+
+
+def _check_outcomes(loop: LoopConfig) -> None:
+    """UserError for settings under which a method that is told no outcomes would learn nothing."""
+    credit, keep = loop.credit, loop.sampling.keep
+    found = {
+        "loop.credit.doubtful=outcome": isinstance(credit, StepCredit) and credit.doubtful == "outcome",
+        f"loop.credit.outcome_weight={credit.outcome_weight:g}": credit.outcome_weight > 0,
+        "loop.sampling.keep.accuracy": keep is not None and keep.accuracy != (0.0, 1.0),
+    }
+    for setting, is_set in found.items():
+        if is_set:
+            raise UserError("this method learns without outcomes, which the setting needs", setting, "leave it out")
+
+
 def fit_policy(
     context: FitContext,
     config: RLConfig,
@@ -127,6 +147,8 @@ def fit_policy(
     where the reward has parameters.
     """
     loop = config.loop
+    if not context.gives("outcomes"):
+        _check_outcomes(loop)
     data = load_training_set(config.data, with_demonstrations=context.gives("demonstrations"))
     data = within_context(data, context.policy, config.data.too_long, chat=loop.sampling.chat_template)
     choosing = Budget()

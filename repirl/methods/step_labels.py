@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from pydantic import model_validator
 
 from repirl.config import digest_of
 from repirl.errors import UserError
@@ -20,7 +21,7 @@ from repirl.learn.updater import OptimConfig
 from repirl.methods.base import FitContext, Fitted
 from repirl.methods.fitting import energy_model, fit_reward, reward_contract
 from repirl.methods.offline import OfflinePool, PoolConfig
-from repirl.methods.rl import RLConfig, fit_policy, tiny_data, tiny_process_loop
+from repirl.methods.rl import RLConfig, check_temperature, fit_policy, tiny_data, tiny_process_loop
 from repirl.paths import replace_file
 from repirl.rewards.aggregate import Aggregation
 from repirl.rewards.artifact import RewardContract
@@ -45,9 +46,19 @@ class StepLabelsConfig(RLConfig):
     step_aggregation: Aggregation = "last"
     """From the scores of a step's tokens to the step's: `last` for classifiers read at the last token."""
 
+    @model_validator(mode="after")
+    def _is_read_where_it_is_fitted(self) -> Self:
+        if self.classifier.logit == "last" and self.step_aggregation != "last":
+            raise ValueError("classifier.logit=last fits a step's last token alone: set step_aggregation=last")
+        check_temperature(self.loop, self.classifier.logit == "sum", "classifier.logit=sum")
+        return self
+
 
 def tiny_step_labels(kind: type[Any], lr: float, *, problems: int = 500, samples: int = 8, **own: Any) -> Any:
-    """A `tiny` recipe: rePIRL's pool, parameters of the reward and credit, with labels of steps in place of outcomes."""
+    """A `tiny` recipe: rePIRL's pool, parameters of the reward and credit, with labels of steps in place of outcomes.
+
+    As there, what is fitted is a sum over the step's tokens of r - log pi, and what is read is the step's least r.
+    """
     classifier = StepClassifierConfig(
         logit="sum",
         base_measure=1.0,

@@ -19,6 +19,8 @@ SCALAR_HEAD: dict[str, dict[str, Any]] = {
     "discriminator": {"base_measure": 0.0},
 }
 """Of each part that learns a reward, the settings of one without a base measure."""
+READ_AT_THE_END = ("classifier", "step_aggregation", "last")
+"""What has such a part has this setting besides: what is fitted at the last token of a step alone is read there."""
 
 
 def sampling_of(config: Config) -> tuple[str, SamplingConfig] | None:
@@ -57,13 +59,15 @@ def scalar_head(recipe: Config, model_config: Any, given: Sequence[str]) -> list
     if model_config.tie_word_embeddings:
         return []
     said = {setting.partition("=")[0] for setting in given}
-    return [
-        f"{part}.{name}={json.dumps(value)}"
+    headless = [
+        part
         for part, settings in SCALAR_HEAD.items()
         if getattr(getattr(recipe, part, None), "base_measure", 0)
         and not said & {part, *(f"{part}.{name}" for name in settings)}
-        for name, value in settings.items()
     ]
+    found = [f"{part}.{name}={json.dumps(value)}" for part in headless for name, value in SCALAR_HEAD[part].items()]
+    part, name, value = READ_AT_THE_END
+    return found + ([f"{name}={value}"] if part in headless and name not in said else [])
 
 
 def headless(overrides: Sequence[str]) -> str | None:

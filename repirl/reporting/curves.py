@@ -6,14 +6,14 @@ The curves are of validation problems, sampled anew at every point, and of each 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from repirl.reporting.board import Row
 from repirl.reporting.published import markdown_table
 from repirl.reporting.text import accuracy, row_name, seed_list
-from repirl.stats import PairedDifference, paired_difference, seeded_interval
+from repirl.stats import MIN_SEEDS_TO_RESAMPLE, PairedDifference, paired_difference, seeded_interval
 from repirl.types import Interval
 
 EARLY = 0.25
@@ -76,6 +76,12 @@ def curve_of(row: Row) -> Curve | None:
     return Curve(row.seeds, np.array(steps), np.array([[one[step] for step in steps] for one in points]))
 
 
+def over_seeds(values_S: np.ndarray) -> Interval:
+    """Their mean, with a bootstrap interval over seeds; no bounds for fewer than are resampled, or where all are equal."""
+    bounded = len(values_S) >= MIN_SEEDS_TO_RESAMPLE and np.ptp(values_S) > 0
+    return seeded_interval(values_S[:, None]) if bounded else Interval(float(values_S.mean()))
+
+
 def early(curve: Curve, baseline: Curve | None) -> Early | None:
     """Over the first `EARLY` of the baseline's updates (its own without one); None if the row has not so many."""
     reference = baseline or curve
@@ -83,7 +89,7 @@ def early(curve: Curve, baseline: Curve | None) -> Early | None:
     if until > curve.steps_K[-1]:
         return None
     gains_S = curve.gain_until(until)
-    gain = seeded_interval(gains_S[:, None])
+    gain = over_seeds(gains_S)
     if baseline is None:
         return Early(gain, None, None, None)
     shared = [seed for seed in curve.seeds if seed in baseline.seeds]
@@ -91,6 +97,8 @@ def early(curve: Curve, baseline: Curve | None) -> Early | None:
     if shared:
         own, other = (one.gain_until(until)[[one.seeds.index(seed) for seed in shared]] for one in (curve, baseline))
         more = paired_difference(own[:, None], other[:, None])
+        if len(shared) < MIN_SEEDS_TO_RESAMPLE:
+            more = replace(more, interval=Interval(more.interval.value))
         times = float(own.mean() / other.mean()) if other.mean() > 0 else None
     return Early(gain, more, times, curve.reaches(float(baseline.mean_K[-1])))
 
@@ -143,4 +151,5 @@ def _early(found: Early | None) -> list[str]:
 
 
 def _signed(interval: Interval) -> str:
-    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+    bounds = "" if interval.low is None else f" [{interval.low:+.3f}, {interval.high:+.3f}]"
+    return f"{interval.value:+.3f}{bounds}"

@@ -11,10 +11,9 @@ import numpy as np
 from repirl.evals.scaling import BEST_OF_N, MAJORITY, PASS, RANDOM, WEIGHTED, Curve, Scaling, title
 from repirl.reporting.board import Board, Row
 from repirl.reporting.comparing import baseline_of
-from repirl.reporting.curves import curve_of
+from repirl.reporting.curves import curve_of, over_seeds
 from repirl.reporting.forest import Forest, of_stage
 from repirl.reporting.plots import PALETTE, Figure, Panel, Series
-from repirl.stats import seeded_interval
 from repirl.types import Interval
 
 OWN, OTHER = PALETTE[0], PALETTE[1]
@@ -54,9 +53,8 @@ def of_learning(rows: Sequence[Row], baselines: Sequence[Row | None]) -> Figure 
 
 
 def _seeded(label: str, x: Sequence[float], values_SK: np.ndarray, color: str) -> Series:
-    """Means over seeds, with bootstrap intervals over them; no band where all are equal, of which resampling says nothing."""
-    values = [values_SK[:, k : k + 1] for k in range(values_SK.shape[1])]
-    points = [Interval(float(one[0, 0])) if np.ptp(one) == 0 else seeded_interval(one) for one in values]
+    """Means over seeds, with bootstrap intervals over them where there are any (`over_seeds`)."""
+    points = [over_seeds(values_S) for values_S in values_SK.T]
     return _line_of(label, list(x), points, color)
 
 

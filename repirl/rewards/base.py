@@ -144,10 +144,11 @@ def steps_from_tokens(token_scores_T: np.ndarray, step_ends_S: np.ndarray, how: 
     """
     starts_S = np.concatenate([[0], step_ends_S[:-1] + 1]) if len(step_ends_S) else step_ends_S
     pieces = [token_scores_T[a : b + 1] for a, b in zip(starts_S, step_ends_S, strict=True)]
-    mask_S = np.ones(len(pieces), dtype=bool)
+    mask_S, mask_T = np.ones(len(pieces), dtype=bool), None
     if np.isnan(token_scores_T).any():
+        mask_T = ~np.isnan(token_scores_T)
         pieces = [piece[~np.isnan(piece)] for piece in pieces]
         mask_S = np.array([len(piece) > 0 for piece in pieces], dtype=bool)
         token_scores_T = np.nan_to_num(token_scores_T, nan=0.0)
     steps_S = np.array([aggregate(piece, how) if len(piece) else 0.0 for piece in pieces], dtype=np.float32)
-    return StepRewards(token_scores_T.astype(np.float32), step_ends_S, steps_S, mask_S)
+    return StepRewards(token_scores_T.astype(np.float32), step_ends_S, steps_S, mask_S, mask_T)

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from repirl import parallel
 from repirl.engines.kv_cache import keeps_all_keys
 from repirl.engines.modeling_repirl import adjusted_logits
+from repirl.errors import NumericalFault
 from repirl.precision import lowered
 from repirl.rollouts.packing import TokenBatch, TokenRow, check_prompts_were_read, chunked, distinct_rows
 
@@ -74,6 +75,10 @@ def map_rows(
         batch = (chunk or chunks[0]).batch(unique, pad_id, device)  # all processes make as many passes
         values_N = parallel.run(model, per_token, batch).float().cpu()
         check_prompts_were_read(batch)
+        if values_N.isnan().any():
+            raise NumericalFault(
+                "what a model says of a token is not a number", "its weights are damaged, or its dtype too small"
+            )
         if chunk is not None:
             scored += zip(chunk.rows, values_N.split([len(unique[i].response_ids) for i in chunk.rows]), strict=True)
     model.train(was_training)
