@@ -156,7 +156,8 @@ class TestTime(Method[TestTimeConfig]):
         if config.signal in CERTAINTIES:
             inner = IntrinsicReward(context.policy.model, tokenizer, segmentation, config.signal)
         if config.reward is not None:
-            options = LoadOptions(str(context.policy.path), config.data.step_separator, context.seed)
+            separator, device = config.data.step_separator, context.runtime.device
+            options = LoadOptions(str(context.policy.path), separator, context.seed, device=device)
             loaded = load_reward(config.reward, options)
             if loaded.tokenizer.get_vocab() != tokenizer.get_vocab():
                 raise UserError(

@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from repirl.learn.gradient import gradient_step
 from repirl.learn.supervised import negative_log_likelihood
@@ -122,6 +131,8 @@ def test_chunks_hold_every_row_once_within_the_limit(max_tokens: int) -> None:
         batch = chunk.batch(rows, 0, "cpu")
         before = batch.prefix.ids_PW.numel() if isinstance(batch.prefix, packing.SharedPrompts) else 0
         assert len(chunk.rows) == 1 or batch.ids_BT.numel() + before <= max_tokens
+        columns = len(chunk.rows) * (batch.ids_BT.shape[1] + (batch.prefix.ids_PW.shape[1] if before else 0))
+        assert len(chunk.rows) == 1 or columns <= 2 * max_tokens  # what keys and values are kept of
         assert int(batch.response_mask_BT.sum()) == sum(len(rows[i].response_ids) for i in chunk.rows)
     assert any(chunk.shares for chunk in chunks) is (max_tokens > 1)
 
@@ -144,6 +155,8 @@ def test_models_that_cannot(model) -> None:
     assert can_share_prompts(model)
     assert not can_share_prompts(MistralForCausalLM(MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=4)))
     assert not can_share_prompts(torch.nn.Linear(2, 2))
+    # Its positions are columns, whatever it is told: a shorter prompt would be further away from its completion.
+    assert not can_share_prompts(MptForCausalLM(MptConfig(d_model=16, n_heads=2, n_layers=1, vocab_size=32)))
 
 
 class OwnHead(LlamaForCausalLM):

@@ -13,6 +13,7 @@ from repirl.engines.base import Request, SamplingParams
 from repirl.engines.loading import load_policy
 from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
+from repirl.learn.gae import token_values
 from repirl.learn.gradient import gradient_step, row_logprobs
 from repirl.learn.supervised import negative_log_likelihood
 from repirl.methods.base import FitContext
@@ -85,7 +86,16 @@ def test_rewards_come_in_float32(make_policy):
     assert all(p.grad is None or p.grad.dtype == torch.float32 for p in model.parameters())
 
 
-@pytest.mark.parametrize("method", ["rloo", "repirl", "bc"])
+def test_values_are_made_in_it_and_given_in_float32(make_energy_model):
+    model, batch = make_energy_model(), pad_batch([TokenRow([1, 2], [3, 4, 5])], 0)
+    whole = token_values(model, batch)
+    with training_in("bfloat16"):
+        lower = token_values(model, batch)
+    assert lower.dtype == torch.float32
+    assert 0 < float((lower - whole).abs().max()) < 0.1
+
+
+@pytest.mark.parametrize("method", ["rloo", "repirl", "ppo", "bc"])
 def test_a_method_trains_in_bfloat16_and_its_folder_knows(method, policy_folder, tmp_path):
     recipe = load_method(method).recipe("tiny")
     at = "" if method == "bc" else "loop."

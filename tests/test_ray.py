@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from functools import partial
 
 import numpy as np
@@ -25,6 +26,7 @@ from repirl.grading.dispatch import grade_rollouts
 from repirl.methods.base import FitContext
 from repirl.methods.registry import load_method
 from repirl.methods.runtime import Runtime, start_policy
+from repirl.precision import training_dtype, training_in
 from repirl.rollouts.following import FollowingEngine
 from repirl.types import Problem
 
@@ -121,6 +123,47 @@ def test_too_many_losses_end_the_work():
     workers = Workers(fragile(), 1, SETTINGS, {"num_cpus": 0.1})
     with pytest.raises(EngineFault, match="3 workers were lost"):
         workers.map("die", [()])
+
+
+def test_a_worker_that_is_lost_again_while_it_is_made_ready_is_another_loss(tmp_path):
+    """The second life is ended by its preparation, the third does the work."""
+    lives = tmp_path / "lives"
+
+    class Mortal:
+        def do_or_die(self, deadly: int) -> int:
+            lives.write_text((lives.read_text() if lives.exists() else "") + ".")
+            if len(lives.read_text()) <= deadly:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return os.getpid()
+
+    prepare = lambda actor: actor.do.remote("do_or_die", 2) if lives.exists() else None
+    workers = Workers(Mortal, 1, SETTINGS, {"num_cpus": 0.1}, prepare)
+    assert workers.map("do_or_die", [(1,)]) == [ray.get(workers.actors[0].pid.remote())]
+    assert workers.lost == 2
+    workers.close()
+
+
+def test_a_worker_that_gives_no_answer_is_lost():
+    class Hanging:
+        def wait(self, seconds: float) -> None:
+            time.sleep(seconds)
+
+    settings = SETTINGS.model_copy(update={"request_timeout_s": 1.0, "losses": 1})
+    workers = Workers(Hanging, 1, settings, {"num_cpus": 0.1})
+    workers.map("wait", [(0.01,)])
+    with pytest.raises(EngineFault, match="2 workers were lost, the last: no answer in 1 s"):
+        workers.map("wait", [(60.0,)])
+
+
+def test_workers_compute_in_the_learners_precision():
+    class Asked:
+        def precision(self) -> str:
+            return training_dtype()
+
+    with training_in("bfloat16"):
+        workers = Workers(Asked, 1, SETTINGS, {"num_cpus": 0.1})
+    assert workers.map("precision", [()]) == ["bfloat16"]
+    workers.close()
 
 
 def test_an_error_of_the_work_itself_is_raised_as_it_is():

@@ -151,7 +151,7 @@ def test_sampled_scored_saved_and_read_again(tmp_path: Path, capsys: pytest.Capt
         (("--benchmark", "arith", "--reward", "oracle", "--approach", "beam", "--n", "0"), "bad setting n"),
         (("--benchmark", "arith", "--reward", "oracle", "--approach", "beam", "--n", "6"), "no multiple of width=4"),
         (("--benchmark", "arith", "--reward", "oracle", "--approach", "beam", "--plot", "x.svg"), "a search knows no --plot"),
-        (("--benchmark", "arith", "--reward", "oracle", "--approach", "beam", "--aggregation", "min"), "knows no --aggregation"),
+        (("--benchmark", "arith", "--reward", "oracle", "--approach", "beam", "--aggregation", "min"), "no --aggregation"),
         (("--benchmark", "minicode", "--limit", "1", "--samples", "1", "--reward", "oracle"), "knows only arith problems"),
     ],
 )

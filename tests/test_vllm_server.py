@@ -20,7 +20,7 @@ from test_processes import gone, wait_until
 from repirl.bench.apart import _runtime
 from repirl.cli.main import run
 from repirl.config import parse_config
-from repirl.engines import vllm_settings
+from repirl.engines import vllm_backend, vllm_settings
 from repirl.engines.base import Request, SamplingParams
 from repirl.engines.loading import load_policy
 from repirl.engines.torch_engine import TorchEngine
@@ -140,8 +140,8 @@ def test_a_server_that_does_not_come_up_is_told_with_its_last_words(policy, fake
     with pytest.raises(UserError, match=r"ended with code 3 .*ValueError: no such architecture"):
         engine.generate([Request("a", (4,))], PARAMS)
     assert "more words" in capsys.readouterr().err
-    slow = VllmEngine(policy, fake("silent", start_timeout_s=1.5))
-    with pytest.raises(UserError, match=r"not up after 1\.5 s"):
+    slow = VllmEngine(policy, fake("silent", start_timeout_s=5))
+    with pytest.raises(UserError, match=r"not up after 5 s"):
         slow.generate([Request("a", (4,))], PARAMS)
     assert len(fake.processes()) == 2
     wait_until(lambda: all(map(gone, fake.processes())))
@@ -244,7 +244,11 @@ def test_a_runtime_without_vllm_reads_as_before_there_was_one():
 
 
 def test_settings_that_make_no_sense_are_refused(policy, make_energy_model, tokenizer, monkeypatch, fake):
-    for wrong, said in (({"vllm": {}}, "need engine vllm"), ({"engine": "vllm", "vllm": {"gpus": "0"}}, "name a python")):
+    for wrong, said in (
+        ({"vllm": {}}, "need engine vllm"),
+        ({"engine": "vllm", "vllm": {"gpus": "0"}}, "name a python"),
+        ({"engine": "vllm", "vllm": {"gpus": "0,1", "python": "python"}}, "tensor_parallel_size"),
+    ):
         with pytest.raises(UserError, match=said):
             parse_config(Runtime, wrong)
     monkeypatch.setattr(vllm_settings, "vllm_is_here", lambda: False)
@@ -288,3 +292,25 @@ def test_an_evaluation_says_what_sampled_and_ends_it(policy_folder, fake, capsys
     assert [gone(process) for process in fake.processes()] == [True, True]
     # Samples of torch do not go into the same folder.
     assert run([*given[: given.index("--engine")], "--out", str(tmp_path / "out")]) == 2
+
+
+def test_nothing_of_torchrun_reaches_it(policy, fake, monkeypatch):
+    """With these variables vLLM would wait for a store that nobody starts."""
+    of_torchrun = (
+        "RANK",
+        "MASTER_PORT",
+        "TORCHELASTIC_USE_AGENT_STORE",
+        "TORCHELASTIC_RUN_ID",
+        "GROUP_WORLD_SIZE",
+        "ROLE_NAME",
+    )
+    for name in of_torchrun:
+        monkeypatch.setenv(name, "1")
+    engine = VllmEngine(policy, fake())
+    engine.generate([Request("p", (1, 2, 3), 1)], PARAMS)
+    environment = Path(f"/proc/{engine.backend._process.pid}/environ").read_bytes().split(b"\0")
+    assert not {name.encode() for name in of_torchrun} & {line.split(b"=")[0] for line in environment}
+    engine.close()
+    with vllm_backend._alone():
+        assert not [name for name in of_torchrun if name in os.environ]
+    assert all(os.environ[name] == "1" for name in of_torchrun)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from repirl import parallel
@@ -21,13 +22,15 @@ PIECES_PER_WORKER = 4
 
 
 class RayEngine:
-    """`SyncedEngine` over `settings.samplers` workers; `make()` gives a worker its own synced engine.
+    """`SyncedEngine` over `settings.samplers` workers; `make()` gives a worker its own synced engine, to which weights go as
+    `dtype` (None: as they are).
 
     Which worker samples a request changes nothing, as every sample has its own random stream. Of several processes that train
     together the first drives the workers, and all get what they sampled.
     """
 
-    def __init__(self, make: Callable[[], SyncedEngine], settings: RaySettings) -> None:
+    def __init__(self, make: Callable[[], SyncedEngine], settings: RaySettings, dtype: torch.dtype | None = None) -> None:
+        self._dtype = dtype
         self._version: int | None = None
         self._parts: list[Any] = []
         self.workers: Workers | None = None
@@ -42,8 +45,10 @@ class RayEngine:
     def sync(self, source: WeightSource) -> SyncReport:
         """Put the weights into Ray's object store, from where each machine gets them once."""
         started, version = time.monotonic(), source.version
-        stored, size = [], 0
-        for part in pieces(source.tensors(), PART_BYTES):  # all processes must gather what is cut
+        stored: list[Any] = []
+        size = 0
+        self._version, self._parts = None, []  # those before are freed first
+        for part in pieces(source.tensors(), PART_BYTES, self._dtype):  # all processes must gather what is cut
             size += sum(value.nbytes for value in part.values())
             if self.workers is not None:
                 stored.append(_stored(part))

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from repirl.config import Config
 from repirl.errors import EngineFault, UserError
+from repirl.precision import training_dtype, training_in
 
 
 class RaySettings(Config):
@@ -38,6 +39,8 @@ class RaySettings(Config):
     """So many workers may be lost before the run ends."""
     start_timeout_s: float = Field(default=600, gt=0)
     """Until a worker must be up: a cluster may have to make room."""
+    request_timeout_s: float = Field(default=3600, gt=0)
+    """Longest wait for an answer; a worker that gives none is lost."""
 
 
 def connect(settings: RaySettings) -> None:
@@ -76,8 +79,12 @@ class Workers:
         self._make, self._settings, self._prepare = make, settings, prepare
         self._actor_class: Any = ray.remote(_Worker).options(**options)
         self.lost = 0
-        self.actors: list[Any] = [self._actor_class.remote(make) for _ in range(count)]
+        self._dtype = training_dtype()
+        self.actors: list[Any] = [self._made() for _ in range(count)]
         self._wait_until_up(self.actors)
+
+    def _made(self) -> Any:
+        return self._actor_class.remote(self._make, self._dtype)
 
     def map(self, method: str, pieces: Sequence[tuple[Any, ...]], on_done: Callable[[int], None] = lambda i: None) -> list[Any]:
         """`method(*piece)` of each, in order; whoever is free takes the next. `on_done(number of the piece)`.
@@ -95,7 +102,15 @@ class Workers:
             while waiting and idle:
                 place, piece = idle.pop(), waiting.pop()
                 running[self.actors[place].do.remote(method, *pieces[piece])] = place, piece
-            (done,), _ = ray.wait(list(running), num_returns=1)
+            ready, hung = ray.wait(list(running), num_returns=1, timeout=self._settings.request_timeout_s)
+            if not ready:  # none of them answers: they are lost as well
+                for reference in hung:
+                    place, piece = running.pop(reference)
+                    waiting.append(piece)
+                    self._replace(place, TimeoutError(f"no answer in {self._settings.request_timeout_s:g} s"))
+                    idle.append(place)
+                continue
+            done = ready[0]
             place, piece = running.pop(done)
             try:
                 found[piece] = ray.get(done)
@@ -111,16 +126,16 @@ class Workers:
     def each(self, method: str, *given: Any) -> list[Any]:
         """`method(*given)` of every worker; one that is lost meanwhile is replaced, and its result is None."""
         import ray
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
         references = [actor.do.remote(method, *given) for actor in self.actors]
         found: list[Any] = []
         for place, reference in enumerate(references):
             try:
-                found.append(ray.get(reference))
+                found.append(ray.get(reference, timeout=self._settings.request_timeout_s))
             except RayTaskError as error:
                 raise error.cause from None
-            except RayActorError as error:
+            except (RayActorError, GetTimeoutError) as error:
                 self._replace(place, error)
                 found.append(None)
         return found
@@ -136,16 +151,24 @@ class Workers:
     def _replace(self, place: int, error: Exception) -> None:
         """A new worker in place of a lost one, given what it needs."""
         import ray
+        from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-        self.lost += 1
-        if self.lost > self._settings.losses:
-            what = f"{self.lost} workers were lost, the last: {_line(error, 0)}"
-            raise EngineFault(what, "look at the cluster's machines") from error
-        ray.kill(self.actors[place])  # it may be a machine that only answers no more
-        self.actors[place] = self._actor_class.remote(self._make)
-        self._wait_until_up([self.actors[place]])
-        if (prepared := self._prepare(self.actors[place])) is not None:
-            ray.get(prepared)
+        while True:
+            self.lost += 1
+            if self.lost > self._settings.losses:
+                what = f"{self.lost} workers were lost, the last: {_line(error, 0)}"
+                raise EngineFault(what, "look at the cluster's machines") from error
+            ray.kill(self.actors[place])  # it may be a machine that only answers no more
+            self.actors[place] = self._made()
+            try:
+                self._wait_until_up([self.actors[place]])
+                if (prepared := self._prepare(self.actors[place])) is not None:
+                    ray.get(prepared, timeout=self._settings.request_timeout_s)
+                return
+            except RayTaskError as fault:
+                raise fault.cause from None
+            except (RayActorError, GetTimeoutError, _NotMade) as fault:  # the next one may be placed elsewhere
+                error = fault
 
     def _wait_until_up(self, actors: Sequence[Any]) -> None:
         import ray
@@ -156,18 +179,24 @@ class Workers:
         try:
             ray.get(ready)
         except RayActorError as error:
-            raise EngineFault(f"a worker could not be made: {_line(error, -1)}", "look at its machine") from error
+            raise _NotMade(f"a worker could not be made: {_line(error, -1)}", "look at its machine") from error
         if late:
             what = f"{len(late)} of {len(actors)} workers did not start in {self._settings.start_timeout_s:.0f} s"
             todo = "the cluster has too few free cores or GPUs: ask for fewer workers, or raise start_timeout_s"
             raise EngineFault(what, todo)
 
 
-class _Worker:
-    """The actor."""
+class _NotMade(EngineFault):
+    """A worker ended while it was being made."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self.own = make()
+
+class _Worker:
+    """The actor; `dtype` is the precision of the learner's passes."""
+
+    def __init__(self, make: Callable[[], Any], dtype: str) -> None:
+        self.dtype = dtype
+        with training_in(dtype):
+            self.own = make()
 
     def up(self) -> None:
         """Answers once it has been made."""
@@ -177,7 +206,8 @@ class _Worker:
         return os.getpid()
 
     def do(self, method: str, *given: Any) -> Any:
-        return getattr(self.own, method)(*given)
+        with training_in(self.dtype):
+            return getattr(self.own, method)(*given)
 
 
 def _line(error: Exception, which: int) -> str:

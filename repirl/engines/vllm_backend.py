@@ -99,6 +99,23 @@ def environment() -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in wanted.items()} | {OWNER: str(os.getpid())}
 
 
+def is_of_torchrun(variable: str) -> bool:
+    """Whether torchrun sets it. With them vLLM would wait for a store that nobody starts (TORCHELASTIC_USE_AGENT_STORE)."""
+    return variable in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") or (
+        variable.startswith(("TORCHELASTIC_", "GROUP_", "ROLE_"))
+    )
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Without torchrun's variables for the while."""
+    taken = {name: os.environ.pop(name) for name in list(os.environ) if is_of_torchrun(name)}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
+
+
 class LocalBackend:
     """`vllm.LLM` of this environment. UserError if it does not start; EngineFault if it ends later."""
 
@@ -108,7 +125,8 @@ class LocalBackend:
 
         self._vllm = vllm
         try:
-            self._llm = vllm.LLM(**arguments, worker_extension_cls=f"repirl.engines.{WORKER}")
+            with _alone():
+                self._llm = vllm.LLM(**arguments, worker_extension_cls=f"repirl.engines.{WORKER}")
         except (RuntimeError, ValueError) as error:
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise UserError(f"vLLM does not start ({first})", arguments["model"], "its log above says more") from error

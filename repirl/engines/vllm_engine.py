@@ -6,6 +6,7 @@ matter. vLLM's random streams are not those of `TorchEngine`: the same settings 
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from torch import Tensor
 from repirl import parallel
 from repirl.engines.base import Request, SamplingParams
 from repirl.engines.causal_lm import CausalLM
-from repirl.engines.loading import LoadedPolicy, save_model
+from repirl.engines.loading import LoadedPolicy, save_model, written_to
 from repirl.engines.sampling import decode
 from repirl.engines.torch_engine import eos_ids
 from repirl.engines.vllm_backend import Answer, Ask, Backend, LocalBackend, engine_arguments
@@ -64,7 +65,7 @@ class _Synced:
     def _take(self, tensors: Iterator[dict[str, Tensor]]) -> int:
         """The steps of a sync; how many bytes it were."""
         size = 0
-        with tempfile.TemporaryDirectory(prefix="repirl-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as folder:
+        with tempfile.TemporaryDirectory(prefix="repirl-", dir=self._room()) as folder, written_to(Path(folder)):
             file = Path(folder) / "weights.safetensors"
             self.backend.call("repirl_begin_weights")
             for piece in tensors:
@@ -78,6 +79,11 @@ class _Synced:
         if missing:
             raise EngineFault(f"vLLM got no new weights for {', '.join(missing[:3])}", "report this, or use engine torch")
         return size
+
+    def _room(self) -> Path | None:
+        """Shared memory, where it has room for a piece (a container's often has 64 MiB); None: where temporary files go."""
+        wanted = 2 * self.settings.sync_chunk_mib * 2**20
+        return SHARED_MEMORY if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free >= wanted else None
 
     def close(self) -> None:
         """End vLLM's processes, if it runs."""

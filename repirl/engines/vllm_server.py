@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from repirl.engines.vllm_backend import WORKER, Answer, Ask, OnRow, environment
+from repirl.engines.vllm_backend import WORKER, Answer, Ask, OnRow, environment, is_of_torchrun
 from repirl.engines.vllm_settings import VllmSettings
 from repirl.errors import EngineFault, UserError
 from repirl.processes import die_with_parent
@@ -36,7 +36,6 @@ _LONGEST_SOCKET = 103
 """Bytes of the path of a Unix socket (Linux: 107, macOS: 103)."""
 _LOG_LINES = 20
 """Of the server's log, shown when it does not come up."""
-_OF_TORCHRUN = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _ROWS_AT_A_TIME = 64
 """Of a request for scores."""
 
@@ -87,7 +86,7 @@ class ServerBackend:
         more = {"PYTHONPATH": str(shipped), "VLLM_SERVER_DEV_MODE": "1"}
         more |= {} if self._settings.gpus is None else {"CUDA_VISIBLE_DEVICES": self._settings.gpus}
         # Nor torchrun's variables: the server is a world of its own.
-        inherited = {name: value for name, value in os.environ.items() if name not in _OF_TORCHRUN}
+        inherited = {name: value for name, value in os.environ.items() if not is_of_torchrun(name)}
         try:
             with self._log.open("wb") as log:
                 return subprocess.Popen(

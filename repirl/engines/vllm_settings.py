@@ -32,7 +32,8 @@ class VllmSettings(Config):
     gpu_memory_utilization: float = Field(default=0.4, gt=0, le=1)
     """Share of a GPU's memory for all of vLLM; the learner needs the rest."""
     gpus: str | None = None
-    """Of a server: the GPUs that it may use, as CUDA_VISIBLE_DEVICES says them; None: those that this process sees."""
+    """Of a server: the GPUs that it runs on, as CUDA_VISIBLE_DEVICES says them, as many as `tensor_parallel_size`; None: those
+    that this process sees."""
     tensor_parallel_size: int = Field(default=1, ge=1)
     """GPUs that share one copy of the weights."""
     max_num_seqs: int = Field(default=256, ge=1)
@@ -52,6 +53,8 @@ class VllmSettings(Config):
     def _gpus_are_a_servers(self) -> VllmSettings:
         if self.gpus is not None and self.python is None:
             raise ValueError("in this process vLLM sees the same GPUs: name a python too, which runs a server")
+        if self.gpus is not None and len(self.gpus.split(",")) != self.tensor_parallel_size:
+            raise ValueError("one server runs on tensor_parallel_size GPUs: name as many in gpus")
         return self
 
     def allowed_gap(self, scored_in: str = "float32") -> float:

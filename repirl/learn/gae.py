@@ -20,6 +20,7 @@ from repirl.learn.credit import Advantages, Credit, whitened, without_outcome
 from repirl.learn.credit_config import GAECredit
 from repirl.learn.gradient import global_counts
 from repirl.learn.updater import OptimConfig, Updater
+from repirl.precision import lowered
 from repirl.rewards.energy import energy_from_policy, parameter_groups
 from repirl.rollouts.batching import hidden_states, map_rows
 from repirl.rollouts.packing import TokenBatch, TokenRow, padding_id
@@ -41,9 +42,10 @@ def generalised_advantages(rewards_T: np.ndarray, values_T: np.ndarray, gamma: f
 def token_values(model: Any, batch: TokenBatch) -> Tensor:
     """Float32 values [N] of the states in which the batch's completion tokens were drawn; with gradient if enabled."""
     before_BT = batch.response_mask_BT[:, 1:]
-    hidden_NH = hidden_states(model.base_model, batch)[:, :-1][before_BT]
-    head = model.score if hasattr(model, "score") else model.classifier
-    return head(hidden_NH)[:, 0].float()
+    with lowered(batch.ids_BT.device.type):
+        hidden_NH = hidden_states(model.base_model, batch)[:, :-1][before_BT]
+        head = model.score if hasattr(model, "score") else model.classifier
+        return head(hidden_NH)[:, 0].float()
 
 
 class GAE(Credit):

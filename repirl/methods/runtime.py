@@ -96,14 +96,18 @@ def start_policy(name: str | Path, runtime: Runtime, seed: int, revision: str | 
 def make_engine(policy: LoadedPolicy, runtime: Runtime) -> Engine:
     """A sampler over a policy within the runtime's bounds, which follows the weights of its model."""
     if runtime.ray is not None and runtime.ray.samplers:
+        import torch
+
         from repirl.engines.ray_engine import RayEngine
 
-        device = "cuda" if runtime.ray.sampler_gpus else "cpu"
+        device, dtype = "cuda" if runtime.ray.sampler_gpus else "cpu", None
         if runtime.engine == "vllm":
-            make: Callable[[], SyncedEngine] = partial(_vllm_worker, policy.address, runtime.vllm or VllmSettings(), device)
+            settings = runtime.vllm or VllmSettings()
+            make: Callable[[], SyncedEngine] = partial(_vllm_worker, policy.address, settings, device)
+            dtype = getattr(torch, settings.dtype)
         else:
             make = _copied_engine(policy, runtime, device)
-        return _following(policy, runtime, RayEngine(make, runtime.ray))
+        return _following(policy, runtime, RayEngine(make, runtime.ray, dtype))
     if runtime.engine == "vllm":
         from repirl.engines.vllm_engine import VllmEngine
 

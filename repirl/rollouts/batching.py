@@ -40,7 +40,7 @@ def can_share_prompts(model: torch.nn.Module) -> bool:
         parallel.size() == 1
         and isinstance(model, PreTrainedModel)
         and not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-        and "past_key_values" in inspect.signature(model.base_model.forward).parameters
+        and {"past_key_values", "position_ids"} <= inspect.signature(model.base_model.forward).parameters.keys()
         and keeps_all_keys(model.config)
         and (model.get_output_embeddings() is None or has_known_head(model))
     )

@@ -23,6 +23,11 @@ SHARING_PAYS = 0.9
 """Prompts are shared if that leaves at most this part of the padded tokens: a second, short pass has a price of its own."""
 
 
+CACHED_COLUMNS = 2
+"""A shared prompt's keys and values are kept for each row behind it, in all layers: so many columns (rows times the longest
+prompt and completion) may there be for each padded token that a pass may have."""
+
+
 class Prefix(Protocol):
     """What lies before a batch's blocks."""
 
@@ -182,7 +187,7 @@ def _sharing_chunks(
             width_now, longest_now = (before, after) if fresh else (max(width, before), max(longest, after))
             count = 1 if fresh else len(chunks[-1]) + 1
             cost = len(prompts_now) * width_now + count * longest_now
-            if fresh or cost <= max_tokens:
+            if fresh or (cost <= max_tokens and count * (width_now + longest_now) <= CACHED_COLUMNS * max_tokens):
                 break
         if fresh:
             chunks.append([])
