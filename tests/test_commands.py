@@ -135,3 +135,15 @@ def test_commands_run(page: str, workspace: Path, capsys: pytest.CaptureFixture[
         if why_only_read(command) is None:
             code = cli.run(made_small(command))
             assert code == 0, f"{page}, line {command.number}: {command}\n{capsys.readouterr().err}"
+
+
+def test_the_settings_for_a_real_model_are_settings(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file in docs/own.md, with the command that stands in it."""
+    page = (CHECKOUT_DIR / "docs" / "own.md").read_text()
+    text = page.split("```toml\n")[1].split("```")[0]
+    (command,) = re.findall(r"`repirl (.+?)`", text)
+    (workspace / "mine.toml").write_text(text.replace("validation_problems = 32", "validation_problems = 4"))
+    assert cli.run([*shlex.split(command), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "60 updates on 7,680 samples" in said
+    assert "20 problems of MINE.jsonl, 4 held out" in said

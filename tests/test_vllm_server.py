@@ -294,6 +294,18 @@ def test_an_evaluation_says_what_sampled_and_ends_it(policy_folder, fake, capsys
     assert run([*given[: given.index("--engine")], "--out", str(tmp_path / "out")]) == 2
 
 
+def test_a_model_without_weights_is_enough(policy_folder, fake):
+    """As a worker on another machine has it."""
+    policy = load_policy(policy_folder)
+    policy.model.to("meta")
+    engine = VllmEngine(policy, fake(), "cpu")
+    (made,) = engine.generate([Request("p", (1, 2, 3), 1)], PARAMS)
+    assert made[0].token_ids.size
+    with pytest.raises(UserError, match="token"):
+        engine.generate([Request("p", (10**6,), 1)], PARAMS)
+    engine.close()
+
+
 def test_nothing_of_torchrun_reaches_it(policy, fake, monkeypatch):
     """With these variables vLLM would wait for a store that nobody starts."""
     of_torchrun = (

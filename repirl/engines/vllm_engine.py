@@ -95,15 +95,17 @@ class _Synced:
 class VllmEngine(_Synced):
     """`SyncedEngine` over the policy's own folder, from whose weights it starts.
 
-    Prompts and completions are those of the policy's tokenizer, as token ids. Raises what starting vLLM raises.
+    Prompts and completions are those of the policy's tokenizer, as token ids. `device`: where vLLM is to run; None: where the
+    model is. (Of the model itself no weight is used: it may be on `meta`.) Raises what starting vLLM raises.
     """
 
-    def __init__(self, policy: LoadedPolicy, settings: VllmSettings) -> None:
+    def __init__(self, policy: LoadedPolicy, settings: VllmSettings, device: str | None = None) -> None:
         self.tokenizer = policy.tokenizer
         self.eos_ids = eos_ids(policy.model, policy.tokenizer)
         self._lm = CausalLM(policy.model)
         self.max_length = longest(policy.model.config, settings)
-        arguments = engine_arguments(policy.path, settings, self.max_length, on_cpu=_on_cpu(policy.model), pooling=False)
+        on_cpu = _on_cpu(policy.model) if device is None else device == "cpu"
+        arguments = engine_arguments(policy.path, settings, self.max_length, on_cpu=on_cpu, pooling=False)
         super().__init__(settings, lambda settings: started(arguments, settings))
 
     def generate(

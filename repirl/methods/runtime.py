@@ -141,7 +141,9 @@ def _vllm_worker(address: PolicyAddress, settings: VllmSettings, device: str) ->
     """vLLM in a worker, over the policy as that finds it: by a hub id, or in a folder that its machine sees too."""
     from repirl.engines.vllm_engine import VllmEngine
 
-    return VllmEngine(load_policy(address.name, device=device, revision=address.revision), settings)
+    policy = load_policy(address.name, dtype="auto", revision=address.revision)
+    policy.model.to("meta")  # vLLM reads the folder: weights here would only take its room
+    return VllmEngine(policy, settings, device)
 
 
 @contextmanager
