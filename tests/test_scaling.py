@@ -9,6 +9,7 @@ import pytest
 
 from repirl.cli.main import run
 from repirl.cli.scale import short_names
+from repirl.cli.scale_tables import costs_of
 from repirl.errors import UserError
 from repirl.evals.metrics import metric_values
 from repirl.evals.scaling import (
@@ -112,6 +113,24 @@ def test_a_plot_takes_the_reader_s_colours(tmp_path: Path) -> None:
     assert text == (tmp_path / "two.svg").read_text()
 
 
+def test_curves_can_be_drawn_against_what_they_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A reward's scores cost tokens too: its curve lies to the right of the majority's."""
+    asked = ("--benchmark", "arith", "--limit", "3", "--samples", "4", "--reward", "confidence", "--aggregation", "min")
+    payload = shown(capsys, *asked, "--plot", str(tmp_path / "tokens.svg"), "--against", "tokens")
+    assert "tokens of a problem" in (tmp_path / "tokens.svg").read_text()
+    costs = costs_of(payload, "tokens")
+    plain, chosen = costs["majority", None, None], costs["best-of-N", "confidence", "min"]
+    assert plain == pytest.approx([plain[0] * n for n in (1, 2, 4)])
+    assert all(b > 1.9 * a for a, b in zip(plain, chosen, strict=True))  # the prompt is scored with each
+    search = ("--benchmark", "arith", "--limit", "2", "--approach", "beam", "--reward", "confidence", "--n", "1", "--n", "4")
+    searched = shown(capsys, *search, "--plot", str(tmp_path / "search.svg"), "--against", "flops")
+    assert "FLOPs of a problem" in (tmp_path / "search.svg").read_text()
+    assert [point["n"] for point in searched["points"]] == [1, 4]
+    unknown = {"curves": [{"selector": "majority", "reward": None, "aggregation": None, "points": [{"policy_tokens": None}]}]}
+    with pytest.raises(UserError, match="does not say what tokens"):
+        costs_of(unknown, "tokens")
+
+
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     code = run(["scale", *arguments, "--json"])
     out, err = capsys.readouterr()
@@ -150,7 +169,7 @@ def test_sampled_scored_saved_and_read_again(tmp_path: Path, capsys: pytest.Capt
         (("--benchmark", "arith", "--reward", "oracle", "--approach", "luck"), "unknown approach"),
         (("--benchmark", "arith", "--reward", "oracle", "--approach", "beam", "--n", "0"), "bad setting n"),
         (("--benchmark", "arith", "--reward", "oracle", "--approach", "beam", "--n", "6"), "no multiple of width=4"),
-        (("--benchmark", "arith", "--reward", "oracle", "--approach", "beam", "--plot", "x.svg"), "a search knows no --plot"),
+        (("--benchmark", "arith", "--against", "seconds"), "not drawn against"),
         (("--benchmark", "arith", "--reward", "oracle", "--approach", "beam", "--aggregation", "min"), "no --aggregation"),
         (("--benchmark", "minicode", "--limit", "1", "--samples", "1", "--reward", "oracle"), "knows only arith problems"),
     ],

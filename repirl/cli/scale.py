@@ -65,12 +65,13 @@ def scale_command(
     out: Annotated[Path | None, typer.Option(help="Keep samples here; an interrupted run continues.")] = None,
     save_pool: Annotated[Path | None, typer.Option(help="Write the pool with all scores to this JSONL file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the curves into this SVG file.")] = None,
+    against: Annotated[str, typer.Option(help="What --plot draws them against: n, tokens or flops (of a problem).")] = "n",
     dtype: Annotated[str, typer.Option(help="Of policy and published PRMs: float32, bfloat16 or auto.")] = "float32",
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Test-time scaling: best-of-N, majority and PRM-weighted majority by N, all from one pool of samples."""
-    from repirl.cli.scale_tables import payload_of, tables
+    from repirl.cli.scale_tables import AXES, costs_of, payload_of, tables
     from repirl.errors import UserError
     from repirl.evals.origin import agreement
     from repirl.evals.pools import pool_of_file, with_scores, write_pool
@@ -79,6 +80,8 @@ def scale_command(
     from repirl.grading.math.grader import known_extraction
     from repirl.tasks.benchmarks import load_benchmark
 
+    if against not in AXES:
+        raise UserError("curves are not drawn against", against, f"use one of {', '.join(AXES)}")
     if (pool is None) and benchmark is None:
         raise UserError("nothing to choose from", "no --benchmark, no --pool", "name a benchmark, or give a pool of samples")
     if later is not None and (pool is not None or approach is not None):
@@ -105,11 +108,11 @@ def scale_command(
     if approach is not None:
         if problems is None or pool is not None or len(reward or ()) != 1:
             raise UserError("a search needs one benchmark and one reward", approach, "give --benchmark and --reward once")
-        unused = {"--aggregation": aggregation, "--plot": plot, "--out": out, "--prompt-suffix": prompt_suffix}
+        unused = {"--aggregation": aggregation, "--out": out, "--prompt-suffix": prompt_suffix}
         if given := [name for name, value in unused.items() if value]:
             todo = "leave it out; --set aggregation=... says how a solution's steps are one score"
             raise UserError(f"a search knows no {given[0]}", approach, todo)
-        from repirl.cli.scale_search import Asked, search_curve, search_tables
+        from repirl.cli.scale_search import Asked, draw_search, search_curve, search_tables
 
         asked = Asked(
             approach=approach,
@@ -125,6 +128,8 @@ def scale_command(
             device=place,
         )
         searched = search_curve(problems, asked, save_pool)
+        if plot is not None:
+            draw_search(plot, searched, against)
         emit(as_json, searched, lambda: search_tables(searched))
         return
     parameters: dict[str, int] = {}
@@ -174,7 +179,8 @@ def scale_command(
         from repirl.reporting.figures import of_scaling
         from repirl.reporting.plots import draw
 
-        draw(plot, of_scaling(found))
+        costs = None if against == "n" else costs_of(payload, against)
+        draw(plot, of_scaling(found, costs, AXES[against]))
         note(f"plot: {plot}")
     emit(as_json, payload, lambda: tables(payload))
 

@@ -114,6 +114,23 @@ def _config(asked: Asked, n: int, longest: int) -> SearchConfig:
     return with_overrides(parse_config(SearchConfig, given), list(asked.settings))
 
 
+def draw_search(path: Path, payload: dict[str, Any], against: str) -> None:
+    """The curve of a search against its n, or the tokens (all that were generated, and scored) or FLOPs of a problem."""
+    from repirl.cli.scale_tables import AXES
+    from repirl.reporting.figures import of_search
+    from repirl.reporting.plots import draw
+
+    points = payload["points"]
+    spent = {
+        "n": [point["n"] for point in points],
+        "tokens": [sum(point["cost"][part] for part in ("generated", "lookahead", "scored")) for point in points],
+        "flops": [point["flops"] for point in points],
+    }
+    label = f"n of {payload['approach']}" if against == "n" else AXES[against]
+    draw(path, of_search(points, spent[against], label))
+    note(f"plot: {path}")
+
+
 def search_tables(payload: dict[str, Any]) -> Group:
     """Accuracy by n in percent, and tokens of a problem."""
     from rich.console import Group

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
+from repirl.errors import UserError
+
 if TYPE_CHECKING:
     from rich.console import Group
 
@@ -47,6 +49,28 @@ def payload_of(pool: GradedPool, found: Scaling, parameters: dict[str, int]) -> 
         "parameters": parameters,
         "curves": curves,
     }
+
+
+AXES = {"n": "samples N", "tokens": "tokens of a problem (policy and reward)", "flops": "FLOPs of a problem"}
+"""What curves can be drawn against."""
+
+
+def costs_of(payload: dict[str, Any], against: str) -> dict[tuple[str, str | None, str | None], list[float]]:
+    """What each point of each curve costs, in tokens or FLOPs. UserError where that is not known."""
+    found = {}
+    for curve in payload["curves"]:
+        points = curve["points"]
+        if against == "tokens" and curve["reward"] is None:
+            costs = [point["policy_tokens"] for point in points]
+        elif against == "tokens":
+            pairs = [(point["policy_tokens"], point["reward_tokens"]) for point in points]
+            costs = [None if None in pair else sum(pair) for pair in pairs]
+        else:
+            costs = [point["flops"] for point in points]
+        if None in costs:
+            raise UserError(f"the pool does not say what {against} it took", curve["reward"] or "policy", "draw against n")
+        found[curve["selector"], curve["reward"], curve["aggregation"]] = costs
+    return found
 
 
 def _flops(parameters: int | None, tokens: float | None) -> float | None:

@@ -17,6 +17,8 @@ from repirl.reporting.plots import PALETTE, Figure, Panel, Series
 from repirl.types import Interval
 
 OWN, OTHER = PALETTE[0], PALETTE[1]
+Costs = Mapping[tuple[str, str | None, str | None], Sequence[float]]
+"""Selector, reward and aggregation of a curve -> what each of its points costs."""
 KINDS = ("forest", "learning", "scaling", "accuracy-while-adapting", "signal-while-adapting")
 """How the names of a suite's pictures begin."""
 
@@ -130,15 +132,18 @@ def _seeded_line(label: str, name: str, curves: Sequence[Sequence[Mapping[str, A
     return _seeded(label, steps, np.array([[one[step] for step in steps] for one in points]), color)
 
 
-def of_scaling(scaling: Scaling) -> Figure:
+def of_scaling(scaling: Scaling, costs: Costs | None = None, x_label: str = "samples N") -> Figure:
     """A panel for each reward: best-of-N and weighted majority by the mean of its scores, majority, pass@N and a sample by
-    chance beside them. Without rewards, one panel of those."""
+    chance beside them. Without rewards, one panel of those.
+
+    `costs`: what each of a curve's N costs, by selector, reward and aggregation, in the unit that `x_label` says; None: N.
+    """
     rewards = list(dict.fromkeys(curve.reward for curve in scaling.curves if curve.reward is not None))
     shown = {(curve.selector, curve.reward, curve.aggregation): curve for curve in scaling.curves}
     hows = {curve.aggregation for curve in scaling.curves if curve.reward is not None}
     how = "mean" if "mean" in hows else next(iter(hows), None)
     common = [
-        _series(shown[name, None, None], label, None, dashed)
+        _series(shown[name, None, None], label, None, dashed, costs)
         for name, label, dashed in ((PASS, "pass@N", True), (MAJORITY, "majority", False), (RANDOM, "any", True))
         if (name, None, None) in shown
     ]
@@ -148,7 +153,7 @@ def of_scaling(scaling: Scaling) -> Figure:
             tuple(
                 common
                 + [
-                    _series(shown[selector, name, how], label, PALETTE[i], False)
+                    _series(shown[selector, name, how], label, PALETTE[i], False, costs)
                     for i, (selector, label) in enumerate(((BEST_OF_N, "best-of-N"), (WEIGHTED, "weighted")))
                     if (selector, name, how) in shown
                 ]
@@ -156,13 +161,24 @@ def of_scaling(scaling: Scaling) -> Figure:
         )
         for name in rewards
     ]
-    return Figure(tuple(panels) or (Panel("", tuple(common)),), "samples N", "accuracy", powers_of_two=True)
+    return Figure(tuple(panels) or (Panel("", tuple(common)),), x_label, "accuracy", powers_of_two=True)
 
 
-def _series(curve: Curve, label: str, color: str | None, dashed: bool) -> Series:
-    points = curve.points
-    line = _line_of(label, [point.samples for point in points], [point.accuracy for point in points], color)
-    return replace(line, dashed=dashed)
+def _series(curve: Curve, label: str, color: str | None, dashed: bool, costs: Costs | None) -> Series:
+    x = [point.samples for point in curve.points]
+    if costs is not None:
+        x = costs[curve.selector, curve.reward, curve.aggregation]
+    return replace(_line_of(label, x, [point.accuracy for point in curve.points], color), dashed=dashed)
+
+
+def of_search(points: Sequence[Mapping[str, Any]], x: Sequence[float], x_label: str) -> Figure:
+    """What a search chooses at each of its widths, by `x`: the best, the majority (weighted or not), and pass."""
+    lines = []
+    for label, color in (("pass", None), ("best", PALETTE[0]), ("weighted", PALETTE[1]), ("majority", None)):
+        if all(label in point["accuracy"] for point in points):
+            values = [Interval(**point["accuracy"][label]) for point in points]
+            lines.append(replace(_line_of(label, x, values, color), dashed=label == "pass"))
+    return Figure((Panel("", tuple(lines)),), x_label, "accuracy", powers_of_two=True)
 
 
 def of_adapting(curve: Sequence[Mapping[str, Any]]) -> Figure:

@@ -6,6 +6,7 @@ Text and axes take the colour that the reader's page has, light or dark. No scri
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -134,7 +135,10 @@ def _draw_panel(axis: Axes, panel: Panel, powers_of_two: bool) -> None:
     if powers_of_two:
         axis.set_xscale("log", base=2)
         ticks = sorted({x for line in panel.series for x in line.x})
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        if ticks == [2.0 ** round(math.log2(tick)) for tick in ticks]:
+            axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        else:  # what the numbers cost
+            axis.set_xscale("log", base=10)
         axis.minorticks_off()
     axis.set_title(panel.title, fontsize=9, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
