@@ -52,10 +52,13 @@ def _measured(args: argparse.Namespace) -> dict[str, object]:
 
     from repirl.rewards.load import LoadOptions, load_reward
     from repirl.rng import stream
+    from repirl.rollouts import packing
     from repirl.rollouts.prompts import encode_prompt
     from repirl.tasks import arith
 
     torch.set_num_threads(args.threads)
+    if args.side == "theirs":
+        packing.SHARING_PAYS = 0.0  # from its beginning: the prompt too
     loaded = load_reward("confidence", LoadOptions(args.policy))
     rng = stream(0, "perf", "scaling")
     rows = []
