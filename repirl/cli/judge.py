@@ -39,9 +39,7 @@ def judge_command(
         ),
     ],
     data_dir: Annotated[Path | None, typer.Option(help="Local folder of benchmark data.")] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Solutions of each subset, seeded (`arith*`: the first).")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Solutions of each subset, seeded (`arith*`: the first).")] = None,
     threshold: Annotated[
         str | None,
         typer.Option(help="tuned, fixed:VALUE or prmbench (0.5; 0.15 for redundancy). Default: oracle fixed:0.5, else tuned."),
