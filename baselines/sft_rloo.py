@@ -1,9 +1,9 @@
 """SFT, then RLOO: a warm start on the demonstrations before RL on outcomes (`SFT+RLOO` of docs/method.md section 6).
 
-Both phases have the same training set (`--problems hard` chooses among it for the second alone, by what the warm start fails),
-sampler and validation; the first one's folder is `sft/`, and the method costs what both
-cost. The warm start hands on its best checkpoint by validation: imitating another writer's style costs accuracy before it
-gains any, and the untouched start is one of the checkpoints.
+Both phases have the same training set (`--problems hard` chooses among it for the second alone, by what the warm start
+fails), sampler and validation; the first one's folder is `sft/`, and the method costs what both cost. The warm start hands on
+its best checkpoint by validation: imitating another writer's style costs accuracy before it gains any, and the untouched
+start is one of the checkpoints.
 """
 
 from pydantic import Field

@@ -110,7 +110,7 @@ def scale_command(
             raise UserError("a search needs one benchmark and one reward", approach, "give --benchmark and --reward once")
         unused = {"--aggregation": aggregation, "--out": out, "--prompt-suffix": prompt_suffix}
         if given := [name for name, value in unused.items() if value]:
-            todo = "leave it out; --set aggregation=... says how a solution's steps are one score"
+            todo = "say --set aggregation=..." if given[0] == "--aggregation" else "leave it out"
             raise UserError(f"a search knows no {given[0]}", approach, todo)
         from repirl.cli.scale_search import Asked, draw_search, search_curve, search_tables
 
