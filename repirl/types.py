@@ -206,6 +206,8 @@ class ScaledRow:
     votes: tuple[int | None, ...]
     lengths: tuple[float, ...]
     scores: tuple[tuple[float, ...] | None, ...]
+    n: int | None = None
+    """Of the search that ended with them; None: they were sampled."""
 
 
 @dataclass(frozen=True, slots=True)

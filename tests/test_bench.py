@@ -13,9 +13,10 @@ import pytest
 
 from repirl.bench import apart
 from repirl.bench.evaluating import judges
+from repirl.bench.evaluations import JudgeEvaluation, PolicyEvaluation
 from repirl.bench.known import Today, check_same
 from repirl.bench.run import SuiteOptions, _event, run_suite
-from repirl.bench.suites import JudgeEvaluation, PolicyEvaluation, Suite, SuiteRun, load_suite, plan, suite_names
+from repirl.bench.suites import Suite, SuiteRun, load_suite, plan, suite_names
 from repirl.bench.worker import _left_policy, _parent
 from repirl.config import with_overrides
 from repirl.engines.loading import folder_digest, policy_dir
@@ -82,6 +83,23 @@ kind = "scale"
 benchmark = "arith"
 samples = 4
 limit = 6
+
+[[evaluations]]
+benchmark = "arith"
+of = ["base"]
+samples = 4
+limit = 5
+greedy = false
+metrics = ["maj@4"]
+
+[[evaluations]]
+kind = "search"
+approach = "beam"
+benchmark = "arith"
+of = ["ours"]
+numbers = [1, 4]
+limit = 6
+settings = { width = 2, aggregation = "mean" }
 
 [[contrasts]]
 better = "ours"
@@ -194,8 +212,20 @@ def test_labels_stand_in_keys_and_runs_have_policies() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[[evaluations]]\nkind = "weigh"\nset = "arith"', "no such kind of evaluation; there are policy, judge and scale"),
+        (
+            '[[evaluations]]\nkind = "weigh"\nset = "arith"',
+            "no such kind of evaluation; there are policy, judge, scale and search",
+        ),
         ('[[evaluations]]\nkind = "judge"\nbenchmark = "arith"', "set"),
+        ('[[evaluations]]\nbenchmark = "arith"\nof = ["ours"]', "of a run that is not in it: 'ours'; labels: base, rloo"),
+        (
+            '[[evaluations]]\nkind = "search"\nbenchmark = "arith"\nnumbers = [2]\napproach = "best"',
+            "no such approach; there are beam",
+        ),
+        (
+            '[[evaluations]]\nkind = "search"\nbenchmark = "arith"\nnumbers = [6]\napproach = "beam"\nsettings = { width = 4 }',
+            "n=6 is no multiple of width=4",
+        ),
         ('[[evaluations]]\nbenchmark = "arith"\nthreshold = "tuned"', "threshold"),
         ('[[contrasts]]\nbetter = "ours"\nworse = "rloo"', "compares with a run that is not in it: 'ours'; labels: base, rloo"),
         ('[[contrasts]]\nbetter = "rloo"\nworse = "base"\nbenchmark = "arit"', "a benchmark that is not in it: 'arit'"),
@@ -255,7 +285,11 @@ def test_a_suite_runs_resumes_and_is_reported(tmp_path: Path) -> None:
     assert first.validation_budget is not None
     # One step, and validation before and after it.
     assert (first.budget + first.validation_budget).rollouts == 4 * 2 + 2 * 4
-    evaluation, short = runs["base-arith-s0"].evaluations
+    evaluation, short, voted = runs["base-arith-s0"].evaluations
+    assert (voted.counts["sampled"].total, "maj@4" in voted.metrics, "maj@4" in evaluation.metrics) == (20, True, False)
+    assert {key: len(record.evaluations) for key, record in runs.items() if key != "base-arith-s0"} == {
+        "ours-arith-s0": 2, "rloo-again-s0": 2, "rloo-arith-s0": 2, "tale-arith-s0": 0
+    }  # fmt: skip
     assert evaluation.counts["sampled"].total == 16
     assert evaluation.counts["greedy"].total == 8
     assert (short.counts["greedy"].total, short.protocol["max_new_tokens"]) == (4, 16)
@@ -270,6 +304,16 @@ def test_a_suite_runs_resumes_and_is_reported(tmp_path: Path) -> None:
     assert (scaled.benchmark, scaled.reward, scaled.reward_digest, scaled.policy_digest) == ("arith", "fitted", reward, tiny)
     assert (scaled.counts.total, set(scaled.curves["majority"])) == (24, {"1", "2", "4"})
     assert [len(row.scores) for row in stored["ours-arith-s0"].scaled(scaled)] == [4] * 6
+    (searched,) = runs["ours-arith-s0"].searches
+    assert (searched.reward_digest, searched.policy_digest, list(searched.points)) == (reward, tiny, ["1", "4"])
+    assert searched.protocol["width"] == 2
+    assert "max_new_tokens" not in searched.protocol
+    narrow, wide = searched.points["1"], searched.points["4"]
+    assert (narrow.solutions, set(wide.accuracy)) == (1.0, {"best", "weighted", "majority", "pass"})
+    assert wide.tokens["generated"] > 2 * narrow.tokens["generated"] > 0
+    assert wide.tokens["scored"] > 0
+    assert searched.parameters["policy"] > 0
+    assert [row.n for row in stored["ours-arith-s0"].searched(searched)] == [1] * 6 + [4] * 6
     tale = runs["tale-arith-s0"]
     assert (tale.policy_digest, tale.reward_digest, tale.evaluations) == (None, None, ())
     assert tale.validation_budget == Budget(rollouts=2)
@@ -278,6 +322,7 @@ def test_a_suite_runs_resumes_and_is_reported(tmp_path: Path) -> None:
     assert {row.label for row in board.rows} == {"base", "rloo", "ours", "tale"}
     chosen = [column.metric for column in board.columns if column.kind == "scale"]
     assert chosen == ["best-of-4", "maj@4", "weighted@4"]
+    assert [column.metric for column in board.columns if column.kind == "search"] == ["beam-1", "beam-4"]
     assert {(d.better.label, d.worse.label) for d in board.differences} == {("ours", "rloo")}
     (row,) = [row for row in board.rows if row.label == "tale"]
     assert row.checkpoints is not None
@@ -293,6 +338,14 @@ def test_a_suite_runs_resumes_and_is_reported(tmp_path: Path) -> None:
         file.read_text().replace("limit = 13", "limit = 12").replace("samples = 4\nlimit = 6", "samples = 4\nlimit = 7")
     )
     with pytest.raises(UserError, match=r"ours-arith-s0 was made with other settings \(scale arith\)"):
+        run_suite("small", options, events.append)
+    file.write_text(
+        file.read_text().replace("samples = 4\nlimit = 7", "samples = 4\nlimit = 6").replace("width = 2", "width = 4")
+    )
+    with pytest.raises(UserError, match=r"ours-arith-s0 was made with other settings \(beam arith\)"):
+        run_suite("small", options, events.append)
+    file.write_text(file.read_text().replace("width = 4", "width = 2").replace("maj@4", "maj@2"))
+    with pytest.raises(UserError, match=r"base-arith-s0 was made with other settings \(benchmark arith\)"):
         run_suite("small", options, events.append)
 
 

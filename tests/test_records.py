@@ -21,7 +21,8 @@ from repirl.evals.prm_quality import first_error_quality
 from repirl.evals.thresholds import UsedThreshold
 from repirl.records import index, provenance, rows, store
 from repirl.records.build import new_record
-from repirl.records.schema import BasePolicy, Counts, ParentStage, RunRecord, digest_without_seed, is_machine_path, run_key
+from repirl.records.measured import Counts
+from repirl.records.schema import BasePolicy, ParentStage, RunRecord, digest_without_seed, is_machine_path, run_key
 from repirl.types import Budget, Interval, JudgedRow, Report, SampleRow
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -20,12 +21,14 @@ from repirl.errors import UserError
 from repirl.evals.judged_sets import JudgedSet
 from repirl.evals.judging import judge
 from repirl.evals.metrics import problem_values
+from repirl.evals.pools import GradedPool
 from repirl.evals.scaling import Candidates, scaled_rows, scaling
+from repirl.evals.searched import SearchPoint
 from repirl.evals.step_scoring import ScoredSteps
 from repirl.evals.thresholds import ThresholdRule
 from repirl.methods.registry import methods
 from repirl.records import index, store
-from repirl.records.build import PoolScaling, new_record
+from repirl.records.build import PoolScaling, Searched, new_record
 from repirl.records.schema import BasePolicy, ParentStage, run_key
 from repirl.records.store import StoredRun
 from repirl.reporting.board import Board, Column, Rank, Row
@@ -79,7 +82,7 @@ def write(root: Path, method: str, seed: int, grid: Grid, **changes: Any) -> Sto
         "command": "repirl bench trial",
     }
     reports = changes.pop("report", [make_report(grid)])
-    beside = {name: changes.pop(name) for name in ("judgements", "scalings", "curve") if name in changes}
+    beside = {name: changes.pop(name) for name in ("judgements", "scalings", "searches", "curve") if name in changes}
     given |= changes
     run_id = run_key(given.get("label", method), given["stage"], seed) + given.pop("again", "")
     reports = [reports] if isinstance(reports, Report) else reports
@@ -909,4 +912,62 @@ def test_scaling_is_a_column_and_follows_from_its_rows(tmp_path: Path) -> None:
     raw["scalings"][0]["curves"]["best-of-N mean"]["4"] = {"value": 0.1, "low": 0.0, "high": 0.2, "level": 0.95}
     edit(stored, raw)
     with pytest.raises(UserError, match=r"best-of-N mean of arith does not follow"):
+        board_of(tmp_path)
+
+
+def searches(seed: int, gain: float) -> Searched:
+    """Of 24 problems: one solution of each, and four of which the first is right, and best scored as often as `gain` says."""
+    rng = np.random.default_rng(seed)
+    points = []
+    for n in (1, 4):
+        pool = []
+        for i in range(24):
+            scores = [np.array([float(rng.random() < gain)]), *(np.array([0.5]) for _ in range(n - 1))]
+            right = np.array([float(n > 1), *(0.0 for _ in range(n - 1))])
+            pool.append(Candidates(f"p{i}", right, tuple("abbc")[:n], np.ones(n), {"fitted": tuple(scores)}))
+        found = scaling(pool, [n], ["mean"])
+        best = next(curve for curve in found.curves if curve.selector == "best-of-N").points[0].accuracy
+        tokens = {"generated": 10.0 * n, "discarded": 2.0, "lookahead": 0.0, "scored": 8.0 * n}
+        rows = tuple(replace(row, n=n) for row in scaled_rows(pool, "fitted"))
+        graded = GradedPool((), {}, {}, {}, {}, {})
+        points.append(SearchPoint(n, {"best": best}, 0, float(n), tokens, rows, graded))
+    return Searched(
+        benchmark="arith",
+        card_digest="card",
+        data_digest="data",
+        protocol={"approach": "beam", "aggregation": "mean", "seed": 0},
+        policy_digest="0" * 64,
+        reward="fitted",
+        reward_digest=None,
+        points=points,
+        parameters={"policy": 3, "reward": 2},
+        budget=Budget(generated_tokens=50, scored_tokens=40),
+    )
+
+
+def test_searches_are_columns_a_curve_against_tokens_and_follow_from_their_rows(tmp_path: Path) -> None:
+    for seed in range(3):
+        write(tmp_path, "rloo", seed, GOOD, searches=[searches(seed, 0.2)])
+        scored = {"scalings": [scored_pool(seed, 0.5)], "searches": [searches(seed, 0.9)]}
+        stored = write(tmp_path, "good", seed, GOOD, **scored)
+    board = board_of(tmp_path)
+    columns = {column.metric: column for column in board.columns if column.kind == "search"}
+    assert list(columns) == ["beam-1", "beam-4"]
+    good, plain = (row_of(board, name).cells for name in ("good", "rloo"))
+    assert good[columns["beam-1"]].interval.value == 0.0
+    assert good[columns["beam-4"]].interval.value > 0.6 > plain[columns["beam-4"]].interval.value
+    assert columns["beam-4"] in board.primary_of("arith")
+    assert columns["beam-1"] not in board.primary_of("arith")
+    assert "search arith beam-4" in to_markdown(board, tmp_path)
+    figure = of_board(board)["search"]
+    assert isinstance(figure, Figure)
+    assert [(panel.title, [line.label for line in panel.series]) for panel in figure.panels] == [
+        ("good", ["best-of-N", "beam"]),
+        ("rloo", ["beam"]),
+    ]
+    assert list(figure.panels[1].series[0].x) == [18.0, 72.0]
+    raw = json.loads(stored.file.read_text())
+    raw["searches"][0]["points"]["4"]["accuracy"]["best"] = {"value": 0.1, "low": 0.0, "high": 0.2, "level": 0.95}
+    edit(stored, raw)
+    with pytest.raises(UserError, match=r"beam n=4 of arith does not follow"):
         board_of(tmp_path)

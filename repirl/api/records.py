@@ -67,6 +67,14 @@ def _rows(record: RunRecord) -> Iterator[dict[str, Any]]:
         for selector, curve in one.curves.items():
             for n, interval in curve.items():
                 yield run | where | _number("scale", one.benchmark, selector, interval, protocol) | {"n": int(n)}
+    for one in record.searches:
+        protocol = {**one.protocol, "policy": one.policy_digest}
+        where = {"card_digest": one.card_digest, "data_digest": one.data_digest}
+        where |= {"reward": one.reward, "reward_digest": one.reward_digest}
+        for n, point in one.points.items():
+            for chooser, interval in point.accuracy.items():
+                metric = f"{one.protocol['approach']} {chooser}"
+                yield run | where | _number("search", one.benchmark, metric, interval, protocol) | {"n": int(n)}
 
 
 def _number(evaluation: str, benchmark: str, metric: str, interval: Interval, protocol: dict[str, Any]) -> dict[str, Any]:

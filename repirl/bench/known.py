@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repirl.bench.apart import configuration
-from repirl.bench.suites import JudgeEvaluation, PolicyEvaluation, ScaleEvaluation, Suite, SuiteEvaluation, WorkItem
+from repirl.bench.evaluations import JudgeEvaluation, PolicyEvaluation, ScaleEvaluation, SearchEvaluation, SuiteEvaluation
+from repirl.bench.suites import Suite, WorkItem
 from repirl.config import Config, parse_config
 from repirl.engines.loading import folder_digest, policy_dir
 from repirl.errors import UserError
@@ -61,7 +62,9 @@ def differing(item: WorkItem, suite: Suite, record: RunRecord, include: Sequence
     root = record.base_policy.root_digest or (record.base_policy.digest if record.after is None else None)
     if root not in (None, now.policies[item.policy]):
         differ.append("policy")
-    return differ + [wanted.title for wanted in suite.evaluations if not _evaluated(wanted, item, suite, record, now)]
+    return differ + [
+        wanted.title for wanted in suite.evaluations_of(item.run.label) if not _evaluated(wanted, item, suite, record, now)
+    ]
 
 
 def same_method(item: WorkItem, record: RunRecord, include: Sequence[str]) -> bool:
@@ -98,14 +101,14 @@ def _evaluated(wanted: SuiteEvaluation, item: WorkItem, suite: Suite, record: Ru
         asked = portable(wanted.protocol(suite.eval_seed))
         made = any((one.set, one.protocol) == (portable(wanted.set), asked) for one in record.judgements)
         return made or not judges(record.method, record.reward_digest is not None, wanted)
-    if isinstance(wanted, ScaleEvaluation):
+    if isinstance(wanted, ScaleEvaluation | SearchEvaluation):
         from repirl.bench.evaluating import judges
 
-        asked = portable(wanted.sampling(suite.eval_seed))
+        asked = portable(wanted.protocol(suite.eval_seed))
         made = any(
             (one.benchmark, one.protocol) == (wanted.benchmark, asked)
             and one.card_digest == now.cards.get(wanted.benchmark, one.card_digest)
-            for one in record.scalings
+            for one in (record.scalings if isinstance(wanted, ScaleEvaluation) else record.searches)
         )
         return made or not judges(record.method, record.reward_digest is not None, wanted)
     if record.schema_version > 1 and record.policy_digest is None:
@@ -118,5 +121,6 @@ def _evaluated(wanted: SuiteEvaluation, item: WorkItem, suite: Suite, record: Ru
         one.benchmark == wanted.benchmark
         and one.card_digest == now.cards.get(wanted.benchmark, one.card_digest)
         and {name: (unsaid | one.protocol).get(name) for name in sampling} == sampling
+        and one.metrics.keys() >= set(wanted.metrics)
         for one in record.evaluations
     )

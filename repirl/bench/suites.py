@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from repirl.bench.evaluations import SuiteEvaluation
 from repirl.config import Config, parse_config
 from repirl.errors import UserError
 from repirl.files import read_toml
-from repirl.grading.math.grader import Extraction
 from repirl.methods.runtime import Runtime
 from repirl.paths import suite_files
 from repirl.records.schema import run_key
@@ -56,97 +56,6 @@ class SuiteRun(Config):
     @classmethod
     def _labelled(cls, values: Any) -> Any:
         return {"label": values.get("method"), **values} if isinstance(values, dict) else values
-
-
-class _Sampled(Config):
-    """How a policy is sampled on a benchmark; settings by the names of `EvalProtocol`."""
-
-    benchmark: str
-    limit: int | None = Field(default=None, ge=1)
-    chat_template: bool = False
-    extraction: Extraction = "strict"
-    max_new_tokens: int | None = Field(default=None, ge=1)
-    """None: what the benchmark says."""
-    device: str | None = None
-    """None: that of training."""
-
-    def sampling(self, seed: int) -> dict[str, Any]:
-        """What it says of sampling, by the names of `EvalProtocol`."""
-        said = self.model_dump(mode="json", exclude={"kind", "benchmark", "device"})
-        if self.max_new_tokens is None:
-            del said["max_new_tokens"]
-        return {**said, "seed": seed}
-
-
-class PolicyEvaluation(_Sampled):
-    """One benchmark, for runs that leave a policy."""
-
-    kind: Literal["policy"] = "policy"
-    samples: int = Field(default=8, ge=0)
-    temperature: float = Field(default=1.0, gt=0)
-    greedy: bool = True
-
-    @property
-    def title(self) -> str:
-        return f"benchmark {self.benchmark}"
-
-
-class JudgeEvaluation(Config):
-    """One step-labelled set, for runs that leave a process reward or pay one of the named ones. See `repirl judge`."""
-
-    kind: Literal["judge"]
-    set: str
-    limit: int | None = Field(default=None, ge=1)
-    threshold: str | None = None
-    """`tuned`, `prmbench` or `fixed:VALUE`; None: the reward's own if it has one, else tuned."""
-    step_format: str | None = None
-    """Of a file; None: told by its keys."""
-    prompt_suffix: str | None = None
-    """Text after each problem; None: as in the reward's training."""
-    solver: str = "tiny"
-    """The policy whose sampled solutions make up `arith` and `arith_long`."""
-    device: str | None = None
-    """None: that of training."""
-
-    @property
-    def title(self) -> str:
-        return f"judge {self.set}"
-
-    def protocol(self, seed: int) -> dict[str, Any]:
-        """What it says of judging; `seed` is that of what is sampled or drawn, the same for all runs."""
-        return {**self.model_dump(mode="json", exclude={"kind", "set", "device"}), "seed": seed}
-
-
-class ScaleEvaluation(_Sampled):
-    """Samples of the policy that the runs start from, among which each run's process reward chooses. See `repirl scale`.
-
-    The seed of its sampling is the same for all runs.
-    """
-
-    kind: Literal["scale"]
-    samples: int = Field(default=16, ge=1)
-    temperature: float = Field(default=0.8, gt=0)
-    greedy: Literal[False] = False
-
-    @property
-    def title(self) -> str:
-        return f"scale {self.benchmark}"
-
-
-def _kind(value: Any) -> Any:
-    return value.get("kind", "policy") if isinstance(value, dict) else getattr(value, "kind", None)
-
-
-SuiteEvaluation = Annotated[
-    Annotated[PolicyEvaluation, Tag("policy")]
-    | Annotated[JudgeEvaluation, Tag("judge")]
-    | Annotated[ScaleEvaluation, Tag("scale")],
-    Discriminator(
-        _kind,
-        custom_error_type="evaluation_kind",
-        custom_error_message="no such kind of evaluation; there are policy, judge and scale",
-    ),
-]
 
 
 class Contrast(Config):
@@ -190,7 +99,11 @@ class Suite(Config):
     @property
     def evaluated(self) -> frozenset[tuple[str, str]]:
         """(kind, benchmark or set) of its evaluations."""
-        return frozenset((one.kind, one.set if isinstance(one, JudgeEvaluation) else one.benchmark) for one in self.evaluations)
+        return frozenset((one.kind, one.benchmark) for one in self.evaluations)
+
+    def evaluations_of(self, label: str) -> tuple[SuiteEvaluation, ...]:
+        """Those that are made of the runs of a label."""
+        return tuple(one for one in self.evaluations if one.of is None or label in one.of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +155,13 @@ def _check_contrasts(name: str, suite: Suite) -> None:
     named += [suite.baseline] if suite.baseline is not None else []
     if unknown := [label for label in named if label not in labels]:
         raise UserError(f"suite {name} compares with a run that is not in it", unknown[0], f"labels: {', '.join(labels)}")
+    evaluated = [label for one in suite.evaluations for label in one.of or ()]
+    if unknown := [label for label in evaluated if label not in labels]:
+        raise UserError(
+            f"an evaluation of suite {name} is of a run that is not in it", unknown[0], f"labels: {', '.join(labels)}"
+        )
     stages = {run.stage for run in suite.runs}
-    sets = {one.set if isinstance(one, JudgeEvaluation) else one.benchmark for one in suite.evaluations}
+    sets = {one.benchmark for one in suite.evaluations}
     for contrast in suite.contrasts:
         for what, said, known in (("stage", contrast.stage, stages), ("benchmark", contrast.benchmark, sets)):
             if said is not None and said not in known:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from repirl.bench import apart
-from repirl.bench.evaluating import Sources, evaluate, judge_reward, scale_reward
+from repirl.bench.evaluating import Sources, evaluate, judge_reward, scale_reward, search_reward
 from repirl.bench.suites import Suite, WorkItem, load_suite, plan
 from repirl.config import Config, digest_of, flat
 from repirl.engines.loading import LoadedPolicy, folder_digest, policy_dir
@@ -59,7 +59,7 @@ def run_item(
     observer = Followed(trackers, folder, settings, lambda said: _remark(item, said))
     with closing(observer), training_in(suite.runtime.dtype):
         policy = start_policy(start, suite.runtime, item.seed)
-        if (said := _plain_parts(suite, config, policy)) is not None:
+        if (said := _plain_parts(item, suite, config, policy)) is not None:
             _remark(item, said)
         _say(item, "train", 0, 1)
         on_step = lambda step, steps, metrics: _say(item, "train", step, steps, metrics)
@@ -69,18 +69,19 @@ def run_item(
     reports = evaluate(item, suite, fitted, sources, on_part)
     judgements = judge_reward(item, suite, fitted, sources, on_part)
     scalings = scale_reward(item, suite, fitted, sources, on_part)
+    searches = search_reward(item, suite, fitted, sources, on_part)
     if item.run.problems is not None:
         curve, moved = apart.measured(item, suite, start, reports, places)
         fitted = replace(fitted, curve=curve, diagnostics={**fitted.diagnostics, **moved})
     record = _record(item, suite, method, config, policy, fitted, parent, paying, command)
-    return store.write(record, reports, judgements, scalings, curve=fitted.curve, root=results)
+    return store.write(record, reports, judgements, scalings, searches, curve=fitted.curve, root=results)
 
 
-def _plain_parts(suite: Suite, config: Config, policy: LoadedPolicy) -> str | None:
+def _plain_parts(item: WorkItem, suite: Suite, config: Config, policy: LoadedPolicy) -> str | None:
     """What of a run gives plain prompts to a policy that has a chat template, as a remark; None where nothing does."""
     sampled = sampling_of(config)
     parts = [] if sampled is None or sampled[1].chat_template else ["training"]
-    parts += [one.title for one in suite.evaluations if not getattr(one, "chat_template", True)]
+    parts += [one.title for one in suite.evaluations_of(item.run.label) if not getattr(one, "chat_template", True)]
     return plain_prompts(policy.tokenizer, ", ".join(parts)) if parts else None
 
 

@@ -132,6 +132,8 @@ def scale_command(
             draw_search(plot, searched, against)
         emit(as_json, searched, lambda: search_tables(searched))
         return
+    from repirl.engines.loading import parameters_of
+
     parameters: dict[str, int] = {}
     sampling: dict[str, Any] = {}
     names = short_names(reward or ())
@@ -190,7 +192,7 @@ def sampled_pool(
 ) -> tuple[GradedPool, int]:
     """A pool sampled from the policy, and how many parameters that has."""
     from repirl.config import parse_config
-    from repirl.engines.loading import load_policy
+    from repirl.engines.loading import load_policy, parameters_of
     from repirl.evals.policy import evaluate_policy
     from repirl.evals.pools import pool_of_samples
     from repirl.evals.protocol import SAMPLED, EvalProtocol
@@ -223,8 +225,3 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     paths = [Path(name) for name in given]
     short = [path.parent.name if path.name == "reward" and path.parent.name else path.name for path in paths]
     return {own if short.count(own) == 1 else name: name for own, name in zip(short, given, strict=True)}
-
-
-def parameters_of(model: Any) -> int:
-    """0 without a model."""
-    return 0 if model is None else sum(p.numel() for p in model.parameters())

@@ -37,14 +37,13 @@ class Asked:
 
 def search_curve(benchmark: Benchmark, asked: Asked, save_pool: Path | None) -> dict[str, Any]:
     """One search for each n: accuracy of what it chooses, and what it cost. The pool of the last n is written."""
-    from repirl.cli.scale import parameters_of, reward_for, short_names
-    from repirl.engines.loading import load_policy
+    from repirl.cli.scale import reward_for, short_names
+    from repirl.engines.loading import load_policy, parameters_of
     from repirl.engines.torch_engine import TorchEngine
     from repirl.errors import UserError
     from repirl.evals.approaches import APPROACHES
-    from repirl.evals.pools import grade_pool, write_pool
-    from repirl.evals.scaling import BEST_OF_N, MAJORITY, PASS, WEIGHTED, scaling
-    from repirl.evals.search import search
+    from repirl.evals.pools import write_pool
+    from repirl.evals.searched import search_points
 
     if asked.approach not in APPROACHES:
         raise UserError("unknown approach", asked.approach, f"use one of {', '.join(APPROACHES)}")
@@ -58,37 +57,30 @@ def search_curve(benchmark: Benchmark, asked: Asked, save_pool: Path | None) -> 
     )
     engine = TorchEngine(policy.model, policy.tokenizer)
     (name,) = short_names([asked.reward])
-    sizes = {
-        "policy": parameters_of(policy.model),
-        "reward": parameters_of(getattr(loaded.reward, "model", None)),
-    }
+    sizes = {"policy": parameters_of(policy.model), "reward": parameters_of(getattr(loaded.reward, "model", None))}
     points, pool = [], None
     for config in settings:
         with working(f"{asked.approach} n={config.n}") as on_progress:
-            found = search(
-                problems, policy, engine, loaded, config, name=name, chat=asked.chat_template, on_progress=on_progress
+            (point,) = search_points(
+                problems,
+                policy,
+                engine,
+                loaded,
+                [config],
+                name=name,
+                extraction=asked.extraction,
+                chat=asked.chat_template,
+                on_progress=lambda _, done, total, said=on_progress: said(done, total),
             )
-            by_id = {problem.id: problem for problem in problems}
-            pool = grade_pool(found.problems, by_id, extraction=asked.extraction)
-        candidates = pool.candidates()
-        most = max(len(one.correct) for one in candidates)
-        chosen = scaling(candidates, [most], [config.aggregation], ragged=True)
-        curves = chosen.curves
-        values = {
-            label: asdict(next(curve for curve in curves if curve.selector == selector).points[0].accuracy)
-            for label, selector in (("best", BEST_OF_N), ("weighted", WEIGHTED), ("majority", MAJORITY), ("pass", PASS))
-            if any(curve.selector == selector for curve in curves)
-        }
-        cost = found.cost
-        written = cost.generated + cost.lookahead
+        pool = point.pool
         points.append(
             {
-                "n": config.n,
-                "accuracy": values,
-                "left_out": chosen.left_out,
-                "solutions": sum(len(row.samples) for row in pool.rows) / len(pool.rows),
-                "cost": {key: value / len(problems) for key, value in asdict(cost).items()},
-                "flops": 2.0 * (sizes["policy"] * written + sizes["reward"] * cost.scored) / len(problems),
+                "n": point.n,
+                "accuracy": {label: asdict(interval) for label, interval in point.accuracy.items()},
+                "left_out": point.left_out,
+                "solutions": point.solutions,
+                "cost": dict(point.tokens),
+                "flops": point.flops(**sizes),
             }
         )
     if save_pool is not None and pool is not None:
@@ -117,13 +109,14 @@ def _config(asked: Asked, n: int, longest: int) -> SearchConfig:
 def draw_search(path: Path, payload: dict[str, Any], against: str) -> None:
     """The curve of a search against its n, or the tokens (all that were generated, and scored) or FLOPs of a problem."""
     from repirl.cli.scale_tables import AXES
+    from repirl.evals.searched import tokens_of
     from repirl.reporting.figures import of_search
     from repirl.reporting.plots import draw
 
     points = payload["points"]
     spent = {
         "n": [point["n"] for point in points],
-        "tokens": [sum(point["cost"][part] for part in ("generated", "lookahead", "scored")) for point in points],
+        "tokens": [tokens_of(point["cost"]) for point in points],
         "flops": [point["flops"] for point in points],
     }
     label = f"n of {payload['approach']}" if against == "n" else AXES[against]

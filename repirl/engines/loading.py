@@ -112,7 +112,12 @@ def num_parameters(config: Any) -> int:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return sum(parameter.numel() for parameter in model.parameters())
+    return parameters_of(model)
+
+
+def parameters_of(model: Any) -> int:
+    """How many numbers a model has, 0 without one."""
+    return 0 if model is None else sum(parameter.numel() for parameter in model.parameters())
 
 
 def load_tokenizer(path: Path) -> Any:

@@ -118,15 +118,16 @@ def candidates_of(rows: Sequence[ScaledRow], reward: str) -> list[Candidates]:
 
 
 def values_by_problem(
-    pool: Sequence[Candidates], number: int, aggregations: Sequence[Aggregation], seed: int = 0
+    pool: Sequence[Candidates], number: int, aggregations: Sequence[Aggregation], seed: int = 0, *, ragged: bool = False
 ) -> dict[str, dict[str, float]]:
-    """`Curve.short_title` -> problem -> expected accuracy with N = `number`, of a pool that one reward scored."""
-    kept = [one for one in pool if len(one.correct) >= number]
+    """`Curve.short_title` -> problem -> expected accuracy with N = `number`, of a pool that one reward scored; `ragged` as in
+    `scaling`."""
+    kept = [one for one in pool if len(one.correct) >= (1 if ragged else number)]
     rewards = list(dict.fromkeys(name for one in kept for name in one.scores))
     squashed = [name for name in rewards if _outside(kept, name)]
     found: dict[str, dict[str, float]] = {}
     for one in kept:
-        for key, values in _problem_values(one, [number], rewards, aggregations, squashed, seed).items():
+        for key, values in _problem_values(one, [min(number, len(one.correct))], rewards, aggregations, squashed, seed).items():
             found.setdefault(title(key[0], key[2]), {})[one.problem] = values[0]
     return found
 

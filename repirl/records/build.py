@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic_core import to_jsonable_python
 
 from repirl.records import provenance
+from repirl.records.measured import Counts, EvaluationRecord, JudgementRecord, ScalingRecord, SearchRecord
 from repirl.records.schema import (
     SCHEMA_VERSION,
     BasePolicy,
-    Counts,
-    EvaluationRecord,
-    JudgementRecord,
     Kind,
     ParentStage,
     RunRecord,
-    ScalingRecord,
     digest_without_seed,
 )
 from repirl.types import Budget, Outcome, Report, SampleRow, ScaledRow
@@ -30,6 +27,7 @@ from repirl.types import Budget, Outcome, Report, SampleRow, ScaledRow
 if TYPE_CHECKING:
     from repirl.evals.judging import SetReport
     from repirl.evals.scaling import Scaling
+    from repirl.evals.searched import SearchPoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +56,22 @@ class PoolScaling:
     counts: Mapping[str, int]
     unscored: Mapping[str, int]
     rows: tuple[ScaledRow, ...]
+    budget: Budget
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """A process reward steering searches with a policy, to be recorded: what was asked for, what came of it, its cost."""
+
+    benchmark: str
+    card_digest: str
+    data_digest: str
+    protocol: Mapping[str, Any]
+    policy_digest: str
+    reward: str
+    reward_digest: str | None
+    points: Sequence[SearchPoint]
+    parameters: Mapping[str, int]
     budget: Budget
 
 
@@ -127,6 +141,7 @@ def new_record(
         evaluations=(),
         judgements=(),
         scalings=(),
+        searches=(),
         digest=None,
     )
 
@@ -209,6 +224,33 @@ def scaling_from_pool(pool: PoolScaling, rows_file: str, rows_sha256: str) -> Sc
         "rows_sha256": rows_sha256,
     }
     return ScalingRecord.model_validate_json(json.dumps(values))
+
+
+def search_from_points(found: Searched, rows_file: str, rows_sha256: str) -> SearchRecord:
+    """The record's view of searches."""
+    values = {
+        **{name: getattr(found, name) for name in ("benchmark", "card_digest", "data_digest", "policy_digest")},
+        "protocol": dict(found.protocol),
+        "reward": found.reward,
+        "reward_digest": found.reward_digest,
+        "points": {str(point.n): _point(point) for point in found.points},
+        "parameters": dict(found.parameters),
+        "budget": asdict(found.budget),
+        "rows_file": rows_file,
+        "rows_sha256": rows_sha256,
+    }
+    return SearchRecord.model_validate_json(json.dumps(values))
+
+
+def _point(point: SearchPoint) -> dict[str, Any]:
+    counts = point.pool.counts()
+    return {
+        "accuracy": {label: asdict(interval) for label, interval in point.accuracy.items()},
+        "left_out": point.left_out,
+        "solutions": point.solutions,
+        "tokens": dict(point.tokens),
+        "counts": {**counts, "total": sum(counts.values())},
+    }
 
 
 def count_outcomes(samples: Sequence[SampleRow]) -> Counts:

@@ -49,7 +49,7 @@ def encode_samples(samples: Mapping[str, Sequence[SampleRow]]) -> bytes:
 
 def encode_rows(rows: Sequence[JudgedRow] | Sequence[ScaledRow]) -> bytes:
     """One judged solution, or one problem with its scored samples, a line."""
-    return _packed(asdict(row) for row in rows)
+    return _packed({name: value for name, value in asdict(row).items() if (name, value) != ("n", None)} for row in rows)
 
 
 def encode_curve(log: bytes) -> bytes:

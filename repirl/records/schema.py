@@ -9,18 +9,16 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, model_validator
+from pydantic import Field, JsonValue, PositiveInt, model_validator
 
 from repirl.config import digest_of
-from repirl.evals.metrics import part_of
-from repirl.records.bounds import Count, PercentInterval, Seed, Share, ShareInterval, Spent
+from repirl.records.bounds import Seed, Spent
+from repirl.records.measured import CurveFile, EvaluationRecord, JudgementRecord, ScalingRecord, SearchRecord, Sha256, Strict
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=150)]
 Kind = Literal["method", "null", "reference"]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 def digest_without_seed(value: Mapping[str, Any]) -> str:
@@ -57,12 +55,7 @@ def is_machine_path(text: str) -> bool:
     return absolute or text.startswith("~/") or re.match(r"[A-Za-z]:[\\/]", text) is not None
 
 
-class _Strict(BaseModel):
-    # Propagates to the frozen dataclasses of `repirl.types` used as fields.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class BasePolicy(_Strict):
+class BasePolicy(Strict):
     """The policy that training started from; `digest` of its weights.
 
     `root_name` and `root_digest` are of the policy from which the first of the stages started, the same for all seeds. None: in
@@ -75,7 +68,7 @@ class BasePolicy(_Strict):
     root_digest: str | None = None
 
 
-class Hardware(_Strict):
+class Hardware(Strict):
     """What the run had. `gpu` None: none."""
 
     cpu: str
@@ -84,96 +77,7 @@ class Hardware(_Strict):
     gpu: str | None
 
 
-class Counts(_Strict):
-    """Verdicts of one protocol part."""
-
-    correct: Count
-    wrong: Count
-    truncated: Count
-    ungraded: Count
-    total: Count
-
-    @model_validator(mode="after")
-    def _add_up(self) -> Self:
-        parts = self.correct + self.wrong + self.truncated + self.ungraded
-        if parts != self.total:
-            raise ValueError(f"counts do not add up: {parts} verdicts, total {self.total}")
-        return self
-
-
-class EvaluationRecord(_Strict):
-    """One benchmark under one protocol; the rows are in `samples_file` beside the record."""
-
-    benchmark: str
-    card_digest: str
-    data_digest: str
-    protocol: dict[str, JsonValue]
-    metrics: dict[str, ShareInterval]
-    counts: dict[str, Counts]
-    by_level: dict[str, dict[str, Share]]
-    budget: Spent
-    samples_file: FileName
-    samples_sha256: Sha256
-
-    @model_validator(mode="after")
-    def _follows_from_samples(self) -> Self:
-        for name in {*self.metrics, *self.by_level}:
-            if part_of(name, self.counts) is None:
-                raise ValueError(f"{name}: a metric without samples that it could follow from")
-        return self
-
-
-class JudgementRecord(_Strict):
-    """One process reward on one step-labelled set; the solutions as it judged them are in `rows_file` beside the record.
-
-    `reward` is `fitted` or the name of a reward without an artifact, `reward_digest` that of its weights (None: it has none).
-    `headline` is in percent: `F1` is the unweighted mean over subsets, `PRMScore` of all solutions. `protocol` is what was
-    asked for, `threshold` what came of it. Solutions without scores count as wrong; `unscored` counts them by reason.
-    """
-
-    set: str
-    kind: Literal["first_error", "steps"]
-    metric: Literal["F1", "PRMScore"]
-    data_digest: Sha256
-    reward: str
-    reward_digest: Sha256 | None
-    protocol: dict[str, JsonValue]
-    threshold: dict[str, JsonValue]
-    headline: PercentInterval
-    subsets: dict[str, dict[str, JsonValue]]
-    similarity: dict[str, float]
-    shortcuts: dict[str, float | None]
-    notes: dict[str, Count]
-    num_solutions: Count
-    unscored: dict[str, Count]
-    budget: Spent
-    rows_file: FileName
-    rows_sha256: Sha256
-
-
-class ScalingRecord(_Strict):
-    """Test-time scaling: one process reward choosing among samples of a policy; the scored samples are in `rows_file`.
-
-    `curves`: selector (`best-of-N mean`, `majority`) -> N -> accuracy. `protocol` says how the pool was sampled,
-    `policy_digest` from which weights. `unscored` counts samples without scores by reason.
-    """
-
-    benchmark: str
-    card_digest: str
-    data_digest: str
-    protocol: dict[str, JsonValue]
-    policy_digest: Sha256
-    reward: str
-    reward_digest: Sha256 | None
-    curves: dict[str, dict[str, ShareInterval]]
-    counts: Counts
-    unscored: dict[str, Count]
-    budget: Spent
-    rows_file: FileName
-    rows_sha256: Sha256
-
-
-class ParentStage(_Strict):
+class ParentStage(Strict):
     """A run from whose policy a later stage started, or by whose reward another run was paid, and what it cost itself."""
 
     key: str
@@ -182,14 +86,7 @@ class ParentStage(_Strict):
     validation_budget: Spent | None
 
 
-class CurveFile(_Strict):
-    """The log of training, one JSON object a step, gzipped, beside the record."""
-
-    file: FileName
-    sha256: Sha256
-
-
-class RunRecord(_Strict):
+class RunRecord(Strict):
     """One run of a method: what it was, how it was made, what it cost, how its policy and its reward did.
 
     `label` tells configurations of one method apart, `kind` is the method's: it competes, knows nothing on purpose, or marks
@@ -201,11 +98,11 @@ class RunRecord(_Strict):
     one first. Digests of policy and reward are those of the weights that were left, None where there are none.
     `digest` is that of all other fields, as JSON; None until the record is stored.
 
-    Schema 2 has no `scalings`. Schema 1 (`upgrade.py`) knows no `runtime`, curve, judgements or digests of what was left; its
-    `budget` is of training and validation together.
+    Schema 3 has no `searches`, schema 2 no `scalings` either. Schema 1 (`upgrade.py`) knows no `runtime`, curve, judgements or
+    digests of what was left; its `budget` is of training and validation together.
     """
 
-    schema_version: Literal[1, 2, 3]
+    schema_version: Literal[1, 2, 3, 4]
     run_id: Slug
     suite: Slug
     label: Slug
@@ -239,6 +136,7 @@ class RunRecord(_Strict):
     evaluations: tuple[EvaluationRecord, ...]
     judgements: tuple[JudgementRecord, ...]
     scalings: tuple[ScalingRecord, ...] = ()
+    searches: tuple[SearchRecord, ...] = ()
     digest: Sha256 | None
 
     @property
@@ -251,7 +149,7 @@ class RunRecord(_Strict):
         """Name -> SHA-256 of every file beside the record."""
         files = [(one.samples_file, one.samples_sha256) for one in self.evaluations]
         files += [(one.rows_file, one.rows_sha256) for one in self.judgements]
-        files += [(one.rows_file, one.rows_sha256) for one in self.scalings]
+        files += [(one.rows_file, one.rows_sha256) for one in (*self.scalings, *self.searches)]
         files += [(self.curve.file, self.curve.sha256)] if self.curve is not None else []
         return dict(files)
 
@@ -265,13 +163,13 @@ class RunRecord(_Strict):
             raise ValueError(f"run_id is not one of {self.key}: label, stage and seed say another run")
         if self.created_utc.utcoffset() is None:
             raise ValueError("created_utc has no time zone")
-        with_rows = (*self.evaluations, *self.judgements, *self.scalings)
+        with_rows = (*self.evaluations, *self.judgements, *self.scalings, *self.searches)
         if len(self.row_files) != len(with_rows) + (self.curve is not None):
             raise ValueError("two evaluations name the same file")
         if self.parents is not None and (self.after is None) != (not self.parents):
             raise ValueError("after and parents disagree")
         asked = [{"set": one.set, **one.protocol} for one in self.judgements]
-        asked += [{"benchmark": one.benchmark, **one.protocol} for one in self.scalings]
+        asked += [{"benchmark": one.benchmark, **one.protocol} for one in (*self.scalings, *self.searches)]
         for text in (*_strings([self.config, asked, self.base_policy.name]), *command_words(self.command)):
             if is_machine_path(text):
                 raise ValueError(f"a record must not name a path of one machine: {text}")

@@ -28,13 +28,16 @@ from repirl.records.bounds import check_integers
 from repirl.records.build import (
     Judgement,
     PoolScaling,
+    Searched,
     count_outcomes,
     evaluation_from_report,
     judgement_from_report,
     scaling_from_pool,
+    search_from_points,
 )
 from repirl.records.index import RECORD_FILE
-from repirl.records.schema import SCHEMA_VERSION, CurveFile, EvaluationRecord, JudgementRecord, RunRecord, ScalingRecord
+from repirl.records.measured import CurveFile, EvaluationRecord, JudgementRecord, ScalingRecord, SearchRecord
+from repirl.records.schema import SCHEMA_VERSION, RunRecord
 from repirl.records.upgrade import upgraded
 from repirl.types import JudgedRow, Report, SampleRow, ScaledRow
 
@@ -72,6 +75,10 @@ class StoredRun:
         """The pool as the reward scored it. Raises UserError if the file is not what the record says."""
         return self._read(scaling.rows_file, scaling.rows_sha256, rows.parse_scaled)
 
+    def searched(self, search: SearchRecord) -> tuple[ScaledRow, ...]:
+        """The solutions that searches ended with. Raises UserError if the file is not what the record says."""
+        return self._read(search.rows_file, search.rows_sha256, rows.parse_scaled)
+
     def curve(self) -> tuple[dict[str, Any], ...]:
         """Metrics of each step of training, empty where none were kept. Raises UserError as above."""
         curve = self.record.curve
@@ -90,6 +97,7 @@ def write(
     reports: Sequence[Report],
     judgements: Sequence[Judgement] = (),
     scalings: Sequence[PoolScaling] = (),
+    searches: Sequence[Searched] = (),
     *,
     curve: Path | None = None,
     root: Path | None = None,
@@ -119,10 +127,21 @@ def write(
         for one in judgements
     ]
     scaled = [scaling_from_pool(one, *add(f"scaled-{one.benchmark}", rows.encode_rows(one.rows))) for one in scalings]
+    searched = [
+        search_from_points(
+            one,
+            *add(
+                f"searched-{one.benchmark}-{one.protocol['approach']}",
+                rows.encode_rows([row for point in one.points for row in point.rows]),
+            ),
+        )
+        for one in searches
+    ]
     filled = record.model_dump(mode="json") | {
         "evaluations": [one.model_dump(mode="json") for one in evaluations],
         "judgements": [one.model_dump(mode="json") for one in judged],
         "scalings": [one.model_dump(mode="json") for one in scaled],
+        "searches": [one.model_dump(mode="json") for one in searched],
     }
     if curve is not None:
         files[CURVE_FILE] = rows.encode_curve(curve.read_bytes())

@@ -76,8 +76,8 @@ def collect(
 
 
 def _place(column: Column) -> tuple[Any, ...]:
-    """Policies' numbers first, then those of judged sets, then those of scaling."""
-    kind = ("policy", "judge", "scale").index(column.kind)
+    """Policies' numbers first, then those of judged sets, of scaling, of search."""
+    kind = ("policy", "judge", "scale", "search").index(column.kind)
     return kind, column.benchmark, column.metric != "greedy", column.metric, *_digests(column)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from repirl.evals.scaling import BEST_OF_N, MAJORITY, PASS, RANDOM, WEIGHTED, Curve, Scaling, title
+from repirl.evals.searched import tokens_of
+from repirl.records.measured import ScalingRecord
 from repirl.reporting.board import Board, Row
 from repirl.reporting.comparing import baseline_of
 from repirl.reporting.curves import curve_of, over_seeds
@@ -19,7 +21,7 @@ from repirl.types import Interval
 OWN, OTHER = PALETTE[0], PALETTE[1]
 Costs = Mapping[tuple[str, str | None, str | None], Sequence[float]]
 """Selector, reward and aggregation of a curve -> what each of its points costs."""
-KINDS = ("forest", "learning", "scaling", "accuracy-while-adapting", "signal-while-adapting")
+KINDS = ("forest", "learning", "scaling", "search", "accuracy-while-adapting", "signal-while-adapting")
 """How the names of a suite's pictures begin."""
 
 
@@ -33,6 +35,7 @@ def of_board(board: Board) -> dict[str, Figure | Forest]:
         found[f"forest{end}"] = of_stage(board, stage)
         found[f"learning{end}"] = of_learning(rows, partners)
         found[f"scaling{end}"] = of_scaled_rows(rows)
+        found[f"search{end}"] = of_searched_rows(rows)
         found[f"accuracy-while-adapting{end}"] = of_adapting_rows(rows, ADAPTING, same_heights=True)
         found[f"signal-while-adapting{end}"] = of_adapting_rows(rows, SIGNALS, same_heights=False)
     return {name: figure for name, figure in found.items() if figure is not None}
@@ -93,15 +96,58 @@ def of_scaled_rows(rows: Sequence[Row]) -> Figure | None:
 def _scaled(label: str, curves: Sequence[Mapping[str, Any]], color: str | None, dashed: bool) -> Series:
     numbers = sorted(set.intersection(*({int(n) for n in curve} for curve in curves)))
     seeds = [_line_of(label, numbers, [curve[str(n)] for n in numbers], color) for curve in curves]
+    return _over_runs(label, numbers, seeds, color, dashed)
+
+
+def _over_runs(label: str, x: Sequence[float], lines: Sequence[Series], color: str | None, dashed: bool) -> Series:
+    """The mean line; its band goes from the lowest to the highest bound."""
     return Series(
         label,
-        numbers,
-        np.mean([one.y for one in seeds], axis=0).tolist(),
-        np.min([one.low for one in seeds], axis=0).tolist(),
-        np.max([one.high for one in seeds], axis=0).tolist(),
+        x,
+        np.mean([one.y for one in lines], axis=0).tolist(),
+        np.min([one.low for one in lines], axis=0).tolist(),
+        np.max([one.high for one in lines], axis=0).tolist(),
         color,
         dashed,
     )
+
+
+def of_searched_rows(rows: Sequence[Row]) -> Figure | None:
+    """Searches steered by each row's reward, against all tokens of a problem, and the best of N samples by the same scores;
+    bands as in `of_scaled_rows`."""
+    panels = []
+    for row in rows:
+        runs = [run.record for run in row.runs if run.record.searches]
+        if not runs:
+            continue
+        how = str(runs[0].searches[0].protocol["aggregation"])
+        sampled = [run.scalings[0] for run in runs if run.scalings]
+        lines = []
+        if len(sampled) == len(runs):
+            lines.append(_at_cost("best-of-N", [_cost_of_samples(one, title(BEST_OF_N, how)) for one in sampled], None))
+        for i, first in enumerate(runs[0].searches):
+            approach = first.protocol["approach"]
+            found = [one for run in runs for one in run.searches if one.protocol == first.protocol]
+            points = [[(tokens_of(at.tokens), at.accuracy["best"]) for at in one.points.values()] for one in found]
+            lines.append(_at_cost(str(approach), points, PALETTE[i % len(PALETTE)]))
+        panels.append(Panel(row.name, tuple(lines)))
+    return Figure(tuple(panels), "tokens of a problem (policy and reward)", "accuracy", powers_of_two=True) if panels else None
+
+
+Priced = Sequence[tuple[float, Interval]]
+"""Points of a curve: what each costs, and its accuracy."""
+
+
+def _cost_of_samples(one: ScalingRecord, selector: str) -> Priced:
+    each = (one.budget.generated_tokens + one.budget.scored_tokens) / one.counts.total
+    return [(int(n) * each, interval) for n, interval in sorted(one.curves[selector].items(), key=lambda item: int(item[0]))]
+
+
+def _at_cost(label: str, seeds: Sequence[Priced], color: str | None) -> Series:
+    """Means over seeds of accuracy and cost."""
+    costs = np.mean([[cost for cost, _ in points] for points in seeds], axis=0).tolist()
+    lines = [_line_of(label, costs, [interval for _, interval in points], color) for points in seeds]
+    return _over_runs(label, costs, lines, color, dashed=False)
 
 
 ADAPTING = (

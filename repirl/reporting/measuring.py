@@ -13,7 +13,9 @@ from repirl.errors import UserError
 from repirl.evals import prm_quality as quality
 from repirl.evals.metrics import part_of, problem_values
 from repirl.evals.scaling import BEST_OF_N, MAJORITY, RANDOM, WEIGHTED, candidates_of, title, values_by_problem
-from repirl.records.schema import EvaluationRecord, JudgementRecord, ScalingRecord, comparable
+from repirl.evals.searched import searched_values
+from repirl.records.measured import Counts, EvaluationRecord, JudgementRecord, ScalingRecord, SearchRecord
+from repirl.records.schema import comparable
 from repirl.records.store import StoredRun
 from repirl.reporting.board import Column
 from repirl.rng import stream
@@ -134,6 +136,8 @@ def measure(runs: Sequence[StoredRun], protocols: Protocols) -> dict[Column, Mea
             _add_judged(run, judgement, _protocol(judgement.protocol, protocols), found)
         for scaling in run.record.scalings:
             _add_scaled(run, scaling, _protocol({**scaling.protocol, "policy": scaling.policy_digest}, protocols), found)
+        for one in run.record.searches:
+            _add_searched(run, one, _protocol({**one.protocol, "policy": one.policy_digest}, protocols), found)
     return found
 
 
@@ -154,11 +158,7 @@ def _add_policy(run: StoredRun, evaluation: EvaluationRecord, protocol: str, fou
         again = float(np.nanmean(list(own.values())))
         tolerance = 0.05 if metric.startswith("maj@") else 1e-6  # `maj@k` is of random subsets
         _must_agree(run, f"{metric} of {evaluation.benchmark}", recorded.value, again, tolerance)
-        counts = evaluation.counts[part]
-        before = found.get(column, Measured(ProblemValues({}), 0, 0))
-        assert isinstance(before.values, ProblemValues), "values of one column are of one kind"
-        values = ProblemValues({**before.values.by_seed, run.record.seed: own})
-        found[column] = Measured(values, before.ungraded + counts.ungraded, before.total + counts.total)
+        _add_values(run, column, own, evaluation.counts[part], found)
 
 
 def _add_judged(run: StoredRun, judgement: JudgementRecord, protocol: str, found: dict[Column, Measured]) -> None:
@@ -185,13 +185,31 @@ def _add_scaled(run: StoredRun, scaling: ScalingRecord, protocol: str, found: di
         column = Column(scaling.benchmark, label, scaling.card_digest, scaling.data_digest, protocol, "scale")
         recorded = scaling.curves[of][str(number)].value
         _must_agree(run, f"{of} of {scaling.benchmark}", recorded, float(np.mean(list(values[of].values()))), 1e-6)
-        before = found.get(column, Measured(ProblemValues({}), 0, 0))
-        assert isinstance(before.values, ProblemValues), "values of one column are of one kind"
-        found[column] = Measured(
-            ProblemValues({**before.values.by_seed, run.record.seed: values[of]}),
-            before.ungraded + scaling.counts.ungraded,
-            before.total + scaling.counts.total,
-        )
+        _add_values(run, column, values[of], scaling.counts, found)
+
+
+def _add_searched(run: StoredRun, search: SearchRecord, protocol: str, found: dict[Column, Measured]) -> None:
+    """The best of the solutions that searches of each n ended with."""
+    approach, how = str(search.protocol["approach"]), str(search.protocol["aggregation"])
+    rows = run.searched(search)
+    for n, point in search.points.items():
+        column = Column(search.benchmark, f"{approach}-{n}", search.card_digest, search.data_digest, protocol, "search")
+        values = searched_values(rows, int(n), how)["best"]
+        again = float(np.mean(list(values.values())))
+        _must_agree(run, f"{approach} n={n} of {search.benchmark}", point.accuracy["best"].value, again, 1e-6)
+        _add_values(run, column, values, point.counts, found)
+
+
+def _add_values(
+    run: StoredRun, column: Column, values: Mapping[str, float], counts: Counts, found: dict[Column, Measured]
+) -> None:
+    before = found.get(column, Measured(ProblemValues({}), 0, 0))
+    assert isinstance(before.values, ProblemValues), "values of one column are of one kind"
+    found[column] = Measured(
+        ProblemValues({**before.values.by_seed, run.record.seed: values}),
+        before.ungraded + counts.ungraded,
+        before.total + counts.total,
+    )
 
 
 def _must_agree(run: StoredRun, what: str, recorded: float, again: float, tolerance: float) -> None:

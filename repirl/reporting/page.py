@@ -267,6 +267,15 @@ def _run(run: StoredRun, folder: Path, sets: ProblemSets) -> dict[str, Any]:
                 "digests": {"data": one.data_digest, "rows": one.rows_sha256},
             }
             for one in record.scalings
+        ]
+        + [
+            {
+                "title": f"{one.protocol['approach']} {one.benchmark}",
+                "metrics": {f"n={n}": _interval(point.accuracy["best"]) for n, point in one.points.items()},
+                "file": paths.link(run.folder / one.rows_file, folder),
+                "digests": {"data": one.data_digest, "rows": one.rows_sha256},
+            }
+            for one in record.searches
         ],
     }
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from repirl.records.schema import EvaluationRecord
+from repirl.records.measured import EvaluationRecord
 from repirl.records.store import StoredRun
 from repirl.tasks.benchmarks import Benchmark, benchmark_cards, load_benchmark
 from repirl.types import JudgedRow, Problem, SampleRow, ScaledRow
@@ -105,8 +105,15 @@ def contents(run: StoredRun, sets: ProblemSets) -> dict[str, Any]:
     return {
         "evaluations": [_evaluation(run, one, sets.of(one)) for one in record.evaluations],
         "scored": [_judged(run.judged(one), sets.limit) for one in record.judgements]
-        + [_scaled(run.scaled(one), sets.limit) for one in record.scalings],
+        + [_scaled(run.scaled(one), sets.limit) for one in record.scalings]
+        + [_scaled(_widest(run.searched(one)), sets.limit) for one in record.searches],
     }
+
+
+def _widest(rows: Sequence[ScaledRow]) -> list[ScaledRow]:
+    """Of searches those with the largest n."""
+    most = max(row.n or 0 for row in rows)
+    return [row for row in rows if row.n == most]
 
 
 def _evaluation(run: StoredRun, evaluation: EvaluationRecord, problems: ProblemSet) -> dict[str, Any]:
