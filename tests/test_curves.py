@@ -26,6 +26,18 @@ def test_the_early_gain_by_hand() -> None:
     assert curve.reaches(0.6) is None
 
 
+def test_updates_until_a_share_is_solved_are_of_each_run_and_the_last_where_it_never_is() -> None:
+    curve = Curve((1, 2, 3), STEPS, np.array([[0.1, 0.3, 0.5, 0.5], [0.1, 0.1, 0.1, 0.3], [0.1, 0.05, 0.12, 0.14]]))
+    assert curve.solved_at(0.05) == pytest.approx([10 * 0.05 / 0.2, 20 + 20 * 0.05 / 0.2, 40])
+    baseline = Curve((1, 2, 3), STEPS, np.array([[0.1, 0.1, 0.2, 0.5], [0.1, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1]]))
+    found = early(curve, baseline)
+    assert found is not None
+    assert found.later is not None
+    assert found.solved_at.value == pytest.approx((2.5 + 25 + 40) / 3)
+    assert found.later.interval.value == pytest.approx((2.5 - 15 + 25 - 40 + 0) / 3)
+    assert found.later.interval.low is not None
+
+
 def test_early_is_a_quarter_of_the_baselines_updates_on_the_seeds_of_both() -> None:
     """Seed 3 is the baseline's alone. A quarter of 40 updates: the mean from 0 to 10 is half of the gain at 10."""
     own = Curve((1, 2), np.array([0, 10, 20, 60]), np.array([[0.1, 0.3, 0.5, 0.5], [0.1, 0.4, 0.5, 0.5]]))
@@ -42,7 +54,7 @@ def test_early_is_a_quarter_of_the_baselines_updates_on_the_seeds_of_both() -> N
     assert found.more.interval.low is None
     alone = early(baseline, None)
     assert alone is not None
-    assert (alone.more, alone.times, alone.reaches_at) == (None, None, None)
+    assert (alone.more, alone.times, alone.reaches_at, alone.later) == (None, None, None, None)
     assert alone.gain.low is not None
     assert alone.gain.low < alone.gain.value
 
@@ -70,6 +82,6 @@ def test_the_page_has_the_curves(tmp_path: Path) -> None:
     assert cells[2:7] == ["0.100", "0.350", "0.500", "0.500", "0.500"]
     assert cells[7] == "+0.125"
     assert cells[8] == "+0.075"  # two seeds: no interval
-    assert cells[9:] == ["2.50", "13"]
+    assert cells[9:] == ["2.50", "13", "2.1", "-2.9"]
     (line,) = [line for line in page.splitlines() if line.startswith("| rloo | 0, 1 | 0.100")]
-    assert line.endswith("| +0.050 |  |  |  |")
+    assert line.endswith("| +0.050 |  |  |  | 5.0 |  |")

@@ -42,6 +42,7 @@ from repirl.reporting.plots import Figure, digest_in
 from repirl.reporting.published import load_published, render_published
 from repirl.reporting.terminal import to_terminal
 from repirl.reporting.text import finding
+from repirl.reporting.transitions import Bar, Bars
 from repirl.stats import PairedDifference, clustered_interval, holm, paired_difference, problem_means
 from repirl.tasks.step_labels import LabelledSolution
 from repirl.types import Budget, Interval, Outcome, Report, SampleRow
@@ -971,3 +972,17 @@ def test_searches_are_columns_a_curve_against_tokens_and_follow_from_their_rows(
     edit(stored, raw)
     with pytest.raises(UserError, match=r"beam n=4 of arith does not follow"):
         board_of(tmp_path)
+
+
+def test_what_test_time_training_did_to_problems_is_drawn_as_means_of_runs(tmp_path: Path) -> None:
+    for seed, learned in ((0, 6.0), (1, 8.0)):
+        told = {"arith/learned": learned, "arith/kept": 2.0, "arith/corrupted": 1.0, "arith/never": 11.0 - learned}
+        write(tmp_path, "good", seed, GOOD, diagnostics=told)
+        write(tmp_path, "rloo", seed, GOOD, diagnostics=told | {"arith/learned": 1.0, "arith/never": 16.0})
+        write(tmp_path, "repirl", seed, GOOD)
+    figure = of_board(board_of(tmp_path))["transitions"]
+    assert isinstance(figure, Bars)
+    assert figure.panels == (("arith", (Bar("good", (7.0, 2.0, 1.0, 4.0)), Bar("rloo", (1.0, 2.0, 1.0, 16.0)))),)
+    drawn = figure.svg()
+    assert digest_in(drawn) == figure.digest
+    assert all(f">{part}</text>" in drawn for part in ("learned", "kept", "corrupted", "never"))

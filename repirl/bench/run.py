@@ -70,7 +70,8 @@ def selected(name: str, options: SuiteOptions) -> list[WorkItem]:
 def recorded_items(name: str, options: SuiteOptions, items: Sequence[WorkItem]) -> set[str]:
     """Keys of the items that have a record, here or in a suite that this one shares runs with; UserError for one that was made
     with other settings."""
-    recorded = {run.record.key: run.record for run in store.find(name, root=options.results)}
+    found = sorted((run.record for run in store.find(name, root=options.results)), key=lambda record: record.created_utc)
+    recorded = {record.key: record for record in found}  # of several the latest
     suite = load_suite(name, options.include)
     others = [run.record for other in suite.shares for run in store.find(other, root=options.results)]
     shared = {record.key: [one for one in others if one.key == record.key] for record in others}

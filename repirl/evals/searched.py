@@ -106,7 +106,7 @@ def search_points(
 
 def searched_values(rows: Sequence[ScaledRow], n: int, aggregation: str) -> dict[str, dict[str, float]]:
     """What chooses -> problem -> its accuracy, again from the rows of a search with that n."""
-    how = next(known for known in AGGREGATIONS if known == aggregation)
+    how: Aggregation = next(known for known in AGGREGATIONS if known == aggregation)
     own = candidates_of([row for row in rows if row.n == n], "reward")
     most = max((len(one.correct) for one in own), default=0)
     values = values_by_problem(own, most, [how], ragged=True)

@@ -18,6 +18,8 @@ from repirl.types import Interval
 
 EARLY = 0.25
 """Share of the baseline's updates that counts as early."""
+SOLVED = 0.05
+"""Share of the problems, more than at the start, of which it is counted how soon they are solved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,16 @@ class Curve:
         gains = curves - curves[:, :1]
         return ((gains[:, 1:] + gains[:, :-1]) / 2 * np.diff(steps)).sum(axis=1) / update
 
+    def solved_at(self, share: float) -> np.ndarray:
+        """[S]: the update at which a seed's curve is first that much above its start, linear between points; its last update
+        where it never is."""
+        steps, found = self.steps_K, []
+        for row in self.accuracy_SK:
+            above = np.nonzero(row >= row[0] + share)[0]
+            i = int(above[0]) if len(above) else 0
+            found.append(np.interp(row[0] + share, row[i - 1 : i + 1], steps[i - 1 : i + 1]) if i else steps[-1])
+        return np.array(found, dtype=np.float64)
+
     def reaches(self, accuracy: float) -> float | None:
         """The update at which the mean curve first has that accuracy, linear between points; None if it never has."""
         mean_K = self.mean_K
@@ -56,13 +68,16 @@ class Curve:
 class Early:
     """The early gain of a row, and against the baseline's: difference and quotient; None for the baseline and without one.
 
-    `reaches_at`: the update at which the row is where the baseline ends.
+    `reaches_at`: the update at which the row is where the baseline ends. `solved_at`: how many updates until `SOLVED` of the
+    problems more than at the start are solved, and `later` by how many that is after the baseline.
     """
 
     gain: Interval
     more: PairedDifference | None
     times: float | None
     reaches_at: float | None
+    solved_at: Interval
+    later: PairedDifference | None
 
 
 def curve_of(row: Row) -> Curve | None:
@@ -89,18 +104,23 @@ def early(curve: Curve, baseline: Curve | None) -> Early | None:
     if until > curve.steps_K[-1]:
         return None
     gains_S = curve.gain_until(until)
-    gain = over_seeds(gains_S)
+    gain, solved_at = over_seeds(gains_S), over_seeds(curve.solved_at(SOLVED))
     if baseline is None:
-        return Early(gain, None, None, None)
+        return Early(gain, None, None, None, solved_at, None)
     shared = [seed for seed in curve.seeds if seed in baseline.seeds]
-    more = times = None
+    more = times = later = None
     if shared:
-        own, other = (one.gain_until(until)[[one.seeds.index(seed) for seed in shared]] for one in (curve, baseline))
-        more = paired_difference(own[:, None], other[:, None])
-        if len(shared) < MIN_SEEDS_TO_RESAMPLE:
-            more = replace(more, interval=Interval(more.interval.value))
-        times = float(own.mean() / other.mean()) if other.mean() > 0 else None
-    return Early(gain, more, times, curve.reaches(float(baseline.mean_K[-1])))
+        places = [[one.seeds.index(seed) for seed in shared] for one in (curve, baseline)]
+        own, other = curve.gain_until(until)[places[0]], baseline.gain_until(until)[places[1]]
+        more, times = _paired(own, other), float(own.mean() / other.mean()) if other.mean() > 0 else None
+        later = _paired(curve.solved_at(SOLVED)[places[0]], baseline.solved_at(SOLVED)[places[1]])
+    return Early(gain, more, times, curve.reaches(float(baseline.mean_K[-1])), solved_at, later)
+
+
+def _paired(own_S: np.ndarray, other_S: np.ndarray) -> PairedDifference:
+    """Of the same seeds; no bounds for fewer than are resampled."""
+    found = paired_difference(own_S[:, None], other_S[:, None])
+    return found if len(own_S) >= MIN_SEEDS_TO_RESAMPLE else replace(found, interval=Interval(found.interval.value))
 
 
 def curve_lines(rows: Sequence[Row], baseline: Mapping[int, int | None]) -> list[str]:
@@ -130,26 +150,30 @@ def curve_lines(rows: Sequence[Row], baseline: Mapping[int, int | None]) -> list
         "more than the baseline's",
         "times",
         "is where the baseline ends at",
+        "5% solved after",
+        "later than the baseline",
     ]
     return ["", _SAID, "", *markdown_table(header, body)]
 
 
 _SAID = (
     "Validation accuracy after so many updates, mean over runs. Early gain: the mean, over the first quarter of the baseline's "
-    "updates, of what is above the start, linear between points; its intervals are over seeds. The last column: after how many "
-    "updates the mean curve first is at the baseline's last accuracy."
+    "updates, of what is above the start, linear between points; its intervals are over seeds. Then after how many updates "
+    "the mean curve first is at the baseline's last accuracy, and after how many 5% of the problems more than at the start are "
+    "solved (a run that never gets there counts with its last update), with the difference paired over seeds."
 )
 
 
 def _early(found: Early | None) -> list[str]:
     if found is None:
-        return [""] * 4
+        return [""] * 6
     more = "" if found.more is None else _signed(found.more.interval)
     times = "" if found.more is None else "-" if found.times is None else f"{found.times:.2f}"
     at = "" if found.more is None else "-" if found.reaches_at is None else f"{found.reaches_at:.0f}"
-    return [_signed(found.gain), more, times, at]
+    later = "" if found.later is None else _signed(found.later.interval, 1)
+    return [_signed(found.gain), more, times, at, _signed(found.solved_at, 1).replace("+", ""), later]
 
 
-def _signed(interval: Interval) -> str:
-    bounds = "" if interval.low is None else f" [{interval.low:+.3f}, {interval.high:+.3f}]"
-    return f"{interval.value:+.3f}{bounds}"
+def _signed(interval: Interval, digits: int = 3) -> str:
+    bounds = "" if interval.low is None else f" [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
+    return f"{interval.value:+.{digits}f}{bounds}"

@@ -11,23 +11,39 @@ import numpy as np
 from repirl.evals.scaling import BEST_OF_N, MAJORITY, PASS, RANDOM, WEIGHTED, Curve, Scaling, title
 from repirl.evals.searched import tokens_of
 from repirl.records.measured import ScalingRecord
+from repirl.reporting import transitions
 from repirl.reporting.board import Board, Row
 from repirl.reporting.comparing import baseline_of
 from repirl.reporting.curves import curve_of, over_seeds
 from repirl.reporting.forest import Forest, of_stage
 from repirl.reporting.plots import PALETTE, Figure, Panel, Series
+from repirl.reporting.transitions import Bars
 from repirl.types import Interval
 
 OWN, OTHER = PALETTE[0], PALETTE[1]
 Costs = Mapping[tuple[str, str | None, str | None], Sequence[float]]
 """Selector, reward and aggregation of a curve -> what each of its points costs."""
-KINDS = ("forest", "learning", "scaling", "search", "accuracy-while-adapting", "signal-while-adapting")
+WHILE_ADAPTING = {
+    "accuracy": (
+        ("accuracy", "accuracy", OWN),
+        ("agreement", "prm/agreement", OTHER),
+        ("specific", "prm/specific_agreement", PALETTE[2]),
+    ),
+    "signal": (("batch", "prm/signal", OWN), ("watched", "prm/watch/signal", OTHER)),
+    "entropy": (("nats", "entropy", OWN),),
+    "different-answers": (
+        ("batch, of 4", "prm/different_answers", OWN),
+        ("watched, of 8", "prm/watch/different_answers", OTHER),
+    ),
+}
+"""What is drawn of test-time training by update: label, metric and colour of each line."""
+KINDS = ("forest", "transitions", "learning", "scaling", "search", *(f"{what}-while-adapting" for what in WHILE_ADAPTING))
 """How the names of a suite's pictures begin."""
 
 
-def of_board(board: Board) -> dict[str, Figure | Forest]:
+def of_board(board: Board) -> dict[str, Figure | Forest | Bars]:
     """A suite's figures by the end of their file's name: what its records allow."""
-    found: dict[str, Figure | Forest | None] = {}
+    found: dict[str, Figure | Forest | Bars | None] = {}
     for stage in board.stages:
         rows = board.rows_of(stage)
         end = "" if len(board.stages) == 1 else f"-{stage.replace(' ', '-')}"
@@ -36,8 +52,9 @@ def of_board(board: Board) -> dict[str, Figure | Forest]:
         found[f"learning{end}"] = of_learning(rows, partners)
         found[f"scaling{end}"] = of_scaled_rows(rows)
         found[f"search{end}"] = of_searched_rows(rows)
-        found[f"accuracy-while-adapting{end}"] = of_adapting_rows(rows, ADAPTING, same_heights=True)
-        found[f"signal-while-adapting{end}"] = of_adapting_rows(rows, SIGNALS, same_heights=False)
+        found[f"transitions{end}"] = transitions.of_rows(rows)
+        for what, shown in WHILE_ADAPTING.items():
+            found[f"{what}-while-adapting{end}"] = of_adapting_rows(rows, shown, same_heights=what != "signal")
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
@@ -148,14 +165,6 @@ def _at_cost(label: str, seeds: Sequence[Priced], color: str | None) -> Series:
     costs = np.mean([[cost for cost, _ in points] for points in seeds], axis=0).tolist()
     lines = [_line_of(label, costs, [interval for _, interval in points], color) for points in seeds]
     return _over_runs(label, costs, lines, color, dashed=False)
-
-
-ADAPTING = (
-    ("accuracy", "accuracy", OWN),
-    ("agreement", "prm/agreement", OTHER),
-    ("specific", "prm/specific_agreement", PALETTE[2]),
-)
-SIGNALS = (("batch", "prm/signal", OWN), ("watched", "prm/watch/signal", OTHER))
 
 
 def of_adapting_rows(rows: Sequence[Row], shown: Sequence[tuple[str, str, str]], *, same_heights: bool) -> Figure | None:
