@@ -32,6 +32,7 @@ def offered(line: str, cwd: Path) -> set[str]:
         ("repirl judge random processbench/m", {"processbench/math"}, {"arith"}),
         ("repirl compa", {"compare"}, {"train"}),
         ("repirl train rloo --polic", {"--policy"}, {"--seed"}),
+        ("repirl scale --approach re", {"rebase"}, {"beam"}),
         ("repirl score random sol", set(), {"random"}),
     ],
 )

@@ -291,6 +291,22 @@ def test_evaluation_with_the_models_tokenizer_sends_its_ids(capsys: pytest.Captu
         assert tokenizer.decode(server.asked[0]["prompt"]).startswith("Compute ")
 
 
+def test_a_served_models_samples_are_a_pool_to_choose_from(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its parameters are not known, and so no FLOPs."""
+    given = ["scale", "--benchmark", "arith", "--limit", "5", "--samples", "4", "--reward", "length", "--json"]
+    with serving(FakeServer()) as server:
+        found = shown(capsys, [*given, "--engine", "openai", "--base-url", server.url, "--model", MODEL])
+        right = sum(body["seed"] % 3 == 0 for body in server.asked)
+        assert len(server.asked) == 20
+    assert found["counts"]["correct"] == right
+    curves = {(curve["selector"], curve["aggregation"]): curve["points"] for curve in found["curves"]}
+    assert curves["random", None][0]["accuracy"]["value"] == pytest.approx(right / 20)
+    assert curves["best-of-N", "mean"][-1]["n"] == 4
+    assert found["unscored"] == {"length": {}}
+    assert curves["majority", None][-1]["flops"] is None
+    assert curves["majority", None][-1]["policy_tokens"] > 40
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

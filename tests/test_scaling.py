@@ -171,6 +171,11 @@ def test_sampled_scored_saved_and_read_again(tmp_path: Path, capsys: pytest.Capt
         (("--benchmark", "arith", "--reward", "oracle", "--approach", "beam", "--n", "6"), "no multiple of width=4"),
         (("--benchmark", "arith", "--against", "seconds"), "not drawn against"),
         (("--benchmark", "arith", "--reward", "oracle", "--approach", "beam", "--aggregation", "min"), "no --aggregation"),
+        (("--benchmark", "arith", "--engine", "tensorrt"), "unknown engine"),
+        (("--benchmark", "arith", "--engine", "openai"), "needs --base-url"),
+        (("--benchmark", "arith", "--engine", "openai", "--reward", "confidence"), "which lie behind a server: 'confidence'"),
+        (("--pool", "x.jsonl", "--engine", "vllm"), "a pool is read, not sampled"),
+        (("--benchmark", "arith", "--reward", "oracle", "--approach", "beam", "--engine", "vllm"), "engine of torch"),
         (("--benchmark", "minicode", "--limit", "1", "--samples", "1", "--reward", "oracle"), "knows only arith problems"),
     ],
 )
@@ -192,6 +197,15 @@ def test_a_real_pool_and_what_its_origin_chose(tmp_path: Path, capsys: pytest.Ca
     for one in found["origin"]:
         if one["rule"] != "maj":
             assert abs(one["theirs"] - one["ours"]) <= 1
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real pools is not there")
+def test_where_the_origin_chose_otherwise_an_answer_is_unmarked_but_for_one_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    """The origin takes the last number where no answer is marked, and reads (a+5)(b+2) as (5)(2)."""
+    found = shown(capsys, "--pool", str(REAL / "llama31_8b_beam3_q500.jsonl.gz"), "--aggregation", "last")
+    for one in found["origin"]:
+        known = "test/intermediate_algebra/431.json" in one["differing"]
+        assert len(one["differing"]) == one["unmarked"] + known
 
 
 def test_rewards_of_one_name_are_told_apart() -> None:

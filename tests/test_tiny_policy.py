@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from repirl.engines.base import SamplingParams
-from repirl.engines.loading import EMBEDDED, folder_digest, load_policy
+from repirl.engines.loading import EMBEDDED, LoadedPolicy, folder_digest, load_policy
 from repirl.engines.torch_engine import TorchEngine
+from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
-from repirl.methods.pretrain import PretrainConfig, accuracy, pretrain_tiny
+from repirl.methods.fitting import energy_model
+from repirl.methods.pretrain import SHIPPED, PretrainConfig, accuracy, pretrain_tiny
+from repirl.methods.runtime import Runtime
 from repirl.paths import ASSETS_DIR
+from repirl.rewards.artifact import RewardContract
+from repirl.rewards.energy import load_energy, token_rewards
+from repirl.rewards.saved import write_reward
 from repirl.rollouts.collect import Collector, Decoding
+from repirl.rollouts.packing import pad_batch
+from repirl.rollouts.prompts import encode_solution
 from repirl.tasks import arith, arith_hard, minicode, slips
 from repirl.tasks.expressions import parse
 
@@ -25,7 +37,7 @@ def test_weights_are_those_of_the_provenance(name: str) -> None:
     folder = ASSETS_DIR / name
     provenance = json.loads((folder / "provenance.json").read_text())
     assert folder_digest(folder) == provenance["weights_sha256"]
-    assert provenance["config"] == PretrainConfig().model_dump(mode="json"), "the command would make another policy"
+    assert provenance["config"] == SHIPPED[name].model_dump(mode="json"), "the command would make another policy"
     assert sum(file.stat().st_size for file in folder.iterdir()) < 4_000_000
 
 
@@ -93,3 +105,32 @@ def test_pretraining_resumes_exactly(tmp_path, monkeypatch) -> None:
     again = pretrain_tiny(tmp_path / "parts", config)
     assert again["weights_sha256"] == whole["weights_sha256"]
     assert pretrain_tiny(tmp_path / "parts", config) == again  # finished: nothing is done again
+
+
+def _context(policy: LoadedPolicy) -> Any:
+    return SimpleNamespace(policy=policy, runtime=Runtime(), seed=0)
+
+
+def test_a_reward_may_start_from_a_smaller_model_of_the_same_tokens(tmp_path: Path) -> None:
+    """With a base measure its scores are at first that model's log-probabilities; it starts from no reward of another size."""
+    tiny, mini = load_policy("tiny"), load_policy("mini")
+    model = energy_model(_context(tiny), base="mini", base_measure=1.0)
+    assert (model.config.num_hidden_layers, model.config.hidden_size) == (2, 64)
+    row = encode_solution(tiny.tokenizer, tiny.tokenizer("Compute 3*(4-9).\n")["input_ids"], r"4-9=-5" + "\n" + r"\boxed{-15}")
+    ids = torch.tensor([[*row.prompt_ids, *row.response_ids]])
+    logprobs = mini.model(input_ids=ids).logits[0].log_softmax(-1)
+    start = len(row.prompt_ids)
+    own = logprobs[start - 1 : -1].gather(1, ids[0, start:, None])[:, 0]
+    scores = token_rewards(model.eval(), pad_batch([row], 0, "cpu"))
+    assert torch.allclose(scores, own, atol=1e-5)
+    fields = {"kind": "energy", "method": "repirl", "step_separator": "\n", "template": "plain", "step_aggregation": "min"}
+    contract = RewardContract.model_validate(fields | {"base_digest": tiny.digest, "training_digest": "0" * 64})
+    write_reward(tmp_path, energy_model(_context(tiny), base_measure=1.0), tiny.tokenizer, contract)
+    with pytest.raises(UserError, match=r"another size \(4 layers of 128, not 2 of 64\)"):
+        load_energy(model, tmp_path, tiny.digest)
+
+
+def test_a_reward_does_not_start_from_a_model_of_other_tokens() -> None:
+    policy: Any = SimpleNamespace(model=load_policy("tiny").model, tokenizer=SimpleNamespace(get_vocab=lambda: {"a": 0}))
+    with pytest.raises(UserError, match="other tokens than the policy"):
+        energy_model(_context(policy), base="mini")

@@ -40,6 +40,13 @@ def reward_names(incomplete: str) -> Offer:
     return _beginning(incomplete, [*NAMED_REWARDS, *prefixes, *_runs()]) + _paths(incomplete)
 
 
+def approach_names(incomplete: str) -> Offer:
+    """Ways of searching."""
+    from repirl.evals.approaches import APPROACHES
+
+    return _beginning(incomplete, APPROACHES)
+
+
 def set_names(incomplete: str) -> Offer:
     """Step-labelled sets, and any path that begins so."""
     from repirl.tasks.prm_benchmarks import ARITH_SETS, prm_cards

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -10,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from repirl.cli.chat import ChatFlag, chat_for
-from repirl.cli.completing import benchmark_names, reward_names
+from repirl.cli.completing import approach_names, benchmark_names, reward_names
+from repirl.cli.engine_choice import (
+    OPENAI,
+    TORCH,
+    BaseUrlOption,
+    EngineOption,
+    EngineSetOption,
+    ModelOption,
+    Weights,
+    open_sampler,
+)
 from repirl.cli.output import JsonFlag, check_folder, check_output, emit, note, working
 
 if TYPE_CHECKING:
@@ -42,7 +53,10 @@ def scale_command(
     samples: Annotated[int, typer.Option(min=1, help="Completions of each problem.")] = 16,
     number: Annotated[list[int] | None, typer.Option("--n", help="Only these N; default: powers of two.")] = None,
     approach: Annotated[
-        str | None, typer.Option(help="Search step by step instead of sampling: beam, dvts, rebase, particles.")
+        str | None,
+        typer.Option(
+            help="Search step by step instead of sampling: beam, dvts, rebase, particles.", autocompletion=approach_names
+        ),
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Setting of the search: key=value.")] = None,
     aggregation: Annotated[
@@ -68,6 +82,10 @@ def scale_command(
     against: Annotated[str, typer.Option(help="What --plot draws them against: n, tokens or flops (of a problem).")] = "n",
     dtype: Annotated[str, typer.Option(help="Of policy and published PRMs: float32, bfloat16 or auto.")] = "float32",
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one.")] = None,
+    engine: EngineOption = TORCH,
+    base_url: BaseUrlOption = None,
+    model: ModelOption = None,
+    engine_set: EngineSetOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Test-time scaling: best-of-N, majority and PRM-weighted majority by N, all from one pool of samples."""
@@ -88,6 +106,11 @@ def scale_command(
         raise UserError(
             "a later policy is sampled on a benchmark's problems", later, "give --benchmark, and no --pool or --approach"
         )
+    if engine != TORCH and (pool is not None or approach is not None):
+        what = "a pool is read, not sampled" if pool is not None else "a search samples with the engine of torch"
+        raise UserError(what, f"--engine {engine}", "leave it out")
+    if engine == OPENAI and (late := later or next((one for one in reward or () if one == "confidence"), None)):
+        raise UserError("this takes the policy's weights, which lie behind a server", late, "leave it out")
     if set_ and approach is None:
         raise UserError("--set belongs to a search", set_[0], "give --approach too")
     for how in aggregation or ():
@@ -104,7 +127,7 @@ def scale_command(
         place = default_device()
     with working("loading"):
         problems = None if benchmark is None else load_benchmark(benchmark, data_dir=data_dir, include=include or ())
-        chat = pool is None and chat_for(chat_template, policy)
+        chat = pool is None and chat_for(chat_template, policy, engine=engine)
     if approach is not None:
         if problems is None or pool is not None or len(reward or ()) != 1:
             raise UserError("a search needs one benchmark and one reward", approach, "give --benchmark and --reward once")
@@ -160,7 +183,9 @@ def scale_command(
             "chat_template": chat,
             "extraction": extraction,
         }
-        graded, parameters["policy"] = sampled_pool(problems, policy, sampling, out, dtype, place)
+        where = (engine, base_url, model, engine_set)
+        graded, size = sampled_pool(problems, Weights(policy, None, dtype, place, 512, None), where, sampling, out)
+        parameters |= {} if size is None else {"policy": size}
     for name, given in names.items():
         loaded = reward_for(given, graded.problems.values(), policy, seed, dtype, place, chat=chat)
         with working(f"scoring {name}") as on_progress:
@@ -174,7 +199,8 @@ def scale_command(
     if later is not None:
         assert problems is not None
         note(f"sampling {later}")
-        solved, _ = sampled_pool(problems, later, sampling, None if out is None else out / "later", dtype, place)
+        weights = Weights(later, None, dtype, place, 512, None)
+        solved, _ = sampled_pool(problems, weights, where, sampling, None if out is None else out / "later")
         shares = {one.problem: float(one.correct.mean()) for one in solved.candidates() if len(one.correct)}
         payload["later"] = [asdict(one) for one in foretold(graded.candidates(), shares)]
     if plot is not None:
@@ -187,21 +213,37 @@ def scale_command(
     emit(as_json, payload, lambda: tables(payload))
 
 
+Where = tuple[str, str | None, str | None, list[str] | None]
+"""Engine, base URL, name of the model and settings of the engine, as the options say them."""
+
+
 def sampled_pool(
-    problems: Benchmark, policy: str, sampling: dict[str, Any], out: Path | None, dtype: str, device: str
-) -> tuple[GradedPool, int]:
-    """A pool sampled from the policy, and how many parameters that has."""
+    problems: Benchmark, weights: Weights, where: Where, sampling: dict[str, Any], out: Path | None
+) -> tuple[GradedPool, int | None]:
+    """A pool sampled from the policy, and how many parameters that has; None behind a server."""
     from repirl.config import parse_config
-    from repirl.engines.loading import load_policy, parameters_of
+    from repirl.engines.loading import parameters_of
     from repirl.evals.policy import evaluate_policy
     from repirl.evals.pools import pool_of_samples
     from repirl.evals.protocol import SAMPLED, EvalProtocol
 
     protocol = parse_config(EvalProtocol, sampling)
-    with working(problems.name) as on_progress:
-        model = load_policy(policy, dtype=dtype, device=device)
-        report = evaluate_policy(model, problems, protocol, folder=out, on_progress=on_progress)
-    return pool_of_samples(problems, report.samples[SAMPLED]), parameters_of(model.model)
+    engine, base_url, model, settings = where
+    with (
+        working(problems.name) as on_progress,
+        closing(open_sampler(engine, weights, base_url, model, settings, protocol.chat_template)) as sampler,
+    ):
+        report = evaluate_policy(
+            sampler.policy,
+            problems,
+            protocol,
+            folder=out,
+            engine=sampler.engine,
+            on_progress=on_progress,
+            chunk_rows=sampler.chunk_rows,
+        )
+    size = None if sampler.policy.model is None else parameters_of(sampler.policy.model)
+    return pool_of_samples(problems, report.samples[SAMPLED]), size
 
 
 def reward_for(

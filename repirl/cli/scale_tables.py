@@ -129,6 +129,7 @@ def _lines(payload: dict[str, Any]) -> list[str]:
             lines.append(f"{name}, a problem with N={last['n']}: {tokens}{scored}, {last['flops']:.3g} FLOPs")
     for one in payload["origin"]:
         gap = f", {len(one['differing'])} problems differ" if one["differing"] else ""
+        gap += f" (in {one['unmarked']} a sample marks no answer: the origin takes its last number)" if one["unmarked"] else ""
         lines.append(
             f"the origin's {one['rule']}@{one['samples']}: {one['theirs']} of {one['problems']} right by its choice, "
             f"{one['ours']} by ours among the same first {one['samples']}{gap}"

@@ -235,18 +235,25 @@ def _adapters(rank: int | None, alpha: int | None) -> dict[str, int] | None:
 
 
 def pretrain_command(
+    name: Annotated[str, typer.Argument(help="Which one: tiny or mini.")] = "tiny",
     out: Annotated[Path, typer.Option(help="Folder to write the policy into.")] = Path("runs/pretrain"),
     steps: Annotated[int | None, typer.Option(min=1, help="Default: as for the shipped policy.")] = None,
     seed: Annotated[int | None, typer.Option(help="Default: as for the shipped policy.")] = None,
-    hard: Annotated[bool, typer.Option(help="Also find the problems that it fails (arith_hard), some minutes.")] = True,
+    hard: Annotated[
+        bool | None, typer.Option(help="Also find the problems that it fails (arith_hard), some minutes. Default: for tiny.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Rebuild the embedded policy from nothing."""
+    """Rebuild an embedded policy from nothing."""
     from repirl.config import parse_config
-    from repirl.methods.pretrain import PretrainConfig, pretrain_tiny
+    from repirl.errors import UserError
+    from repirl.methods.pretrain import SHIPPED, PretrainConfig, pretrain_tiny
 
+    if name not in SHIPPED:
+        raise UserError("no such embedded policy", name, f"choose one of {', '.join(SHIPPED)}")
     check_folder(out, "--out")
-    given = {name: value for name, value in (("steps", steps), ("seed", seed), ("hard", hard)) if value is not None}
+    said = {key: value for key, value in (("steps", steps), ("seed", seed), ("hard", hard)) if value is not None}
+    given = SHIPPED[name].model_dump() | said
     with working("pretrain") as on_progress:
         made = pretrain_tiny(out, parse_config(PretrainConfig, given), lambda step, total, metrics: on_progress(step, total))
     payload = {"folder": str(out)} | made

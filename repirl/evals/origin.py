@@ -24,7 +24,8 @@ RULES = ("naive", "weighted", "maj")
 class Agreement:
     """A rule among the first N samples of each of `problems`: of how many the origin's choice is right, and ours.
 
-    `differing`: ids of the problems of which one is right and the other is not.
+    `differing`: ids of the problems of which one is right and the other is not; `unmarked`: in how many of these some of the
+    samples mark no answer, for which the origin takes the last number.
     """
 
     rule: str
@@ -33,6 +34,7 @@ class Agreement:
     theirs: int
     ours: int
     differing: tuple[str, ...]
+    unmarked: int
 
 
 def agreement(pool: GradedPool) -> list[Agreement]:
@@ -50,9 +52,9 @@ def agreement(pool: GradedPool) -> list[Agreement]:
             if all(verdict.outcome != "ungraded" for verdict in pool.verdicts[row.id][:n]) and not np.isnan(theirs[row.id])
         }
         differing = tuple(problem for problem, right in ours.items() if right != theirs[problem])
-        found.append(
-            Agreement(rule, n, len(ours), int(sum(theirs[problem] for problem in ours)), int(sum(ours.values())), differing)
-        )
+        unmarked = sum(any(verdict.extracted is None for verdict in pool.verdicts[problem][:n]) for problem in differing)
+        right = int(sum(theirs[problem] for problem in ours)), int(sum(ours.values()))
+        found.append(Agreement(rule, n, len(ours), *right, differing, unmarked))
     return found
 
 

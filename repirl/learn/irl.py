@@ -71,6 +71,9 @@ class IRLConfig(Config):
     """Demonstrations that are longer (EOS included) take no part; rollouts that long are cut, and are failures."""
     prompts_per_update: int | None = Field(default=None, ge=1)
     """The PRM learns from the groups of so many prompts of each batch (the batch's order is random); None: from all."""
+    base: str | None = None
+    """Model that the PRM starts from, of another size than the policy and with its tokens: embedded name, folder or hub id.
+    None: the policy itself."""
     layers: int | None = Field(default=None, ge=1)
     """Keep only the first layers of the base as the PRM's backbone; None keeps all."""
     base_measure: float = Field(default=0.0, ge=0)

@@ -181,9 +181,20 @@ def run_identity(context: FitContext, config: Config, method: str, data: Trainin
     }
 
 
-def energy_model(context: FitContext, *, layers: int | None = None, base_measure: float = 0.0) -> nn.Module:
-    """A fresh energy on the backbone of the context's policy (`energy_from_policy`), with adapters if the runtime says so."""
-    model = energy_from_policy(context.policy.model, layers=layers, base_measure=base_measure)
+def energy_model(
+    context: FitContext, *, base: str | None = None, layers: int | None = None, base_measure: float = 0.0
+) -> nn.Module:
+    """A fresh energy on the backbone of the context's policy or of the model `base` (`energy_from_policy`), with adapters if
+    the runtime says so. UserError for a base that has other tokens."""
+    policy = context.policy
+    start = policy.model
+    if base is not None:
+        parameter = next(start.parameters())
+        loaded = load_policy(base, str(parameter.dtype).removeprefix("torch."), parameter.device)
+        if loaded.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+            raise UserError("the reward's base has other tokens than the policy", base, "choose one of the same tokenizer")
+        start = loaded.model
+    model = energy_from_policy(start, layers=layers, base_measure=base_measure)
     if context.runtime.reward_lora is not None:
         add_adapters(model, context.runtime.reward_lora, context.seed)
     return model

@@ -1,4 +1,4 @@
-"""`repirl pretrain`: makes the embedded policy from nothing, by maximum likelihood on its own style of solution.
+"""`repirl pretrain`: makes an embedded policy from nothing, by maximum likelihood on its own style of solution.
 
 It sees every level of both families, minicode thinly. Its arith text is full of habitual slips (tasks/slips.py), so it errs
 by habit, with full confidence: where a slip is usual it is the likelier continuation.
@@ -6,7 +6,7 @@ by habit, with full confidence: where a slip is usual it is the likelier continu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,7 +36,7 @@ PROVENANCE_FILE = "provenance.json"
 
 
 class PretrainConfig(Config):
-    """How the shipped policy was made. Problems are of the training split, drawn with another seed than any recipe's."""
+    """How an embedded policy is made. Problems are of the training split, drawn with another seed than any recipe's."""
 
     steps: int = Field(default=1600, ge=1)
     arith_rows: int = Field(default=112, ge=1)
@@ -53,6 +53,12 @@ class PretrainConfig(Config):
     """Also find the problems of `arith_hard`: those that the policy fails, which takes some minutes."""
     threads: int = Field(default=1, ge=1)
     """Number of torch threads: sums are ordered by it, so the bytes of the weights depend on it."""
+    layers: int = Field(default=4, ge=1)
+    width: int = Field(default=128, ge=8)
+
+
+SHIPPED: Mapping[str, PretrainConfig] = {"tiny": PretrainConfig(), "mini": PretrainConfig(layers=2, width=64, hard=False)}
+"""How each embedded policy was made. `mini` (an eighth of the parameters) is what a smaller process reward starts from."""
 
 
 def pretrain_tiny(
@@ -71,7 +77,7 @@ def _pretrain(out: Path, config: PretrainConfig, on_step: Callable[[int, int, di
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer)
+    model = build_model(tokenizer, layers=config.layers, width=config.width)
     draw = _Draw(config, tokenizer)
 
     def batch_of_step(step: int) -> LossBatch:

@@ -154,7 +154,8 @@ class RePIRL(Method[RePIRLConfig]):
         contract = reward_contract(
             context, config, "energy", self.name, config.data, config.loop.sampling, data.digest, config.irl.step_aggregation
         )
-        model = energy_model(context, layers=config.irl.layers, base_measure=config.irl.base_measure)
+        irl = config.irl
+        model = energy_model(context, base=irl.base, layers=irl.layers, base_measure=irl.base_measure)
         base = None
         if start is not None:
             base = copy.deepcopy(model)

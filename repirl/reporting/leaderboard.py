@@ -21,6 +21,7 @@ from repirl.reporting.page import PAGE, PROBLEMS_SHOWN, render
 from repirl.reporting.plots import Figure, digest_in
 from repirl.reporting.published import load_published, render_published
 from repirl.reporting.text import column_labels, evidence, finding
+from repirl.reporting.transitions import Bars
 
 # Suites whose results and pages are each user's own (git ignores them): they are not in the committed index.
 LOCAL_SUITES = frozenset({"tiny"})
@@ -36,7 +37,7 @@ class Pages:
 
     folder: Path
     files: dict[str, str]
-    figures: dict[str, Figure | Forest]
+    figures: dict[str, Figure | Forest | Bars]
     boards: tuple[Board, ...]
     include: tuple[str | Path, ...] = ()
 
@@ -73,7 +74,7 @@ def build_pages(*, results: Path | None = None, folder: Path | None = None, incl
     suites = store.suites_with_records(root=results)
     boards = tuple(build_board(suite, results=results, include=include) for suite in suites)
     files = {INDEX: _index(boards)}
-    figures: dict[str, Figure | Forest] = {}
+    figures: dict[str, Figure | Forest | Bars] = {}
     for board in boards:
         own = {f"{board.suite}-{name}.svg": figure for name, figure in of_board(board).items()}
         files[f"{board.suite}.md"] = to_markdown(board, folder, list(own))

@@ -124,7 +124,12 @@ def load_energy(model: nn.Module, folder: Path, base_digest: str) -> None:
         raise UserError(
             "the reward was fitted to another base policy", str(folder), "start from the policy that it was made for"
         )
-    load_merged(model, load_energy_model(folder).state_dict(), adapter_weights(model))
+    saved = load_energy_model(folder)
+    ours, theirs = ((m.config.num_hidden_layers, m.config.hidden_size) for m in (model, saved))
+    if ours != theirs:
+        said = f"{theirs[0]} layers of {theirs[1]}, not {ours[0]} of {ours[1]}"
+        raise UserError(f"the reward has another size ({said})", str(folder), "train with its irl.base and irl.layers")
+    load_merged(model, saved.state_dict(), adapter_weights(model))
 
 
 def load_energy_model(folder: Path, device: torch.device | str = "cpu") -> nn.Module:
