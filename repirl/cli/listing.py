@@ -171,7 +171,7 @@ def _policies(include: tuple[Path, ...]) -> list[Entry]:
         {
             "name": name,
             "source": "embedded",
-            "status": "ready" if (ASSETS_DIR / name / "config.json").is_file() else "missing; run `repirl pretrain`",
+            "status": "ready" if (ASSETS_DIR / name / "config.json").is_file() else f"missing; run `repirl pretrain {name}`",
         }
         for name in EMBEDDED
     ]

@@ -23,7 +23,7 @@ from repirl.paths import ASSETS_DIR
 if TYPE_CHECKING:
     import torch
 
-EMBEDDED = ("tiny",)
+EMBEDDED = ("tiny", "mini")
 """Policies that come with the package, by the name of their folder in `assets/`."""
 
 DTYPES = ("float32", "bfloat16", "auto")
