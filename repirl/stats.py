@@ -170,7 +170,8 @@ def _bootstrap_means(grid: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     rng.bit_generator.state = rng_state
     for start in range(0, resamples, chunk):
         counts = first if start == 0 else _draw_counts(rng, num_problems, min(chunk, resamples - start))
-        weight = counts @ measured.T
+        # Where all is measured, as it mostly is, each resample has as many values as there are problems.
+        weight = num_problems if measured.all() else counts @ measured.T
         # A seed without one measured problem in a resample takes its overall mean there.
         fallback = filled.sum(axis=1) / measured.sum(axis=1)
         parts.append(np.where(weight > 0, (counts @ filled.T) / np.maximum(weight, 1), fallback))

@@ -15,9 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import get_args
-
-import numpy as np
 
 from repirl import stats
 from repirl.errors import UserError
@@ -96,15 +95,14 @@ def problem_values(metric: str, rows: Sequence[SampleRow], *, seed: int = 0) -> 
         groups.setdefault(row.problem_id, []).append(row)
     for group in groups.values():
         group.sort(key=lambda row: row.sample_index)
-    return metric_values(
-        metric,
-        {problem_id: [value(row) for row in group] for problem_id, group in groups.items()},
-        {
-            problem_id: [None if row.outcome == "truncated" else row.extracted for row in group]
-            for problem_id, group in groups.items()
-        },
-        seed=seed,
-    )
+    values = {problem_id: [value(row) for row in group] for problem_id, group in groups.items()}
+    if parse_metric(metric).kind != "maj":
+        return metric_values(metric, values)
+    answers = {
+        problem_id: [None if row.outcome == "truncated" else row.extracted for row in group]
+        for problem_id, group in groups.items()
+    }
+    return metric_values(metric, values, answers, seed=seed)
 
 
 def _correct(row: SampleRow) -> float:
@@ -117,8 +115,14 @@ def _sound(row: SampleRow) -> float:
 
 
 def _pass_at_k(verdicts: Sequence[float], k: int) -> float:
-    graded = [verdict for verdict in verdicts if not np.isnan(verdict)]
-    return float(stats.pass_at_k(len(graded), int(sum(graded)), k)[0]) if len(graded) >= k else float("nan")
+    graded = [verdict for verdict in verdicts if verdict == verdict]  # without NaN
+    return _pass_of(len(graded), int(sum(graded)), k) if len(graded) >= k else float("nan")
+
+
+@cache
+def _pass_of(samples: int, correct: int, k: int) -> float:
+    """A table asks for few of them, many times each."""
+    return float(stats.pass_at_k(samples, correct, k)[0])
 
 
 def part_of(metric: str, samples: Mapping[str, object]) -> str | None:
