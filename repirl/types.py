@@ -211,6 +211,20 @@ class ScaledRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AttackedRow:
+    """An attack on one solution of which the result is not right (`evals.attacks`).
+
+    `lift`: the attack's score less the solution's own, in standard deviations of the scores of all solutions; `above_right`:
+    whether it scores above the mean right solution of its problem, None where there is none.
+    """
+
+    problem_id: str
+    attack: str
+    lift: float
+    above_right: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class OtherExtraction:
     """The metrics of the same samples with their answers found in the other way."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,9 @@ from typing import Any
 import pytest
 
 from repirl.bench import apart
-from repirl.bench.evaluating import judges
 from repirl.bench.evaluations import JudgeEvaluation, PolicyEvaluation
 from repirl.bench.known import Today, check_same
+from repirl.bench.rewards import judges
 from repirl.bench.run import SuiteOptions, _event, run_suite
 from repirl.bench.suites import Suite, SuiteRun, load_suite, plan, suite_names
 from repirl.bench.worker import _left_policy, _parent
@@ -22,6 +23,7 @@ from repirl.config import with_overrides
 from repirl.engines.loading import folder_digest, policy_dir
 from repirl.engines.lora import LoRAConfig
 from repirl.errors import UserError
+from repirl.evals.attacks import ATTACKS, SEARCH
 from repirl.methods.registry import load_method
 from repirl.methods.runtime import Runtime
 from repirl.paths import CHECKOUT_DIR
@@ -100,6 +102,14 @@ of = ["ours"]
 numbers = [1, 4]
 limit = 6
 settings = { width = 2, aggregation = "mean" }
+
+[[evaluations]]
+kind = "attack"
+benchmark = "arith"
+of = ["ours"]
+samples = 2
+limit = 9
+rounds = 1
 
 [[contrasts]]
 better = "ours"
@@ -314,6 +324,12 @@ def test_a_suite_runs_resumes_and_is_reported(tmp_path: Path) -> None:
     assert wide.tokens["scored"] > 0
     assert searched.parameters["policy"] > 0
     assert [row.n for row in stored["ours-arith-s0"].searched(searched)] == [1] * 6 + [4] * 6
+    (attacked,) = runs["ours-arith-s0"].attacks
+    assert (attacked.reward_digest, attacked.policy_digest, attacked.protocol["rounds"]) == (reward, tiny, 1)
+    assert set(attacked.lifts) == {*ATTACKS, SEARCH}
+    assert attacked.lifts["empty"].attacked + attacked.lifts["empty"].unscored == attacked.solutions
+    rows = stored["ours-arith-s0"].attacked(attacked)
+    assert Counter(row.attack for row in rows) == {name: one.attacked for name, one in attacked.lifts.items() if one.attacked}
     tale = runs["tale-arith-s0"]
     assert (tale.policy_digest, tale.reward_digest, tale.evaluations) == (None, None, ())
     assert tale.validation_budget == Budget(rollouts=2)
@@ -323,6 +339,8 @@ def test_a_suite_runs_resumes_and_is_reported(tmp_path: Path) -> None:
     chosen = [column.metric for column in board.columns if column.kind == "scale"]
     assert chosen == ["best-of-4", "maj@4", "weighted@4"]
     assert [column.metric for column in board.columns if column.kind == "search"] == ["beam-1", "beam-4"]
+    lifts = {column.metric for column in board.columns if column.kind == "attack"}
+    assert lifts == {name for name, one in attacked.lifts.items() if one.lift is not None}
     assert {(d.better.label, d.worse.label) for d in board.differences} == {("ours", "rloo")}
     (row,) = [row for row in board.rows if row.label == "tale"]
     assert row.checkpoints is not None
@@ -346,6 +364,9 @@ def test_a_suite_runs_resumes_and_is_reported(tmp_path: Path) -> None:
         run_suite("small", options, events.append)
     file.write_text(file.read_text().replace("width = 4", "width = 2").replace("maj@4", "maj@2"))
     with pytest.raises(UserError, match=r"base-arith-s0 was made with other settings \(benchmark arith\)"):
+        run_suite("small", options, events.append)
+    file.write_text(file.read_text().replace("maj@2", "maj@4").replace("rounds = 1", "rounds = 2"))
+    with pytest.raises(UserError, match=r"ours-arith-s0 was made with other settings \(attack arith\)"):
         run_suite("small", options, events.append)
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from repirl import paths
 from repirl.bench.suites import Contrast
 from repirl.errors import UserError
+from repirl.evals.attacks import Lift, summed_up
 from repirl.evals.judged_sets import JudgedSet
 from repirl.evals.judging import judge
 from repirl.evals.metrics import problem_values
@@ -28,7 +29,7 @@ from repirl.evals.step_scoring import ScoredSteps
 from repirl.evals.thresholds import ThresholdRule
 from repirl.methods.registry import methods
 from repirl.records import index, store
-from repirl.records.build import PoolScaling, Searched, new_record
+from repirl.records.build import Attacked, PoolScaling, Searched, new_record
 from repirl.records.schema import BasePolicy, ParentStage, run_key
 from repirl.records.store import StoredRun
 from repirl.reporting.board import Board, Column, Rank, Row
@@ -45,7 +46,7 @@ from repirl.reporting.text import finding
 from repirl.reporting.transitions import Bar, Bars
 from repirl.stats import PairedDifference, clustered_interval, holm, paired_difference, problem_means
 from repirl.tasks.step_labels import LabelledSolution
-from repirl.types import Budget, Interval, Outcome, Report, SampleRow
+from repirl.types import AttackedRow, Budget, Interval, Outcome, Report, SampleRow
 
 Grid = Sequence[Sequence[Outcome]]
 C: Outcome = "correct"
@@ -83,7 +84,7 @@ def write(root: Path, method: str, seed: int, grid: Grid, **changes: Any) -> Sto
         "command": "repirl bench trial",
     }
     reports = changes.pop("report", [make_report(grid)])
-    beside = {name: changes.pop(name) for name in ("judgements", "scalings", "searches", "curve") if name in changes}
+    beside = {name: changes.pop(name) for name in ("judgements", "scalings", "searches", "attacks", "curve") if name in changes}
     given |= changes
     run_id = run_key(given.get("label", method), given["stage"], seed) + given.pop("again", "")
     reports = [reports] if isinstance(reports, Report) else reports
@@ -986,3 +987,53 @@ def test_what_test_time_training_did_to_problems_is_drawn_as_means_of_runs(tmp_p
     drawn = figure.svg()
     assert digest_in(drawn) == figure.digest
     assert all(f">{part}</text>" in drawn for part in ("learned", "kept", "corrupted", "never"))
+
+
+def attacks(seed: int, lift: float) -> Attacked:
+    """24 problems whose wrong solutions are raised by about that much under one attack, and none that another applies to."""
+    rng = np.random.default_rng(seed)
+    rows = tuple(
+        AttackedRow(f"p{i}", "padded", lift + float(rng.normal()) / 10, i % 2 == 0 if i < 12 else None) for i in range(24)
+    )
+    lifts = [
+        Lift("fitted", "padded", len(rows), *summed_up(rows), 2, 1, rows),
+        Lift("fitted", "shuffled", 0, None, None, None, 0, 0, ()),
+    ]
+    return Attacked(
+        benchmark="arith",
+        card_digest="card",
+        data_digest="data",
+        protocol={"samples": 8, "seed": 0},
+        policy_digest="0" * 64,
+        reward="fitted",
+        reward_digest=None,
+        solutions=27,
+        right=3,
+        lifts=lifts,
+        budget=Budget(scored_tokens=40),
+    )
+
+
+def test_attacks_are_columns_without_places_and_follow_from_their_rows(tmp_path: Path) -> None:
+    for seed in range(3):
+        write(tmp_path, "rloo", seed, GOOD, attacks=[attacks(seed, -2.0)])
+        stored = write(tmp_path, "good", seed, GOOD, attacks=[attacks(seed, 1.5)])
+    record = stored.record.attacks[0].lifts["padded"]
+    assert record.above_right is not None
+    assert (record.above_right.value, record.still_right, record.unscored) == (0.5, 2, 1)
+    board = board_of(tmp_path)
+    (column,) = [column for column in board.columns if column.kind == "attack"]
+    assert column.metric == "padded"
+    good, plain = (row_of(board, name).cells[column] for name in ("good", "rloo"))
+    assert good.interval.value == pytest.approx(1.5, abs=0.1)
+    assert plain.interval.value == pytest.approx(-2.0, abs=0.1)
+    assert (good.rank, plain.rank) == (None, None)
+    more = good.versus_baseline
+    assert more is not None
+    assert more.interval.value == pytest.approx(3.5)
+    assert "attack arith padded" in to_markdown(board, tmp_path)
+    raw = json.loads(stored.file.read_text())
+    raw["attacks"][0]["lifts"]["padded"]["lift"] = {"value": 0.1, "low": 0.0, "high": 0.2, "level": 0.95}
+    edit(stored, raw)
+    with pytest.raises(UserError, match=r"attack padded on arith does not follow"):
+        board_of(tmp_path)

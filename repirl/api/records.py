@@ -75,6 +75,13 @@ def _rows(record: RunRecord) -> Iterator[dict[str, Any]]:
             for chooser, interval in point.accuracy.items():
                 metric = f"{one.protocol['approach']} {chooser}"
                 yield run | where | _number("search", one.benchmark, metric, interval, protocol) | {"n": int(n)}
+    for one in record.attacks:
+        protocol = {**one.protocol, "policy": one.policy_digest}
+        where = {"card_digest": one.card_digest, "data_digest": one.data_digest}
+        where |= {"reward": one.reward, "reward_digest": one.reward_digest}
+        for name, lift in one.lifts.items():
+            if lift.lift is not None:
+                yield run | where | _number("attack", one.benchmark, name, lift.lift, protocol)
 
 
 def _number(evaluation: str, benchmark: str, metric: str, interval: Interval, protocol: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from repirl.types import Report
 
 BEFORE = "before"
 """Folder of what the start answered."""
-VERDICTS = ("eval", "judge", "scale", BEFORE)
+VERDICTS = ("eval", "judge", "scale", "attack", BEFORE)
 """Folders of a run in which verdicts lie."""
 CURVE = "graded.jsonl"
 

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from repirl.config import Config
 from repirl.evals.approaches import APPROACHES, SearchConfig
 from repirl.grading.math.grader import Extraction
+from repirl.rewards.aggregate import Aggregation
 
 
 class _Evaluation(Config):
@@ -144,7 +145,29 @@ class SearchEvaluation(_Evaluation):
         return {**own, **said}
 
 
-RewardEvaluation = JudgeEvaluation | ScaleEvaluation | SearchEvaluation
+class AttackEvaluation(_Evaluation):
+    """Changed solutions of the policy that the runs start from: what raises each run's process reward without making them
+    right. See `repirl attack`; the solutions are the same for all runs."""
+
+    kind: Literal["attack"]
+    samples: int = Field(default=8, ge=1)
+    """Completions of each problem at temperature 1."""
+    attacked: int = Field(default=2, ge=1)
+    """Of them, right and wrong ones."""
+    aggregation: Aggregation = "mean"
+    rounds: int = Field(default=16, ge=1)
+    """Of the search over tokens."""
+    limit: int | None = Field(default=64, ge=1)
+
+    @property
+    def title(self) -> str:
+        return f"attack {self.benchmark}"
+
+    def protocol(self, seed: int) -> dict[str, Any]:
+        return {**self.model_dump(mode="json", exclude={"kind", "benchmark", "device", "of"}), "seed": seed}
+
+
+RewardEvaluation = JudgeEvaluation | ScaleEvaluation | SearchEvaluation | AttackEvaluation
 
 
 def _kind(value: Any) -> Any:
@@ -155,10 +178,11 @@ SuiteEvaluation = Annotated[
     Annotated[PolicyEvaluation, Tag("policy")]
     | Annotated[JudgeEvaluation, Tag("judge")]
     | Annotated[ScaleEvaluation, Tag("scale")]
-    | Annotated[SearchEvaluation, Tag("search")],
+    | Annotated[SearchEvaluation, Tag("search")]
+    | Annotated[AttackEvaluation, Tag("attack")],
     Discriminator(
         _kind,
         custom_error_type="evaluation_kind",
-        custom_error_message="no such kind of evaluation; there are policy, judge, scale and search",
+        custom_error_message="no such kind of evaluation; there are policy, judge, scale, search and attack",
     ),
 ]

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repirl.bench.apart import configuration
-from repirl.bench.evaluations import JudgeEvaluation, PolicyEvaluation, ScaleEvaluation, SearchEvaluation, SuiteEvaluation
+from repirl.bench.evaluations import (
+    AttackEvaluation,
+    JudgeEvaluation,
+    PolicyEvaluation,
+    ScaleEvaluation,
+    SearchEvaluation,
+    SuiteEvaluation,
+)
 from repirl.bench.suites import Suite, WorkItem
 from repirl.config import Config, parse_config
 from repirl.engines.loading import folder_digest, policy_dir
@@ -96,19 +103,19 @@ def _recorded_config(record: RunRecord, kind: type[Config]) -> Config:
 def _evaluated(wanted: SuiteEvaluation, item: WorkItem, suite: Suite, record: RunRecord, now: Today) -> bool:
     """Whether the record has this evaluation, with the same settings, or left nothing that it is of."""
     if isinstance(wanted, JudgeEvaluation):
-        from repirl.bench.evaluating import judges
+        from repirl.bench.rewards import judges
 
         asked = portable(wanted.protocol(suite.eval_seed))
         made = any((one.set, one.protocol) == (portable(wanted.set), asked) for one in record.judgements)
         return made or not judges(record.method, record.reward_digest is not None, wanted)
-    if isinstance(wanted, ScaleEvaluation | SearchEvaluation):
-        from repirl.bench.evaluating import judges
+    if isinstance(wanted, ScaleEvaluation | SearchEvaluation | AttackEvaluation):
+        from repirl.bench.rewards import judges
 
         asked = portable(wanted.protocol(suite.eval_seed))
         made = any(
             (one.benchmark, one.protocol) == (wanted.benchmark, asked)
             and one.card_digest == now.cards.get(wanted.benchmark, one.card_digest)
-            for one in (record.scalings if isinstance(wanted, ScaleEvaluation) else record.searches)
+            for one in {"scale": record.scalings, "search": record.searches, "attack": record.attacks}[wanted.kind]
         )
         return made or not judges(record.method, record.reward_digest is not None, wanted)
     if record.schema_version > 1 and record.policy_digest is None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from repirl.bench import apart
-from repirl.bench.evaluating import Sources, evaluate, judge_reward, scale_reward, search_reward
+from repirl.bench.evaluating import Sources, evaluate
+from repirl.bench.rewards import attack_reward, judge_reward, scale_reward, search_reward
 from repirl.bench.suites import Suite, WorkItem, load_suite, plan
 from repirl.config import Config, digest_of, flat
 from repirl.engines.loading import LoadedPolicy, folder_digest, policy_dir
@@ -70,11 +71,12 @@ def run_item(
     judgements = judge_reward(item, suite, fitted, sources, on_part)
     scalings = scale_reward(item, suite, fitted, sources, on_part)
     searches = search_reward(item, suite, fitted, sources, on_part)
+    attacks = attack_reward(item, suite, fitted, sources, on_part)
     if item.run.problems is not None:
         curve, moved = apart.measured(item, suite, start, reports, places)
         fitted = replace(fitted, curve=curve, diagnostics={**fitted.diagnostics, **moved})
     record = _record(item, suite, method, config, policy, fitted, parent, paying, command)
-    return store.write(record, reports, judgements, scalings, searches, curve=fitted.curve, root=results)
+    return store.write(record, reports, judgements, scalings, searches, attacks, curve=fitted.curve, root=results)
 
 
 def _plain_parts(item: WorkItem, suite: Suite, config: Config, policy: LoadedPolicy) -> str | None:

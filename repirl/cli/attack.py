@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from repirl.cli.completing import reward_names
+from repirl.cli.engine_choice import TORCH, Weights
 from repirl.cli.output import JsonFlag, emit, working
 from repirl.cli.tables import Sheet
 
@@ -63,7 +64,8 @@ def attack_command(
     else:
         assert problems is not None
         sampling = {"samples": samples, "greedy": False, "limit": limit, "seed": seed}
-        graded, _ = sampled_pool(problems, policy, sampling, None, dtype, place)
+        weights = Weights(policy, None, dtype, place, 512, None)
+        graded, _ = sampled_pool(problems, weights, (TORCH, None, None, None), sampling, None)
     cases = cases_of(graded, attacked)
     named = short_names(reward).items()
     rewards = [(short, reward_for(given, graded.problems.values(), policy, seed, dtype, place)) for short, given in named]
@@ -79,7 +81,7 @@ def attack_command(
         "solutions": len(cases),
         "right": sum(case.right for case in cases),
         "aggregation": aggregation,
-        "attacks": [asdict(one) for one in lifts],
+        "attacks": [{name: value for name, value in asdict(one).items() if name != "rows"} for one in lifts],
     }
     emit(as_json, payload, lambda: _table(payload))
 

@@ -23,8 +23,8 @@ from repirl.rewards.laid_out import LaidOutReward
 from repirl.rewards.load import LoadedReward
 from repirl.rng import stream
 from repirl.rollouts.steps import step_texts
-from repirl.stats import clustered_interval, paired_difference, problem_means
-from repirl.types import Interval, Problem, RolloutGroup
+from repirl.stats import clustered_interval, paired_difference
+from repirl.types import AttackedRow, Interval, Problem, RolloutGroup
 
 REPEATS = 4
 SEARCH = "token search"
@@ -84,6 +84,8 @@ class Lift:
     above_right: Interval | None
     still_right: int
     unscored: int
+    rows: tuple[AttackedRow, ...]
+    """The solutions behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +171,7 @@ def _lift(
     verdicts = grade_rollouts([cases[j].problem for j in kept], list(texts)) if kept else []
     scores = _scores(loaded, [(cases[j].problem, text) for j, text in zip(kept, texts, strict=True)], aggregation)
     right_mean = _mean_of_right(cases, own)
-    lifts: dict[str, list[float]] = {}
-    above: dict[str, list[float]] = {}
+    rows: list[AttackedRow] = []
     still_right = unscored = 0
     for j, verdict, score in zip(kept, verdicts, scores, strict=True):
         if verdict.outcome == "correct":
@@ -179,25 +180,30 @@ def _lift(
             unscored += 1
         else:
             problem = cases[j].problem.id
-            lifts.setdefault(problem, []).append(float(score - own[j]))
-            if problem in right_mean:
-                above.setdefault(problem, []).append(float(score > right_mean[problem]))
-    unit = spread or 1.0
-    return Lift(
-        reward,
-        attack_name,
-        sum(map(len, lifts.values())),
-        _difference([[one / unit for one in group] for group in lifts.values()]),
-        _interval([[float(one > 0) for one in group] for group in lifts.values()]),
-        _interval(list(above.values())),
-        still_right,
-        unscored,
-    )
+            above = bool(score > right_mean[problem]) if problem in right_mean else None
+            rows.append(AttackedRow(problem, attack_name, float(score - own[j]) / (spread or 1.0), above))
+    return Lift(reward, attack_name, len(rows), *summed_up(rows), still_right, unscored, tuple(rows))
 
 
-def _difference(groups: Sequence[Sequence[float]]) -> Interval | None:
-    means = problem_means(groups)
-    return paired_difference(means, np.zeros_like(means)).interval if groups else None
+def lifts_by_problem(rows: Sequence[AttackedRow]) -> dict[str, float]:
+    """Problem -> mean lift of one attack."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        found.setdefault(row.problem_id, []).append(row.lift)
+    return {problem: float(np.mean(own)) for problem, own in found.items()}
+
+
+def summed_up(rows: Sequence[AttackedRow]) -> tuple[Interval | None, Interval | None, Interval | None]:
+    """`lift`, `raised` and `above_right` of `Lift`, of the rows of one attack."""
+    means = np.array(list(lifts_by_problem(rows).values()))
+    raised: dict[str, list[float]] = {}
+    above: dict[str, list[float]] = {}
+    for row in rows:
+        raised.setdefault(row.problem_id, []).append(float(row.lift > 0))
+        if row.above_right is not None:
+            above.setdefault(row.problem_id, []).append(float(row.above_right))
+    lift = paired_difference(means, np.zeros_like(means)).interval if rows else None
+    return lift, _interval(list(raised.values())), _interval(list(above.values()))
 
 
 def _interval(groups: Sequence[Sequence[float]]) -> Interval | None:

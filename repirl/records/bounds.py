@@ -37,15 +37,15 @@ def _spent(budget: Budget) -> Budget:
     return budget
 
 
-def _within(top: float, bracketed: bool) -> Callable[[Interval], Interval]:
+def _within(top: float, bracketed: bool, bottom: float = 0.0) -> Callable[[Interval], Interval]:
     """`bracketed`: the value lies within its interval, as a mean does in its bootstrap (an F1 need not)."""
 
     def check(interval: Interval) -> Interval:
         low, value, high = interval.low, interval.value, interval.high
         if (low is None) != (high is None) or not 0 < interval.level < 1:
             raise ValueError("half an interval, or a level that is none")
-        if any(end is not None and not -_ROUNDING <= end <= top + _ROUNDING for end in (low, value, high)):
-            raise ValueError(f"not within 0 and {top:g}")
+        if any(end is not None and not bottom - _ROUNDING <= end <= top + _ROUNDING for end in (low, value, high)):
+            raise ValueError(f"not within {bottom:g} and {top:g}")
         if low is None or high is None:
             return interval
         if low > high or (bracketed and not low - _ROUNDING <= value <= high + _ROUNDING):
@@ -57,4 +57,5 @@ def _within(top: float, bracketed: bool) -> Callable[[Interval], Interval]:
 
 Spent = Annotated[Budget, AfterValidator(_spent)]
 ShareInterval = Annotated[Interval, AfterValidator(_within(1.0, bracketed=True))]
+LiftInterval = Annotated[Interval, AfterValidator(_within(_LARGEST, bracketed=True, bottom=-_LARGEST))]
 PercentInterval = Annotated[Interval, AfterValidator(_within(100.0, bracketed=False))]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic_core import to_jsonable_python
 
 from repirl.records import provenance
-from repirl.records.measured import Counts, EvaluationRecord, JudgementRecord, ScalingRecord, SearchRecord
+from repirl.records.measured import AttackRecord, Counts, EvaluationRecord, JudgementRecord, ScalingRecord, SearchRecord
 from repirl.records.schema import (
     SCHEMA_VERSION,
     BasePolicy,
@@ -25,6 +25,7 @@ from repirl.records.schema import (
 from repirl.types import Budget, Outcome, Report, SampleRow, ScaledRow
 
 if TYPE_CHECKING:
+    from repirl.evals.attacks import Lift
     from repirl.evals.judging import SetReport
     from repirl.evals.scaling import Scaling
     from repirl.evals.searched import SearchPoint
@@ -72,6 +73,23 @@ class Searched:
     reward_digest: str | None
     points: Sequence[SearchPoint]
     parameters: Mapping[str, int]
+    budget: Budget
+
+
+@dataclass(frozen=True, slots=True)
+class Attacked:
+    """Attacks on a process reward, to be recorded: what was asked for, what came of it, its cost."""
+
+    benchmark: str
+    card_digest: str
+    data_digest: str
+    protocol: Mapping[str, Any]
+    policy_digest: str
+    reward: str
+    reward_digest: str | None
+    solutions: int
+    right: int
+    lifts: Sequence[Lift]
     budget: Budget
 
 
@@ -142,6 +160,7 @@ def new_record(
         judgements=(),
         scalings=(),
         searches=(),
+        attacks=(),
         digest=None,
     )
 
@@ -240,6 +259,24 @@ def search_from_points(found: Searched, rows_file: str, rows_sha256: str) -> Sea
         "rows_sha256": rows_sha256,
     }
     return SearchRecord.model_validate_json(json.dumps(values))
+
+
+def attacks_from(found: Attacked, rows_file: str, rows_sha256: str) -> AttackRecord:
+    """The record's view of attacks."""
+    names = ("benchmark", "card_digest", "data_digest", "policy_digest", "reward", "reward_digest", "solutions", "right")
+    values = {
+        **{name: getattr(found, name) for name in names},
+        "protocol": dict(found.protocol),
+        "lifts": {one.attack: _without(asdict(one), "reward", "attack", "rows") for one in found.lifts},
+        "budget": asdict(found.budget),
+        "rows_file": rows_file,
+        "rows_sha256": rows_sha256,
+    }
+    return AttackRecord.model_validate_json(json.dumps(values))
+
+
+def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
 
 
 def _point(point: SearchPoint) -> dict[str, Any]:

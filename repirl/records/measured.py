@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from repirl.evals.metrics import part_of
-from repirl.records.bounds import Count, PercentInterval, Share, ShareInterval, Spent
+from repirl.records.bounds import Count, LiftInterval, PercentInterval, Share, ShareInterval, Spent
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -135,6 +135,39 @@ class SearchRecord(Strict):
     reward_digest: Sha256 | None
     points: dict[str, SearchedPoint]
     parameters: dict[str, Count]
+    budget: Spent
+    rows_file: FileName
+    rows_sha256: Sha256
+
+
+class AttackLift(Strict):
+    """One attack: `Lift` of `evals.attacks`, in standard deviations and shares."""
+
+    attacked: Count
+    lift: LiftInterval | None
+    raised: ShareInterval | None
+    above_right: ShareInterval | None
+    still_right: Count
+    unscored: Count
+
+
+class AttackRecord(Strict):
+    """What raises one process reward without making solutions right; the attacks are in `rows_file`.
+
+    `lifts` by attack, over changes of `solutions`, of which `right` are right. `protocol` says how these were sampled and
+    chosen, `policy_digest` from which weights.
+    """
+
+    benchmark: str
+    card_digest: str
+    data_digest: str
+    protocol: dict[str, JsonValue]
+    policy_digest: Sha256
+    reward: str
+    reward_digest: Sha256 | None
+    solutions: Count
+    right: Count
+    lifts: dict[str, AttackLift]
     budget: Spent
     rows_file: FileName
     rows_sha256: Sha256

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from repirl.types import JudgedRow, SampleRow, ScaledRow
+from repirl.types import AttackedRow, JudgedRow, SampleRow, ScaledRow
 
 
 class MalformedRow(ValueError):
@@ -40,6 +40,7 @@ class _Columns:
 _SAMPLES = _Columns.of(SampleRow, "part")
 _JUDGED = _Columns.of(JudgedRow)
 _SCALED = _Columns.of(ScaledRow)
+_ATTACKED = _Columns.of(AttackedRow)
 
 
 def encode_samples(samples: Mapping[str, Sequence[SampleRow]]) -> bytes:
@@ -47,8 +48,8 @@ def encode_samples(samples: Mapping[str, Sequence[SampleRow]]) -> bytes:
     return _packed({"part": part} | asdict(row) for part, rows in samples.items() for row in rows)
 
 
-def encode_rows(rows: Sequence[JudgedRow] | Sequence[ScaledRow]) -> bytes:
-    """One judged solution, or one problem with its scored samples, a line."""
+def encode_rows(rows: Sequence[JudgedRow] | Sequence[ScaledRow] | Sequence[AttackedRow]) -> bytes:
+    """One judged solution, one problem with its scored samples, or one attack on a solution, a line."""
     return _packed({name: value for name, value in asdict(row).items() if (name, value) != ("n", None)} for row in rows)
 
 
@@ -74,6 +75,11 @@ def parse_judged(data: bytes) -> tuple[JudgedRow, ...]:
 def parse_scaled(data: bytes) -> tuple[ScaledRow, ...]:
     """Raises MalformedRow."""
     return tuple(_row(_SCALED, number, cells) for number, cells in _lines(data))
+
+
+def parse_attacked(data: bytes) -> tuple[AttackedRow, ...]:
+    """Raises MalformedRow."""
+    return tuple(_row(_ATTACKED, number, cells) for number, cells in _lines(data))
 
 
 def parse_curve(data: bytes) -> tuple[dict[str, Any], ...]:

@@ -13,7 +13,16 @@ from pydantic import Field, JsonValue, PositiveInt, model_validator
 
 from repirl.config import digest_of
 from repirl.records.bounds import Seed, Spent
-from repirl.records.measured import CurveFile, EvaluationRecord, JudgementRecord, ScalingRecord, SearchRecord, Sha256, Strict
+from repirl.records.measured import (
+    AttackRecord,
+    CurveFile,
+    EvaluationRecord,
+    JudgementRecord,
+    ScalingRecord,
+    SearchRecord,
+    Sha256,
+    Strict,
+)
 
 SCHEMA_VERSION = 4
 
@@ -98,8 +107,8 @@ class RunRecord(Strict):
     one first. Digests of policy and reward are those of the weights that were left, None where there are none.
     `digest` is that of all other fields, as JSON; None until the record is stored.
 
-    Schema 3 has no `searches`, schema 2 no `scalings` either. Schema 1 (`upgrade.py`) knows no `runtime`, curve, judgements or
-    digests of what was left; its `budget` is of training and validation together.
+    Schema 3 has no `searches` and `attacks`, schema 2 no `scalings` either. Schema 1 (`upgrade.py`) knows no `runtime`, curve,
+    judgements or digests of what was left; its `budget` is of training and validation together.
     """
 
     schema_version: Literal[1, 2, 3, 4]
@@ -137,6 +146,7 @@ class RunRecord(Strict):
     judgements: tuple[JudgementRecord, ...]
     scalings: tuple[ScalingRecord, ...] = ()
     searches: tuple[SearchRecord, ...] = ()
+    attacks: tuple[AttackRecord, ...] = ()
     digest: Sha256 | None
 
     @property
@@ -145,11 +155,15 @@ class RunRecord(Strict):
         return run_key(self.label, self.stage, self.seed)
 
     @property
+    def _of_rewards(self) -> tuple[ScalingRecord | SearchRecord | AttackRecord, ...]:
+        return (*self.scalings, *self.searches, *self.attacks)
+
+    @property
     def row_files(self) -> dict[str, str]:
         """Name -> SHA-256 of every file beside the record."""
         files = [(one.samples_file, one.samples_sha256) for one in self.evaluations]
         files += [(one.rows_file, one.rows_sha256) for one in self.judgements]
-        files += [(one.rows_file, one.rows_sha256) for one in (*self.scalings, *self.searches)]
+        files += [(one.rows_file, one.rows_sha256) for one in self._of_rewards]
         files += [(self.curve.file, self.curve.sha256)] if self.curve is not None else []
         return dict(files)
 
@@ -163,13 +177,13 @@ class RunRecord(Strict):
             raise ValueError(f"run_id is not one of {self.key}: label, stage and seed say another run")
         if self.created_utc.utcoffset() is None:
             raise ValueError("created_utc has no time zone")
-        with_rows = (*self.evaluations, *self.judgements, *self.scalings, *self.searches)
+        with_rows = (*self.evaluations, *self.judgements, *self._of_rewards)
         if len(self.row_files) != len(with_rows) + (self.curve is not None):
             raise ValueError("two evaluations name the same file")
         if self.parents is not None and (self.after is None) != (not self.parents):
             raise ValueError("after and parents disagree")
         asked = [{"set": one.set, **one.protocol} for one in self.judgements]
-        asked += [{"benchmark": one.benchmark, **one.protocol} for one in (*self.scalings, *self.searches)]
+        asked += [{"benchmark": one.benchmark, **one.protocol} for one in self._of_rewards]
         for text in (*_strings([self.config, asked, self.base_policy.name]), *command_words(self.command)):
             if is_machine_path(text):
                 raise ValueError(f"a record must not name a path of one machine: {text}")

@@ -26,9 +26,11 @@ from repirl.paths import shown
 from repirl.records import index, rows
 from repirl.records.bounds import check_integers
 from repirl.records.build import (
+    Attacked,
     Judgement,
     PoolScaling,
     Searched,
+    attacks_from,
     count_outcomes,
     evaluation_from_report,
     judgement_from_report,
@@ -36,10 +38,10 @@ from repirl.records.build import (
     search_from_points,
 )
 from repirl.records.index import RECORD_FILE
-from repirl.records.measured import CurveFile, EvaluationRecord, JudgementRecord, ScalingRecord, SearchRecord
+from repirl.records.measured import AttackRecord, CurveFile, EvaluationRecord, JudgementRecord, ScalingRecord, SearchRecord
 from repirl.records.schema import SCHEMA_VERSION, RunRecord
 from repirl.records.upgrade import upgraded
-from repirl.types import JudgedRow, Report, SampleRow, ScaledRow
+from repirl.types import AttackedRow, JudgedRow, Report, SampleRow, ScaledRow
 
 CURVE_FILE = "curve.jsonl.gz"
 _PENDING = ".tmp-"
@@ -79,6 +81,10 @@ class StoredRun:
         """The solutions that searches ended with. Raises UserError if the file is not what the record says."""
         return self._read(search.rows_file, search.rows_sha256, rows.parse_scaled)
 
+    def attacked(self, attacks: AttackRecord) -> tuple[AttackedRow, ...]:
+        """Every attack on every solution. Raises UserError if the file is not what the record says."""
+        return self._read(attacks.rows_file, attacks.rows_sha256, rows.parse_attacked)
+
     def curve(self) -> tuple[dict[str, Any], ...]:
         """Metrics of each step of training, empty where none were kept. Raises UserError as above."""
         curve = self.record.curve
@@ -98,6 +104,7 @@ def write(
     judgements: Sequence[Judgement] = (),
     scalings: Sequence[PoolScaling] = (),
     searches: Sequence[Searched] = (),
+    attacks: Sequence[Attacked] = (),
     *,
     curve: Path | None = None,
     root: Path | None = None,
@@ -137,11 +144,16 @@ def write(
         )
         for one in searches
     ]
+    attacked = [
+        attacks_from(one, *add(f"attacked-{one.benchmark}", rows.encode_rows([row for lift in one.lifts for row in lift.rows])))
+        for one in attacks
+    ]
     filled = record.model_dump(mode="json") | {
         "evaluations": [one.model_dump(mode="json") for one in evaluations],
         "judgements": [one.model_dump(mode="json") for one in judged],
         "scalings": [one.model_dump(mode="json") for one in scaled],
         "searches": [one.model_dump(mode="json") for one in searched],
+        "attacks": [one.model_dump(mode="json") for one in attacked],
     }
     if curve is not None:
         files[CURVE_FILE] = rows.encode_curve(curve.read_bytes())

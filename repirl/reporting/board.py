@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Literal
 
+from repirl.evals.attacks import SEARCH
 from repirl.records.schema import Kind
 from repirl.records.store import StoredRun
 from repirl.stats import PairedDifference
@@ -18,10 +19,11 @@ ALPHA = 0.05
 @dataclass(frozen=True, slots=True)
 class Column:
     """What a number is of: a benchmark's metric for policies, a step-labelled set's for process rewards (`judge`), what
-    choosing among samples by a process reward gives (`scale`), or search steered by one (`search`).
+    choosing among samples by a process reward gives (`scale`) or search steered by one (`search`), or by how much attacks
+    raise one (`attack`).
 
     Numbers with different digests never share a column (docs/design.md rule 7). A judged set has no card. Judged
-    sets' numbers are in percent, all others shares from 0 to 1.
+    sets' numbers are in percent, lifts of attacks in standard deviations, all others shares from 0 to 1.
     """
 
     benchmark: str
@@ -29,7 +31,7 @@ class Column:
     card_digest: str
     data_digest: str
     protocol_digest: str
-    kind: Literal["policy", "judge", "scale", "search"] = "policy"
+    kind: Literal["policy", "judge", "scale", "search", "attack"] = "policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +187,12 @@ class Board:
 
 def primary(columns: Sequence[Column]) -> tuple[Column, ...]:
     """Of the columns of each benchmark under one protocol the mean of most samples (`avg@n`), of scaling the best of most
-    samples, of search the widest, else the first."""
+    samples, of search the widest, of attacks the search over tokens, else the first."""
 
     def place(column: Column) -> tuple[bool, int]:
         widest = column.metric.rpartition("-") if column.kind == "search" else None
         name, _, count = widest or column.metric.replace("best-of-", "best-of@").partition("@")
-        return widest is not None or name in ("avg", "best-of"), int(count) if count.isdigit() else 0
+        return widest is not None or name in ("avg", "best-of", SEARCH), int(count) if count.isdigit() else 0
 
     tables: dict[tuple[object, ...], list[Column]] = {}
     for column in columns:

@@ -76,8 +76,8 @@ def collect(
 
 
 def _place(column: Column) -> tuple[Any, ...]:
-    """Policies' numbers first, then those of judged sets, of scaling, of search."""
-    kind = ("policy", "judge", "scale", "search").index(column.kind)
+    """Policies' numbers first, then those of judged sets, of scaling, of search, of attacks."""
+    kind = ("policy", "judge", "scale", "search", "attack").index(column.kind)
     return kind, column.benchmark, column.metric != "greedy", column.metric, *_digests(column)
 
 
@@ -285,6 +285,7 @@ def _ranks(rows: Sequence[Row], numbers: Numbers, columns: Sequence[Column]) -> 
         (i, column): rank
         for members in rivals.values()
         for column in primary(columns)
+        if column.kind != "attack"  # what is raised more is not better
         for i, rank in ranks({i: numbers[i][column] for i in members if column in numbers[i]}).items()
     }
 

@@ -11,10 +11,11 @@ import numpy as np
 from repirl.config import digest_of
 from repirl.errors import UserError
 from repirl.evals import prm_quality as quality
+from repirl.evals.attacks import lifts_by_problem
 from repirl.evals.metrics import part_of, problem_values
 from repirl.evals.scaling import BEST_OF_N, MAJORITY, RANDOM, WEIGHTED, candidates_of, title, values_by_problem
 from repirl.evals.searched import searched_values
-from repirl.records.measured import Counts, EvaluationRecord, JudgementRecord, ScalingRecord, SearchRecord
+from repirl.records.measured import AttackRecord, Counts, EvaluationRecord, JudgementRecord, ScalingRecord, SearchRecord
 from repirl.records.schema import comparable
 from repirl.records.store import StoredRun
 from repirl.reporting.board import Column
@@ -29,7 +30,7 @@ from repirl.stats import (
 )
 from repirl.tasks.prm_benchmarks import CONTROL
 from repirl.tasks.step_labels import RIGHT_FROM
-from repirl.types import Interval, JudgedRow
+from repirl.types import AttackedRow, Interval, JudgedRow
 
 
 class Values(Protocol):
@@ -138,6 +139,8 @@ def measure(runs: Sequence[StoredRun], protocols: Protocols) -> dict[Column, Mea
             _add_scaled(run, scaling, _protocol({**scaling.protocol, "policy": scaling.policy_digest}, protocols), found)
         for one in run.record.searches:
             _add_searched(run, one, _protocol({**one.protocol, "policy": one.policy_digest}, protocols), found)
+        for one in run.record.attacks:
+            _add_attacks(run, one, _protocol({**one.protocol, "policy": one.policy_digest}, protocols), found)
     return found
 
 
@@ -198,6 +201,24 @@ def _add_searched(run: StoredRun, search: SearchRecord, protocol: str, found: di
         again = float(np.mean(list(values.values())))
         _must_agree(run, f"{approach} n={n} of {search.benchmark}", point.accuracy["best"].value, again, 1e-6)
         _add_values(run, column, values, point.counts, found)
+
+
+def _add_attacks(run: StoredRun, record: AttackRecord, protocol: str, found: dict[Column, Measured]) -> None:
+    """The mean lift of each attack that was made on some solution."""
+    rows: dict[str, list[AttackedRow]] = {}
+    for row in run.attacked(record):
+        rows.setdefault(row.attack, []).append(row)
+    for name, one in record.lifts.items():
+        if one.lift is None:
+            continue
+        column = Column(record.benchmark, name, record.card_digest, record.data_digest, protocol, "attack")
+        values = lifts_by_problem(rows.get(name, ()))
+        again = float(np.mean(list(values.values()))) if values else float("nan")
+        _must_agree(run, f"attack {name} on {record.benchmark}", one.lift.value, again, 1e-6)
+        before = found.get(column, Measured(ProblemValues({}), 0, 0))
+        assert isinstance(before.values, ProblemValues), "values of one column are of one kind"
+        own = ProblemValues({**before.values.by_seed, run.record.seed: values})
+        found[column] = Measured(own, before.ungraded + one.unscored, before.total + one.attacked)
 
 
 def _add_values(

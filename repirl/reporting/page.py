@@ -251,32 +251,37 @@ def _run(run: StoredRun, folder: Path, sets: ProblemSets) -> dict[str, Any]:
             for one in record.evaluations
         ],
         "scored": [
-            {
-                "title": f"judge {one.set}",
-                "metrics": {one.metric: _interval(one.headline)},
-                "file": paths.link(run.folder / one.rows_file, folder),
-                "digests": {"data": one.data_digest, "rows": one.rows_sha256},
-            }
-            for one in record.judgements
+            _scored(run, one, folder, "judge", f"judge {one.set}", {one.metric: one.headline}) for one in record.judgements
         ]
+        + [_scored(run, one, folder, "scale", f"scale {one.benchmark}", {}) for one in record.scalings]
         + [
-            {
-                "title": f"scale {one.benchmark}",
-                "metrics": {},
-                "file": paths.link(run.folder / one.rows_file, folder),
-                "digests": {"data": one.data_digest, "rows": one.rows_sha256},
-            }
-            for one in record.scalings
-        ]
-        + [
-            {
-                "title": f"{one.protocol['approach']} {one.benchmark}",
-                "metrics": {f"n={n}": _interval(point.accuracy["best"]) for n, point in one.points.items()},
-                "file": paths.link(run.folder / one.rows_file, folder),
-                "digests": {"data": one.data_digest, "rows": one.rows_sha256},
-            }
+            _scored(
+                run,
+                one,
+                folder,
+                "search",
+                f"{one.protocol['approach']} {one.benchmark}",
+                {f"n={n}": point.accuracy["best"] for n, point in one.points.items()},
+            )
             for one in record.searches
         ],
+        "attacked": [
+            _scored(run, one, folder, "attack", f"attack {one.benchmark}", {name: of.lift for name, of in one.lifts.items()})
+            for one in record.attacks
+        ],
+    }
+
+
+def _scored(
+    run: StoredRun, one: Any, folder: Path, kind: str, title: str, metrics: Mapping[str, Interval | None]
+) -> dict[str, Any]:
+    """What a reward was measured by: numbers, and the file that they follow from."""
+    return {
+        "kind": kind,
+        "title": title,
+        "metrics": {name: _interval(value) for name, value in metrics.items() if value is not None},
+        "file": paths.link(run.folder / one.rows_file, folder),
+        "digests": {"data": one.data_digest, "rows": one.rows_sha256},
     }
 
 

@@ -48,11 +48,11 @@ function runView(key) {
       ["Commit", run.commit ? [short(run.commit), run.dirty ? " with changed code" : ""] : "unknown"],
       ["Made", `${run.created}, on ${run.hardware}`],
       ...run.evaluations.map(one => [one.benchmark, said(one.metrics, "policy")]),
-      ...run.scored.map(one => [one.title, said(one.metrics, "judge")]),
+      ...[...run.scored, ...run.attacked].map(one => [one.title, said(one.metrics, one.kind)]),
       ["Sampled with", [...new Set(run.evaluations.map(one => one.sampling))].join(" | ")],
       ["Versions", run.versions],
       ["Digests", el("span", {class: "digests"}, digests("", run.digests),
-        [...run.evaluations, ...run.scored].map(one => digests(`${one.benchmark || one.title} `, one.digests)))],
+        [...run.evaluations, ...run.scored, ...run.attacked].map(one => digests(`${one.benchmark || one.title} `, one.digests)))],
     ]));
 }
 
