@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from repirl.engines.loading import LoadedPolicy, load_policy
 from repirl.engines.torch_engine import TorchEngine
@@ -143,6 +144,11 @@ def test_lookahead_is_counted_apart(policy: LoadedPolicy) -> None:
     ahead, _ = searched(policy, "confidence", PROBLEMS[:1], n=2, width=2, lookahead=1)
     assert plain.cost.lookahead == 0
     assert ahead.cost.lookahead > 0
+    named, _ = searched(policy, "confidence", PROBLEMS[:1], approach="lookahead", n=2, width=2)
+    assert named.cost == ahead.cost
+    assert named.problems == ahead.problems
+    with pytest.raises(ValidationError, match="lookahead=0 is beam search"):
+        SearchConfig(approach="lookahead", lookahead=0)
 
 
 def test_the_oracle_finds_what_sampling_misses(policy: LoadedPolicy) -> None:

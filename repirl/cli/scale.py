@@ -55,7 +55,8 @@ def scale_command(
     approach: Annotated[
         str | None,
         typer.Option(
-            help="Search step by step instead of sampling: beam, dvts, rebase, particles.", autocompletion=approach_names
+            help="Search step by step instead of sampling: beam, lookahead, dvts, rebase, particles.",
+            autocompletion=approach_names,
         ),
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Setting of the search: key=value.")] = None,

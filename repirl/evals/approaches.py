@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -18,6 +18,8 @@ from pydantic import Field, model_validator
 from repirl.config import Config
 from repirl.rewards.aggregate import Aggregation
 
+LOOKAHEAD = "lookahead"
+"""Beam search that looks one step ahead, unless another number is set."""
 _KEYS = itertools.count()
 _CLIP = 1e-7
 
@@ -86,9 +88,17 @@ class SearchConfig(Config):
     falls below half."""
     seed: int = 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _looks_ahead(cls, values: Any) -> Any:
+        ahead = isinstance(values, dict) and values.get("approach") == LOOKAHEAD
+        return {"lookahead": 1, **values} if ahead else values
+
     @model_validator(mode="after")
     def _width_divides(self) -> Self:
-        if self.approach in ("beam", "dvts") and self.n > self.width and self.n % self.width:
+        if self.approach == LOOKAHEAD and not self.lookahead:
+            raise ValueError("lookahead=0 is beam search")
+        if self.approach in ("beam", LOOKAHEAD, "dvts") and self.n > self.width and self.n % self.width:
             raise ValueError(f"n={self.n} is no multiple of width={self.width}")
         return self
 
@@ -240,4 +250,10 @@ def _best_first(nodes: Sequence[Node]) -> list[Node]:
     return sorted(nodes, key=lambda node: -node.value)
 
 
-APPROACHES: Mapping[str, Callable[..., Approach]] = {"beam": Beam, "dvts": DVTS, "rebase": Rebase, "particles": Particles}
+APPROACHES: Mapping[str, Callable[..., Approach]] = {
+    "beam": Beam,
+    LOOKAHEAD: Beam,
+    "dvts": DVTS,
+    "rebase": Rebase,
+    "particles": Particles,
+}
