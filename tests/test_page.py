@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_reporting import GOOD, learning, scored_pool, write
+from test_reporting import GOOD, attacks, learning, scored_pool, searches, write
 
 from repirl.cli.main import run
 from repirl.evals.judged_sets import JudgedSet
@@ -104,7 +104,9 @@ def site(tmp_path_factory: pytest.TempPathFactory, arith: Benchmark) -> SimpleNa
             right = [[right_in(method, seed, p)] for p in range(60)]
             own = report_of("arith", arith.card.digest, arith.data_digest, right, ids, HOSTILE)
             curve = learning(root / "log", 0.1, 0.2, 0.3 + seed / 10)
-            scored = {"scalings": [scored_pool(seed, 0.5)], "judgements": [judgement()]} if method == "repirl" else {}
+            of_reward = {"scalings": [scored_pool(seed, 0.5)], "judgements": [judgement()]}
+            steered = {"searches": [searches(seed, 0.5)], "attacks": [attacks(seed, 1.5)]}
+            scored = of_reward | steered if method == "repirl" else {}
             write(results, method, seed, GOOD, report=own, curve=curve, **scored)
     for method in ("rloo", "repirl"):
         many = [[many_right_in(method, p, i) for i in range(8)] for p in range(1250)]
@@ -330,6 +332,9 @@ def test_a_row_opens_its_record_and_a_sample(reader: Reader, site: SimpleNamespa
     for digest in (record["digest"], record["config_digest"], record["evaluations"][0]["samples_sha256"]):
         assert digest[:12] in run.text
     assert re.search(r"greedy 0\.500", run.text)
+    best = record["searches"][0]["points"]["4"]["accuracy"]["best"]["value"]
+    assert re.search(rf"beam arith\s+n=1 0\.000.*; n=4 {best:.3f}", run.text)
+    assert re.search(r"attack arith\s+padded 1\.[45]\d\d \[", run.text)
     assert (record["commit"] or "unknown")[:12] in run.text
     link = run.find_element("link text", "record.json").get_attribute("href")
     assert link == (site.root / "results/trial/repirl-arith-s0/record.json").as_uri()

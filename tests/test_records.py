@@ -320,7 +320,7 @@ def test_counts_must_be_those_of_the_samples(tmp_path: Path) -> None:
     ("changes", "complaint"),
     [
         ({"extra": 1}, "extra"),
-        ({"schema_version": 4}, "schema 4 is newer"),
+        ({"schema_version": 5}, "schema 5 is newer"),
         ({"schema_version": "2"}, "schema_version"),
         ({"seed": 7}, "run_id is not one of rloo-arith-s7"),
         ({"schema_version": 1, "seed": 7}, "changed after it was written"),

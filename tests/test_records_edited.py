@@ -109,7 +109,7 @@ IMPOSSIBLE: dict[str, tuple[Edit, str]] = {
     "another label": (put("label", to="ppo"), "run_id is not one of ppo-arith-s0"),
     "another stage": (put("stage", to="code"), "run_id is not one of rloo-code-s0"),
     "no cores": (put("hardware", "cores", to=0), "greater than 0"),
-    "a newer schema": (put("schema_version", to=4), "schema 4 is newer than this version of repirl, which knows 3"),
+    "a newer schema": (put("schema_version", to=5), "schema 5 is newer than this version of repirl, which knows 4"),
 }
 
 

@@ -891,7 +891,7 @@ def scored_pool(seed: int, gain: float) -> PoolScaling:
         counts={"correct": 24, "wrong": 72, "truncated": 0, "ungraded": 0},
         unscored={},
         rows=scaled_rows(pool, "fitted"),
-        budget=Budget(rollouts=96),
+        budget=Budget(rollouts=96, generated_tokens=96 * 6, scored_tokens=96 * 4),
     )
 
 
@@ -967,6 +967,7 @@ def test_searches_are_columns_a_curve_against_tokens_and_follow_from_their_rows(
         ("good", ["best-of-N", "beam"]),
         ("rloo", ["beam"]),
     ]
+    assert list(figure.panels[0].series[0].x) == [10.0, 20.0, 40.0]
     assert list(figure.panels[1].series[0].x) == [18.0, 72.0]
     raw = json.loads(stored.file.read_text())
     raw["searches"][0]["points"]["4"]["accuracy"]["best"] = {"value": 0.1, "low": 0.0, "high": 0.2, "level": 0.95}

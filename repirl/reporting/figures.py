@@ -138,7 +138,7 @@ def of_searched_rows(rows: Sequence[Row]) -> Figure | None:
         if not runs:
             continue
         how = str(runs[0].searches[0].protocol["aggregation"])
-        sampled = [run.scalings[0] for run in runs if run.scalings]
+        sampled = [run.scalings[0] for run in runs if run.scalings and run.scalings[0].budget.generated_tokens]
         lines = []
         if len(sampled) == len(runs):
             lines.append(_at_cost("best-of-N", [_cost_of_samples(one, title(BEST_OF_N, how)) for one in sampled], None))
