@@ -125,11 +125,16 @@ def load_energy(model: nn.Module, folder: Path, base_digest: str) -> None:
             "the reward was fitted to another base policy", str(folder), "start from the policy that it was made for"
         )
     saved = load_energy_model(folder)
-    ours, theirs = ((m.config.num_hidden_layers, m.config.hidden_size) for m in (model, saved))
+    ours, theirs = _size(model), _size(saved)
     if ours != theirs:
         said = f"{theirs[0]} layers of {theirs[1]}, not {ours[0]} of {ours[1]}"
         raise UserError(f"the reward has another size ({said})", str(folder), "train with its irl.base and irl.layers")
     load_merged(model, saved.state_dict(), adapter_weights(model))
+
+
+def _size(model: Any) -> tuple[int, int]:
+    """Layers and width."""
+    return model.config.num_hidden_layers, model.config.hidden_size
 
 
 def load_energy_model(folder: Path, device: torch.device | str = "cpu") -> nn.Module:
