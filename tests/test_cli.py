@@ -20,6 +20,7 @@ import typer
 from repirl import __version__
 from repirl.bench.run import OnEvent, SuiteOptions, SuiteOutcome
 from repirl.cli import main as cli
+from repirl.cli import output
 from repirl.cli.bench import Standing
 from repirl.cli.output import emit, working
 from repirl.cli.train import _warn_of_nothing_right
@@ -536,3 +537,26 @@ def test_a_policy_that_is_destroyed_is_one_line_and_keeps_its_checkpoint(tmp_pat
         assert "after step 1" in line
         assert "learning rate" in line
         assert "checkpoint of step 1 is in" in line
+
+
+def test_where_stderr_is_no_terminal_lines_say_what_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """The seconds before anything is told, then how far it is; nothing twice."""
+    monkeypatch.setattr(output, "LINE_EVERY_S", 0.05)
+    with output.working("training") as on_progress:
+        time.sleep(0.3)
+        on_progress(3, 10, "offline")
+        time.sleep(0.3)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "training: 0 s"
+    assert lines[-1] == "training, offline: 3 of 10"
+    assert len(lines) == 2
+
+
+def test_a_pipe_is_wide_unless_columns_says_otherwise(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert cli.run(["list", "engines"]) == 0
+    wide = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.run(["list", "engines"]) == 0
+    narrow = capsys.readouterr().out
+    assert max(map(len, narrow.splitlines())) <= 80 < max(map(len, wide.splitlines())) <= 160

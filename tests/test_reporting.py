@@ -1038,3 +1038,10 @@ def test_attacks_are_columns_without_places_and_follow_from_their_rows(tmp_path:
     edit(stored, raw)
     with pytest.raises(UserError, match=r"attack padded on arith does not follow"):
         board_of(tmp_path)
+
+
+def test_a_suite_whose_differences_wait_for_runs_says_so(tmp_path: Path) -> None:
+    write(tmp_path, "rloo", 0, GOOD)
+    runs = store.find("trial", root=tmp_path)
+    assert "some have no record" in to_markdown(collect("trial", runs, CONTRASTS, "rloo"), tmp_path)
+    assert "This suite states no differences" in to_markdown(collect("trial", runs, (), "rloo"), tmp_path)

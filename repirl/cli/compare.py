@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,7 +88,8 @@ def _tables(payload: Mapping[str, Any]) -> Group:
     settings = _pairs("setting", "settings that differ", payload["settings"])
     accuracy = Sheet(
         "benchmark", "metric", "A", "B", "B - A", "95% interval", "p", "problems", "seeds",
-        title="accuracy, paired by problem", below={"95% interval": "B - A"}, optional=("seeds", "p"),
+        title="accuracy, paired by problem; p is not corrected for several",
+        below={"95% interval": "B - A"}, optional=("seeds", "p"),
     )  # fmt: skip
     for one in payload["accuracy"]:
         gap = one["difference"]
@@ -124,6 +126,8 @@ def _pairs(kind: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{40,64}", value):
+        return value[:12]
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return "-" if value is None else f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

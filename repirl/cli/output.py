@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -38,16 +40,22 @@ def emit(as_json: bool, payload: Mapping[str, Any], render: Callable[[], Any]) -
         return
     from rich.console import Console
 
-    # Rich reads the width of the terminal; in a pipe it would cut tables at 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)
+    console = Console(width=_width(), highlight=False, markup=False)
     console.print(render())
+
+
+def _width() -> int | None:
+    """None: that of the terminal. In a pipe what COLUMNS says, else wide: tables would be cut at 80 columns there."""
+    asked = os.environ.get("COLUMNS", "")
+    return None if sys.stdout.isatty() else int(asked) if asked.isdecimal() and int(asked) else 160
 
 
 @contextmanager
 def working(label: str) -> Iterator[OnProgress]:
     """For the time of the work, prints of libraries go to stderr, and progress is shown there.
 
-    Yields `on_progress(done, total)`: a bar on a terminal, elsewhere a line every `LINE_EVERY_S` seconds.
+    Yields `on_progress(done, total)`: a bar on a terminal, elsewhere a line every `LINE_EVERY_S` seconds, with the seconds
+    where nothing was said yet.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -57,18 +65,32 @@ def working(label: str) -> Iterator[OnProgress]:
     bar = Progress(*columns, console=console, transient=True, disable=not (console.is_terminal and parallel.is_first()))
     task = bar.add_task(label, total=None)
 
-    last_line = time.monotonic()
+    started, said = time.monotonic(), ""
 
     def on_progress(done: int, total: int, part: str = "") -> None:
-        nonlocal last_line
+        nonlocal said
         what = f"{label}, {part}" if part else label
         bar.update(task, description=what, completed=done, total=total)
-        if parallel.is_first() and not console.is_terminal and time.monotonic() - last_line >= LINE_EVERY_S:
-            last_line = time.monotonic()
-            note(f"{what}: {done} of {total}")
+        said = f"{what}: {done} of {total}"
 
-    with redirect_stdout(sys.stderr), bar:
-        yield on_progress
+    def keep_saying(ended: threading.Event) -> None:
+        before = ""
+        while not ended.wait(LINE_EVERY_S):
+            elapsed = time.monotonic() - started
+            now = said or (f"{label}: {elapsed:.0f} s" if elapsed >= 2 * LINE_EVERY_S else "")
+            if now != before:
+                note(now)
+            before = now
+
+    ended = threading.Event()
+    speaker = threading.Thread(target=keep_saying, args=(ended,), daemon=True)
+    if parallel.is_first() and not console.is_terminal:
+        speaker.start()
+    try:
+        with redirect_stdout(sys.stderr), bar:
+            yield on_progress
+    finally:
+        ended.set()
 
 
 def note(line: str) -> None:

@@ -30,7 +30,8 @@ class RewardFitting:
             verdicts = [verdict for group in groups for verdict in group.verdicts]
             right = sum(verdict.outcome == "correct" for verdict in verdicts)
             todo = (
-                "look at the prompts, the form of the answers and the policy: from these problems nothing can be learned"
+                "nothing can be learned from these problems: look at the prompts and the form of the answers, or teach the "
+                "policy by the demonstrations first (`repirl train sft_rloo`, or bc)"
                 if not right
                 else "give more rollouts (offline.samples, offline.problems) or other problems, or set irl.balance=false"
             )

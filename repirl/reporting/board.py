@@ -156,7 +156,7 @@ class Difference:
 @dataclass(frozen=True, slots=True)
 class Board:
     """A suite's standing. `superseded`: runs of which a later one with the same settings and seed is shown. `settings`: what
-    each label changes of its recipe, as the suite says it."""
+    each label changes of its recipe, as the suite says it; `stated`: how many contrasts it has."""
 
     suite: str
     title: str
@@ -167,6 +167,7 @@ class Board:
     protocols: Mapping[str, Mapping[str, object]]
     baseline: str | None
     settings: Mapping[str, tuple[str, ...]]
+    stated: int = 0
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -72,7 +72,9 @@ def collect(
     order = sorted(range(len(rows)), key=lambda i: _standing(rows[i], columns))
     rows, numbers = [rows[i] for i in order], [numbers[i] for i in order]
     differences = stated_differences(rows, numbers, columns, contrasts)
-    return Board(suite, title, columns, tuple(rows), differences, tuple(superseded), protocols, baseline, settings or {})
+    return Board(
+        suite, title, columns, tuple(rows), differences, tuple(superseded), protocols, baseline, settings or {}, len(contrasts)
+    )
 
 
 def _place(column: Column) -> tuple[Any, ...]:

@@ -90,6 +90,8 @@ def _finding_lines(board: Board, labels: dict[Column, str]) -> list[str]:
     for difference in board.differences:
         said = f"- **{finding(difference)}** in {evidence(difference, labels, stage=several)}"
         (main if (difference.stage, difference.column) in first else others).append(said)
+    if not board.differences and board.stated:
+        return ["Nothing yet: the differences that this suite states are between runs of which some have no record."]
     if not board.differences:
         return ["This suite states no differences; its tables are below."]
     return [
