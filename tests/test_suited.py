@@ -120,11 +120,11 @@ def test_a_suite_keeps_plain_prompts_and_says_so(chat_policy: Path, tokenizer) -
     }
     suite, recipe = parse_config(Suite, said), load_method("rloo").recipe("tiny")
     policy = load_policy(chat_policy)
-    assert (_plain_parts(suite, recipe, policy) or "").startswith(f"{WARNING} training, benchmark arith:")
-    assert _plain_parts(suite, recipe, load_policy("tiny")) is None
+    assert (_plain_parts(suite.evaluations, recipe, policy) or "").startswith(f"{WARNING} training, benchmark arith:")
+    assert _plain_parts(suite.evaluations, recipe, load_policy("tiny")) is None
     said["evaluations"][0]["chat_template"] = True
     chat = with_overrides(recipe, ["loop.sampling.chat_template=true"])
-    assert _plain_parts(parse_config(Suite, said), chat, policy) is None
+    assert _plain_parts(parse_config(Suite, said).evaluations, chat, policy) is None
 
 
 def test_confidence_reads_the_prompt_that_the_policy_had(chat_policy: Path) -> None:

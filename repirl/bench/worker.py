@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from typing import Any
 
 from repirl.bench import apart
 from repirl.bench.evaluating import Sources, evaluate
+from repirl.bench.evaluations import SuiteEvaluation
 from repirl.bench.rewards import attack_reward, judge_reward, scale_reward, search_reward
 from repirl.bench.suites import Suite, WorkItem, load_suite, plan
 from repirl.config import Config, digest_of, flat
@@ -60,7 +62,7 @@ def run_item(
     observer = Followed(trackers, folder, settings, lambda said: _remark(item, said))
     with closing(observer), training_in(suite.runtime.dtype):
         policy = start_policy(start, suite.runtime, item.seed)
-        if (said := _plain_parts(item, suite, config, policy)) is not None:
+        if (said := _plain_parts(suite.evaluations_of(item.run.label), config, policy)) is not None:
             _remark(item, said)
         _say(item, "train", 0, 1)
         on_step = lambda step, steps, metrics: _say(item, "train", step, steps, metrics)
@@ -79,11 +81,11 @@ def run_item(
     return store.write(record, reports, judgements, scalings, searches, attacks, curve=fitted.curve, root=results)
 
 
-def _plain_parts(item: WorkItem, suite: Suite, config: Config, policy: LoadedPolicy) -> str | None:
+def _plain_parts(evaluations: Sequence[SuiteEvaluation], config: Config, policy: LoadedPolicy) -> str | None:
     """What of a run gives plain prompts to a policy that has a chat template, as a remark; None where nothing does."""
     sampled = sampling_of(config)
     parts = [] if sampled is None or sampled[1].chat_template else ["training"]
-    parts += [one.title for one in suite.evaluations_of(item.run.label) if not getattr(one, "chat_template", True)]
+    parts += [one.title for one in evaluations if not getattr(one, "chat_template", True)]
     return plain_prompts(policy.tokenizer, ", ".join(parts)) if parts else None
 
 
