@@ -224,7 +224,7 @@ def test_labels_stand_in_keys_and_runs_have_policies() -> None:
     [
         (
             '[[evaluations]]\nkind = "weigh"\nset = "arith"',
-            "no such kind of evaluation; there are policy, judge, scale and search",
+            "no such kind of evaluation; there are policy, judge, scale, search and attack",
         ),
         ('[[evaluations]]\nkind = "judge"\nbenchmark = "arith"', "set"),
         ('[[evaluations]]\nbenchmark = "arith"\nof = ["ours"]', "of a run that is not in it: 'ours'; labels: base, rloo"),
