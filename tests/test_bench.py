@@ -506,7 +506,7 @@ def test_a_record_of_another_configuration_or_policy_is_told_apart() -> None:
     config = with_overrides(load_method("rloo").recipe("tiny"), list(item.run.set)).model_dump(mode="json")
     digest = folder_digest(policy_dir("tiny"))
     evaluations = [
-        SimpleNamespace(benchmark=one.benchmark, card_digest="c", protocol=one.sampling(suite.eval_seed))
+        SimpleNamespace(benchmark=one.benchmark, card_digest="c", protocol=one.sampling(suite.eval_seed), metrics={})
         for one in suite.evaluations
         if isinstance(one, PolicyEvaluation)
     ]
