@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from repirl.config import digest_of
 from repirl.errors import UserError
 from repirl.files import is_folder
+from repirl.records.measured import OfReward
 from repirl.records.schema import RunRecord, comparable
 from repirl.records.store import find, suites_with_records
 from repirl.types import Interval
@@ -61,27 +62,24 @@ def _rows(record: RunRecord) -> Iterator[dict[str, Any]]:
         where = {"data_digest": one.data_digest, "reward": one.reward, "reward_digest": one.reward_digest}
         yield run | where | _number("judge", one.set, one.metric, one.headline, one.protocol)
     for one in record.scalings:
-        protocol = {**one.protocol, "policy": one.policy_digest}
-        where = {"card_digest": one.card_digest, "data_digest": one.data_digest}
-        where |= {"reward": one.reward, "reward_digest": one.reward_digest}
         for selector, curve in one.curves.items():
             for n, interval in curve.items():
-                yield run | where | _number("scale", one.benchmark, selector, interval, protocol) | {"n": int(n)}
+                yield run | _of_reward("scale", one, selector, interval) | {"n": int(n)}
     for one in record.searches:
-        protocol = {**one.protocol, "policy": one.policy_digest}
-        where = {"card_digest": one.card_digest, "data_digest": one.data_digest}
-        where |= {"reward": one.reward, "reward_digest": one.reward_digest}
         for n, point in one.points.items():
             for chooser, interval in point.accuracy.items():
-                metric = f"{one.protocol['approach']} {chooser}"
-                yield run | where | _number("search", one.benchmark, metric, interval, protocol) | {"n": int(n)}
+                yield run | _of_reward("search", one, f"{one.protocol['approach']} {chooser}", interval) | {"n": int(n)}
     for one in record.attacks:
-        protocol = {**one.protocol, "policy": one.policy_digest}
-        where = {"card_digest": one.card_digest, "data_digest": one.data_digest}
-        where |= {"reward": one.reward, "reward_digest": one.reward_digest}
         for name, lift in one.lifts.items():
             if lift.lift is not None:
-                yield run | where | _number("attack", one.benchmark, name, lift.lift, protocol)
+                yield run | _of_reward("attack", one, name, lift.lift)
+
+
+def _of_reward(evaluation: str, one: OfReward, metric: str, interval: Interval) -> dict[str, Any]:
+    where = {"card_digest": one.card_digest, "data_digest": one.data_digest}
+    reward = {"reward": one.reward, "reward_digest": one.reward_digest}
+    protocol = {**one.protocol, "policy": one.policy_digest}
+    return where | reward | _number(evaluation, one.benchmark, metric, interval, protocol)
 
 
 def _number(evaluation: str, benchmark: str, metric: str, interval: Interval, protocol: dict[str, Any]) -> dict[str, Any]:

@@ -43,8 +43,8 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
-class PoolScaling:
-    """A process reward choosing among samples of a policy, to be recorded: what was asked for, what came of it, its cost."""
+class OfReward:
+    """What a process reward was measured by, to be recorded: on what, with which policy, and its cost."""
 
     benchmark: str
     card_digest: str
@@ -53,44 +53,34 @@ class PoolScaling:
     policy_digest: str
     reward: str
     reward_digest: str | None
+    budget: Budget
+
+
+@dataclass(frozen=True, slots=True)
+class PoolScaling(OfReward):
+    """A process reward choosing among samples of a policy, to be recorded: what was asked for, what came of it, its cost."""
+
     scaling: Scaling
     counts: Mapping[str, int]
     unscored: Mapping[str, int]
     rows: tuple[ScaledRow, ...]
-    budget: Budget
 
 
 @dataclass(frozen=True, slots=True)
-class Searched:
+class Searched(OfReward):
     """A process reward steering searches with a policy, to be recorded: what was asked for, what came of it, its cost."""
 
-    benchmark: str
-    card_digest: str
-    data_digest: str
-    protocol: Mapping[str, Any]
-    policy_digest: str
-    reward: str
-    reward_digest: str | None
     points: Sequence[SearchPoint]
     parameters: Mapping[str, int]
-    budget: Budget
 
 
 @dataclass(frozen=True, slots=True)
-class Attacked:
+class Attacked(OfReward):
     """Attacks on a process reward, to be recorded: what was asked for, what came of it, its cost."""
 
-    benchmark: str
-    card_digest: str
-    data_digest: str
-    protocol: Mapping[str, Any]
-    policy_digest: str
-    reward: str
-    reward_digest: str | None
     solutions: int
     right: int
     lifts: Sequence[Lift]
-    budget: Budget
 
 
 def new_record(
@@ -227,52 +217,28 @@ def scaling_from_pool(pool: PoolScaling, rows_file: str, rows_sha256: str) -> Sc
         curve.short_title: {str(point.samples): asdict(point.accuracy) for point in curve.points}
         for curve in pool.scaling.curves
     }
-    values = {
-        "benchmark": pool.benchmark,
-        "card_digest": pool.card_digest,
-        "data_digest": pool.data_digest,
-        "protocol": dict(pool.protocol),
-        "policy_digest": pool.policy_digest,
-        "reward": pool.reward,
-        "reward_digest": pool.reward_digest,
-        "curves": curves,
-        "counts": {**pool.counts, "total": sum(pool.counts.values())},
-        "unscored": dict(pool.unscored),
-        "budget": asdict(pool.budget),
-        "rows_file": rows_file,
-        "rows_sha256": rows_sha256,
-    }
-    return ScalingRecord.model_validate_json(json.dumps(values))
+    counts = {**pool.counts, "total": sum(pool.counts.values())}
+    values = {"curves": curves, "counts": counts, "unscored": dict(pool.unscored)}
+    return ScalingRecord.model_validate_json(json.dumps(_of_reward(pool, rows_file, rows_sha256) | values))
 
 
 def search_from_points(found: Searched, rows_file: str, rows_sha256: str) -> SearchRecord:
     """The record's view of searches."""
-    values = {
-        **{name: getattr(found, name) for name in ("benchmark", "card_digest", "data_digest", "policy_digest")},
-        "protocol": dict(found.protocol),
-        "reward": found.reward,
-        "reward_digest": found.reward_digest,
-        "points": {str(point.n): _point(point) for point in found.points},
-        "parameters": dict(found.parameters),
-        "budget": asdict(found.budget),
-        "rows_file": rows_file,
-        "rows_sha256": rows_sha256,
-    }
-    return SearchRecord.model_validate_json(json.dumps(values))
+    values = {"points": {str(point.n): _point(point) for point in found.points}, "parameters": dict(found.parameters)}
+    return SearchRecord.model_validate_json(json.dumps(_of_reward(found, rows_file, rows_sha256) | values))
 
 
 def attacks_from(found: Attacked, rows_file: str, rows_sha256: str) -> AttackRecord:
     """The record's view of attacks."""
-    names = ("benchmark", "card_digest", "data_digest", "policy_digest", "reward", "reward_digest", "solutions", "right")
-    values = {
-        **{name: getattr(found, name) for name in names},
-        "protocol": dict(found.protocol),
-        "lifts": {one.attack: _without(asdict(one), "reward", "attack", "rows") for one in found.lifts},
-        "budget": asdict(found.budget),
-        "rows_file": rows_file,
-        "rows_sha256": rows_sha256,
-    }
-    return AttackRecord.model_validate_json(json.dumps(values))
+    lifts = {one.attack: _without(asdict(one), "reward", "attack", "rows") for one in found.lifts}
+    values = {"solutions": found.solutions, "right": found.right, "lifts": lifts}
+    return AttackRecord.model_validate_json(json.dumps(_of_reward(found, rows_file, rows_sha256) | values))
+
+
+def _of_reward(found: OfReward, rows_file: str, rows_sha256: str) -> dict[str, Any]:
+    names = ("benchmark", "card_digest", "data_digest", "policy_digest", "reward", "reward_digest")
+    said = {name: getattr(found, name) for name in names} | {"protocol": dict(found.protocol), "budget": asdict(found.budget)}
+    return said | {"rows_file": rows_file, "rows_sha256": rows_sha256}
 
 
 def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -86,12 +86,9 @@ class JudgementRecord(Strict):
     rows_sha256: Sha256
 
 
-class ScalingRecord(Strict):
-    """Test-time scaling: one process reward choosing among samples of a policy; the scored samples are in `rows_file`.
-
-    `curves`: selector (`best-of-N mean`, `majority`) -> N -> accuracy. `protocol` says how the pool was sampled,
-    `policy_digest` from which weights. `unscored` counts samples without scores by reason.
-    """
+class OfReward(Strict):
+    """What a process reward was measured by on a benchmark, with a policy: `protocol` says how, `policy_digest` with which
+    weights; what the numbers follow from is in `rows_file`."""
 
     benchmark: str
     card_digest: str
@@ -100,12 +97,20 @@ class ScalingRecord(Strict):
     policy_digest: Sha256
     reward: str
     reward_digest: Sha256 | None
-    curves: dict[str, dict[str, ShareInterval]]
-    counts: Counts
-    unscored: dict[str, Count]
     budget: Spent
     rows_file: FileName
     rows_sha256: Sha256
+
+
+class ScalingRecord(OfReward):
+    """Test-time scaling: one process reward choosing among samples of a policy; the scored samples are in `rows_file`.
+
+    `curves`: selector (`best-of-N mean`, `majority`) -> N -> accuracy. `unscored` counts samples without scores by reason.
+    """
+
+    curves: dict[str, dict[str, ShareInterval]]
+    counts: Counts
+    unscored: dict[str, Count]
 
 
 class SearchedPoint(Strict):
@@ -119,25 +124,14 @@ class SearchedPoint(Strict):
     counts: Counts
 
 
-class SearchRecord(Strict):
+class SearchRecord(OfReward):
     """Search with a policy, steered by one process reward; the solutions that it ended with are in `rows_file`.
 
-    `points` by n. `protocol` says which search it was, `policy_digest` with which weights, `parameters` how many policy and
-    reward have.
+    `points` by n; `parameters`: how many policy and reward have.
     """
 
-    benchmark: str
-    card_digest: str
-    data_digest: str
-    protocol: dict[str, JsonValue]
-    policy_digest: Sha256
-    reward: str
-    reward_digest: Sha256 | None
     points: dict[str, SearchedPoint]
     parameters: dict[str, Count]
-    budget: Spent
-    rows_file: FileName
-    rows_sha256: Sha256
 
 
 class AttackLift(Strict):
@@ -151,26 +145,15 @@ class AttackLift(Strict):
     unscored: Count
 
 
-class AttackRecord(Strict):
+class AttackRecord(OfReward):
     """What raises one process reward without making solutions right; the attacks are in `rows_file`.
 
-    `lifts` by attack, over changes of `solutions`, of which `right` are right. `protocol` says how these were sampled and
-    chosen, `policy_digest` from which weights.
+    `lifts` by attack, over changes of `solutions`, of which `right` are right.
     """
 
-    benchmark: str
-    card_digest: str
-    data_digest: str
-    protocol: dict[str, JsonValue]
-    policy_digest: Sha256
-    reward: str
-    reward_digest: Sha256 | None
     solutions: Count
     right: Count
     lifts: dict[str, AttackLift]
-    budget: Spent
-    rows_file: FileName
-    rows_sha256: Sha256
 
 
 class CurveFile(Strict):

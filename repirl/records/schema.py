@@ -18,6 +18,7 @@ from repirl.records.measured import (
     CurveFile,
     EvaluationRecord,
     JudgementRecord,
+    OfReward,
     ScalingRecord,
     SearchRecord,
     Sha256,
@@ -155,7 +156,7 @@ class RunRecord(Strict):
         return run_key(self.label, self.stage, self.seed)
 
     @property
-    def _of_rewards(self) -> tuple[ScalingRecord | SearchRecord | AttackRecord, ...]:
+    def _of_rewards(self) -> tuple[OfReward, ...]:
         return (*self.scalings, *self.searches, *self.attacks)
 
     @property
