@@ -1,4 +1,5 @@
-"""What a suite measures of its runs: policies on benchmarks, process rewards on labelled steps, in choosing and in search."""
+"""What a suite measures of its runs: policies on benchmarks, process rewards on labelled steps, in choosing, in search, under
+attack."""
 
 from __future__ import annotations
 

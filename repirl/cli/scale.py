@@ -107,9 +107,16 @@ def scale_command(
         raise UserError(
             "a later policy is sampled on a benchmark's problems", later, "give --benchmark, and no --pool or --approach"
         )
-    if engine != TORCH and (pool is not None or approach is not None):
+    served = {
+        "--engine": None if engine == TORCH else engine,
+        "--base-url": base_url,
+        "--model": model,
+        "--engine-set": engine_set,
+    }
+    told = [name for name, value in served.items() if value]
+    if told and (pool is not None or approach is not None):
         what = "a pool is read, not sampled" if pool is not None else "a search samples with the engine of torch"
-        raise UserError(what, f"--engine {engine}", "leave it out")
+        raise UserError(what, told[0], "leave it out")
     if engine == OPENAI and (late := later or next((one for one in reward or () if one == "confidence"), None)):
         raise UserError("this takes the policy's weights, which lie behind a server", late, "leave it out")
     if set_ and approach is None:

@@ -48,11 +48,6 @@ class SearchPoint:
     rows: tuple[ScaledRow, ...]
     pool: GradedPool
 
-    @property
-    def all_tokens(self) -> float:
-        """That were generated, or read by the reward, for a problem."""
-        return tokens_of(self.tokens)
-
     def flops(self, policy: int, reward: int) -> float:
         """2 x parameters x tokens, of a problem."""
         written = self.tokens["generated"] + self.tokens["lookahead"]
