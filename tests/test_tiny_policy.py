@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 
+from repirl.config import with_overrides
 from repirl.engines.base import SamplingParams
 from repirl.engines.loading import EMBEDDED, LoadedPolicy, folder_digest, load_policy
 from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
 from repirl.grading.dispatch import grade_rollouts
+from repirl.methods.base import FitContext
 from repirl.methods.fitting import energy_model
 from repirl.methods.pretrain import SHIPPED, PretrainConfig, accuracy, pretrain_tiny
+from repirl.methods.registry import load_method
 from repirl.methods.runtime import Runtime
 from repirl.paths import ASSETS_DIR
 from repirl.rewards.artifact import RewardContract
@@ -134,3 +137,11 @@ def test_a_reward_does_not_start_from_a_model_of_other_tokens() -> None:
     policy: Any = SimpleNamespace(model=load_policy("tiny").model, tokenizer=SimpleNamespace(get_vocab=lambda: {"a": 0}))
     with pytest.raises(UserError, match="other tokens than the policy"):
         energy_model(_context(policy), base="mini")
+
+
+def test_a_base_that_is_not_there_is_told_before_anything_is_sampled(tmp_path: Path) -> None:
+    method = load_method("repirl")
+    config = with_overrides(method.recipe("tiny"), ["irl.base=nowhere"])
+    with pytest.raises(UserError, match="nowhere"):
+        method.fit(FitContext(load_policy("tiny"), tmp_path / "run", 0), config)
+    assert not (tmp_path / "run").exists()

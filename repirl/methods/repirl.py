@@ -12,6 +12,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from repirl.engines.loading import policy_dir
 from repirl.errors import UserError
 from repirl.learn.credit_config import SequenceCredit
 from repirl.learn.inverse_rl import InverseRL
@@ -110,6 +111,8 @@ class RePIRL(Method[RePIRLConfig]):
 
         Leaves `policy/` and `reward/` in the run folder; with `pool` a reward alone.
         """
+        if config.irl.base is not None:
+            policy_dir(config.irl.base)  # a mistake is to be seen before anything is sampled
         if config.pool is not None:
             return self._fit_reward(context, config)
         data = load_training_set(config.data, with_demonstrations=context.gives("demonstrations"))
