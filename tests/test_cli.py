@@ -22,7 +22,7 @@ from repirl.cli import main as cli
 from repirl.cli import output
 from repirl.cli.bench import Standing
 from repirl.cli.output import emit, working
-from repirl.cli.train import _warn_of_nothing_right
+from repirl.cli.train_told import warn_of_nothing_right
 from repirl.errors import GradingFault, UserError
 from repirl.records import store
 from repirl.records.build import new_record
@@ -452,12 +452,20 @@ def test_train_leaves_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (tmp_path / said["policy"] / "model.safetensors").is_file()
     names = [f"{when}_validation_accuracy" for when in ("start", "best", "last")]
     assert said["diagnostics"].keys() >= set(names)
-    _warn_of_nothing_right([{**said, "diagnostics": dict.fromkeys(names, 0.0)}])
+    warn_of_nothing_right([{**said, "diagnostics": dict.fromkeys(names, 0.0)}])
     assert "runs/rloo-tiny-s3: no completion of a validation problem was right" in capsys.readouterr().err
-    _warn_of_nothing_right([{**said, "diagnostics": {**dict.fromkeys(names, 0.0), names[-1]: 0.5}}])
+    warn_of_nothing_right([{**said, "diagnostics": {**dict.fromkeys(names, 0.0), names[-1]: 0.5}}])
     assert capsys.readouterr().err == ""
     assert said["reward"] is None
     assert shown(capsys, verb) == said
+    assert cli.run(verb) == 0
+    told = capsys.readouterr().out.splitlines()
+    start, kept, last = (said["diagnostics"][name] for name in names)
+    assert told[0] == "rloo, tiny, seed 3: runs/rloo-tiny-s3"
+    assert told[1] == f"validation accuracy: start {start:.3f}, kept {kept:.3f} (step 1), last {last:.3f}"
+    assert told[2].startswith(f"cost: policy updates 1, rollouts 4, generated tokens {said['budget']['generated_tokens']}, ")
+    assert f"policy: {said['policy']}" in told and "reward: none" in told
+    assert len(told) < 15
 
 
 def test_bench_ends_with_rows_and_names_what_failed(

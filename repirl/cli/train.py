@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -16,11 +15,10 @@ from repirl import parallel
 from repirl.cli.chat import ChatFlag
 from repirl.cli.completing import method_names, policy_names
 from repirl.cli.output import JsonFlag, check_folder, emit, note, working
+from repirl.cli.train_told import ending_of, lines_of, table_of, warn_of_nothing_right
 from repirl.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Group
-
     from repirl.methods.base import Fitted
 
 
@@ -93,7 +91,6 @@ def train_command(
     from repirl.engines.loading import default_device, load_config, load_tokenizer, policy_dir
     from repirl.engines.ray_workers import RaySettings
     from repirl.engines.vllm_settings import VllmSettings
-    from repirl.learn.diagnostics import EXPLAINED
     from repirl.methods.base import FitContext
     from repirl.methods.mixing import credit_settings, critic_of
     from repirl.methods.registry import load_method
@@ -174,11 +171,11 @@ def train_command(
                 context = FitContext(start, folder, one, on_step, runtime, observer=observer, keep_checkpoint=True)
                 runs.append(_run(method, recipe, one, folder, chosen.fit(context, config)))
         if parallel.is_first():
-            _warn_of_nothing_right(runs)
+            warn_of_nothing_right(runs)
         if not several:
-            emit(as_json, runs[0], lambda: _lines(runs[0], explained=EXPLAINED))
+            emit(as_json, runs[0], lambda: ending_of(runs[0]))
         else:
-            emit(as_json, {"method": method, "recipe": recipe, "runs": runs}, lambda: _table(runs))
+            emit(as_json, {"method": method, "recipe": recipe, "runs": runs}, lambda: table_of(runs))
 
 
 def _run(method: str, recipe: str, seed: int, folder: Path, fitted: Fitted) -> dict[str, Any]:
@@ -193,40 +190,6 @@ def _run(method: str, recipe: str, seed: int, folder: Path, fitted: Fitted) -> d
         "validation_budget": asdict(fitted.validation_budget),
         "diagnostics": {name: _finite(value) for name, value in fitted.diagnostics.items()},
     }
-
-
-def _warn_of_nothing_right(runs: Sequence[Mapping[str, Any]]) -> None:
-    """A line where no validation completion was right, before or after."""
-    for run in runs:
-        seen = [run["diagnostics"].get(f"{when}_validation_accuracy") for when in ("start", "best", "last")]
-        if seen == [0.0] * 3:
-            note(
-                f"{run['folder']}: no completion of a validation problem was right, before or after training. Where all are "
-                "wrong outcomes tell nothing: look at some (repirl eval --out), at prompt and form of the answers, or begin "
-                "with easier problems"
-            )
-
-
-def _table(runs: Sequence[Mapping[str, Any]]) -> Group:
-    """What each seed's run kept, by its accuracy on the validation problems, and the mean."""
-    from rich.console import Group
-
-    from repirl.cli.tables import Sheet
-
-    table = Sheet("seed", "kept step", "start", "kept", "last", "folder", title="validation accuracy", optional=("folder",))
-    names = ("start_validation_accuracy", "best_validation_accuracy", "last_validation_accuracy")
-    rows = [[run["diagnostics"].get(name) for name in names] for run in runs]
-    for run, values in zip(runs, rows, strict=True):
-        step = run["diagnostics"].get("best_step")
-        table.add(str(run["seed"]), "-" if step is None else f"{step:g}", *map(_accuracy, values), run["folder"])
-    table.section()
-    means = [None if None in column else sum(column) / len(column) for column in zip(*rows, strict=True)]
-    table.add("mean", "", *map(_accuracy, means), "")
-    return Group(table)
-
-
-def _accuracy(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _adapters(rank: int | None, alpha: int | None) -> dict[str, int] | None:
@@ -257,7 +220,7 @@ def pretrain_command(
     with working("pretrain") as on_progress:
         made = pretrain_tiny(out, parse_config(PretrainConfig, given), lambda step, total, metrics: on_progress(step, total))
     payload = {"folder": str(out)} | made
-    emit(as_json, payload, lambda: _lines(payload))
+    emit(as_json, payload, lambda: lines_of(payload))
 
 
 def _path(folder: Path | None) -> str | None:
@@ -266,21 +229,3 @@ def _path(folder: Path | None) -> str | None:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and abs(value) < float("inf") else None
-
-
-def _lines(payload: Mapping[str, Any], indent: str = "", explained: Mapping[str, str] = {}) -> str:
-    """One line for each value, with what is to be said of it; what is nested stands indented below its name."""
-    lines = []
-    for name, value in payload.items():
-        if isinstance(value, dict):
-            lines.append(f"{indent}{name}:\n{_lines(value, indent + '  ', explained)}")
-        else:
-            note = f"  ({explained[name]})" if name in explained else ""
-            lines.append(f"{indent}{name}: {_shown(value)}{note}")
-    return "\n".join(lines)
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "none"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
