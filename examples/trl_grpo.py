@@ -1,6 +1,6 @@
 """TRL's GRPOTrainer, paid by repirl: the outcome, and what a process reward says of the steps.
 
-    pip install -e '.[trl]'                                    # in a clone
+    pip install -e '.[trl]' -c constraints.txt                  # in a clone
     repirl train repirl --out runs/mine                        # a reward, some minutes; or take `confidence`
     python examples/trl_grpo.py --reward runs/mine
 

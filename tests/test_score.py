@@ -148,9 +148,13 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out_text, notes = capsys.readouterr()
     assert "first suspected" in out_text
     assert "every solution is one step" not in notes
+    assert "tokenizer does not know" not in notes
     (file.parent / "whole.jsonl").write_text(json.dumps(rows[0]) + "\n")
     assert run(["score", "confidence", str(file.parent / "whole.jsonl")]) == 0
     assert "steps end at '\\n\\n' here (--separator)" in capsys.readouterr().err
+    foreign = written(tmp_path / "foreign.jsonl", rows[0], {"problem": PROBLEM, "solution": "\u4e09 = 3"})
+    assert run(["score", "confidence", str(foreign)]) == 0
+    assert "1 of 2 solutions have tokens that the reward's tokenizer does not know" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_empty_file_is_said_to_be_one(tmp_path: Path) -> None:

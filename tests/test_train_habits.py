@@ -105,6 +105,15 @@ def test_dry_run_counts_what_training_then_does(train, tmp_path: Path) -> None:
     assert "holds a run with other settings" in train([*words, "--dry-run", "--set", "loop.steps=4"])[0]
 
 
+def test_dry_run_looks_at_the_model_that_a_reward_starts_from(train, tmp_path: Path) -> None:
+    small = json.loads(train(["repirl", "--set", "irl.base=mini", "--dry-run", "--json"])[0])
+    assert small["memory_bytes"]["reward"] == 16 * small["reward"]["parameters"]
+    assert small["reward"]["parameters"] != small["policy"]["parameters"]
+    assert "the reward's start mini" in train(["repirl", "--set", "irl.base=mini", "--dry-run"])[0]
+    (tmp_path / "empty").mkdir()
+    assert "empty" in train(["repirl", "--set", "irl.base=empty", "--dry-run"], 2)[1]
+
+
 # -------------------------------------------------------------------------------------------------- seeds
 
 

@@ -237,7 +237,9 @@ def _lines(report: dict[str, Any]) -> list[str]:
     lines = []
     for result in (report["judged"], *report["nulls"]):
         used = result["threshold"]
-        values = ", ".join(f"{value:.6g}" for value in used["values"])
+        many = used["rule"] == "tuned" and len(used["values"]) > 1
+        found = [f"{value:.6g}" for value in sorted(used["values"])]
+        values = f"{found[0]} to {found[-1]}" if many else ", ".join(f"{value:.6g}" for value in used["values"])
         tuned = f" on {used['tuned_on']}" if used["tuned_on"] else ""
         lines.append(f"{result['reward']}: threshold {values} ({used['rule']}{tuned}; {used['ties']})")
         for reason, count in result["unscored_reasons"].items():

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from repirl.evals.scored_solutions import ScoredSolution
+    from repirl.rewards.load import LoadedReward
 
 SHOWN = 20
 """Solutions that the terminal gets; files get all."""
@@ -71,6 +72,8 @@ def score_command(
     lines = [one.given.text.strip().count("\n") for one in scored if one.given.text is not None]
     if lines and max(lines) > 0 and all(len(one.steps) == 1 for one in scored):
         note(f"every solution is one step, though some have several lines: steps end at '{separator}' here (--separator)")
+    if foreign := _foreign(loaded, scored):
+        note(f"{foreign} of {len(scored)} solutions have tokens that the reward's tokenizer does not know: they say little")
     limit_used = scored[0].threshold
     rows = [_row(one) for one in scored]
     if out is not None:
@@ -92,6 +95,14 @@ def score_command(
         "suspected": sum(one.first_suspected is not None for one in scored),
     }
     emit(as_json, payload | {"scores": rows}, lambda: _shown(payload, scored))
+
+
+def _foreign(loaded: LoadedReward, scored: list[ScoredSolution]) -> int:
+    """How many have a token, in problem or solution, that the tokenizer has no name for."""
+    unknown = getattr(loaded.tokenizer, "unk_token_id", None)
+    texts = [f"{one.given.problem}\n{one.text}" for one in scored]
+    read = loaded.tokenizer(texts, add_special_tokens=False)["input_ids"] if unknown is not None else []
+    return sum(unknown in ids for ids in read)
 
 
 def _row(one: ScoredSolution) -> dict[str, Any]:

@@ -47,15 +47,19 @@ def plan(
     config: Config, model_config: Any, policy: str, runtime: Runtime, folders: Mapping[int, Path], *, with_reward: bool
 ) -> dict[str, Any]:
     """What a run would load, do, need and write; nothing is written, and no weights are loaded."""
-    from repirl.engines.loading import num_parameters
+    from repirl.engines.loading import load_config, num_parameters, policy_dir
 
-    parameters = num_parameters(model_config)
+    parameters = of_reward = num_parameters(model_config)
     trained = runtime.lora is None
     memory = {"policy": parameters * (_ADAM_BYTES if trained else 4)}
+    base = getattr(getattr(config, "irl", None), "base", None)
+    if base is not None:
+        of_reward = num_parameters(load_config(policy_dir(base)))
     if with_reward:
-        memory["reward"] = parameters * (_ADAM_BYTES if runtime.reward_lora is None else 4)
+        memory["reward"] = of_reward * (_ADAM_BYTES if runtime.reward_lora is None else 4)
     return {
         "policy": {"name": policy, "parameters": parameters},
+        "reward": None if base is None else {"name": base, "parameters": of_reward},
         "data": _data(config),
         **_work(config),
         "memory_bytes": memory,
@@ -122,6 +126,8 @@ def plan_lines(found: Mapping[str, Any]) -> str:
     """A plan as a user reads it."""
     policy, data = found["policy"], found["data"]
     lines = [f"loads:   policy {policy['name']}, {policy['parameters']:,} parameters"]
+    if (start := found["reward"]) is not None:
+        lines.append(f"         the reward's start {start['name']}, {start['parameters']:,} parameters")
     if data is not None:
         demos = "" if data["demonstrations"] is None else f", {data['demonstrations']:,} demonstrations"
         lines.append(
