@@ -62,7 +62,7 @@ def report_of(benchmark: str, card: str, data: str, right: Sequence[Sequence[boo
 def judgement() -> store.Judgement:
     """Solutions of three steps, of which the middle one is wrong in two of three, scored by labels with noise."""
     solutions = tuple(
-        LabelledSolution(f"s{i}", f"p{i // 2}", ("a", "b", "c"), (1.0, float(i % 3 == 0), None), cluster=f"p{i // 2}")
+        LabelledSolution(f"s{i}", f"p{i // 2}", ("a", f"<b> {i}", "c"), (1.0, float(i % 3 == 0), None), cluster=f"p{i // 2}")
         for i in range(12)
     )
     noise = np.random.default_rng(0)
@@ -75,7 +75,8 @@ def judgement() -> store.Judgement:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("repirl.evals.judging.score_solutions", told)
         report = judge(reward, JudgedSet("told-set", "first_error", solutions, "\n"), ThresholdRule("fixed", 0.5), nulls=False)
-    return store.Judgement(report, wall_s=1.0, protocol={"limit": None, "seed": 0}, reward="fitted", reward_digest=None)
+    given: dict[str, Any] = {"protocol": {"limit": None, "seed": 0}, "reward": "fitted", "reward_digest": None}
+    return store.Judgement(report, wall_s=1.0, solutions=solutions, **given)
 
 
 def right_in(method: str, seed: int, problem: int) -> bool:
@@ -372,6 +373,7 @@ def test_step_scores_are_shown_where_there_are_any(reader: Reader) -> None:
     rows = reader.all("#view tbody tr")
     assert len(rows) == 12
     assert [len(row.find_elements("css selector", ".step")) for row in rows] == [3] * 12
+    assert "<b> 1" in rows[1].text
     assert {"error found", "rightly passed"} & {row.find_elements("css selector", "td")[0].text for row in rows}
     reader.open("#scores/trial%2Frepirl-arith-s0/1")
     reader.title("scale arith")

@@ -19,10 +19,11 @@ from repirl.errors import UserError
 from repirl.evals.judging import RewardOnSet, SetReport, Shortcuts
 from repirl.evals.prm_quality import first_error_quality
 from repirl.evals.thresholds import UsedThreshold
-from repirl.records import index, provenance, rows, store
+from repirl.records import index, judged_texts, provenance, rows, store
 from repirl.records.build import new_record
 from repirl.records.measured import Counts
 from repirl.records.schema import BasePolicy, ParentStage, RunRecord, digest_without_seed, is_machine_path, run_key
+from repirl.tasks.step_labels import LabelledSolution, solutions_digest
 from repirl.types import Budget, Interval, JudgedRow, Report, SampleRow
 
 
@@ -421,3 +422,23 @@ def test_dirty_flag_is_about_code(tmp_path: Path) -> None:
     assert provenance.git_commit(tmp_path) == provenance.Commit(clean.sha, True)
     inside = tmp_path / "repirl"
     assert provenance.git_commit(inside) == provenance.Commit(None, None)
+
+
+def test_texts_of_a_judged_set_are_kept_once_and_known_by_their_digest(tmp_path: Path) -> None:
+    solutions = [LabelledSolution(f"s{i}", "1+1", ("2", str(i)), (1.0, None), cluster="p") for i in range(3)]
+    digest = solutions_digest(solutions)
+    assert judged_texts.read(digest, tmp_path) == {}
+    judged_texts.keep(solutions, tmp_path)
+    (file,) = (tmp_path / "judged-sets").iterdir()
+    before = file.stat().st_mtime_ns
+    judged_texts.keep(solutions, tmp_path)
+    assert file.stat().st_mtime_ns == before
+    assert judged_texts.read(digest, tmp_path) == {one.id: one for one in solutions}
+    assert store.suites_with_records(root=tmp_path) == []
+    other = solutions_digest(solutions[:2])
+    file.rename(file.with_name(f"{other}.jsonl.gz"))
+    with pytest.raises(UserError, match="not the judged set that records name"):
+        judged_texts.read(other, tmp_path)
+    file.with_name(f"{other}.jsonl.gz").write_bytes(b"no gzip")
+    with pytest.raises(UserError, match="malformed row of a judged set"):
+        judged_texts.read(other, tmp_path)

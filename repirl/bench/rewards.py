@@ -60,9 +60,10 @@ def judge_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources,
         name = _reward_name(item, fitted)
         loaded = load_reward(name, LoadOptions(sources.start, natural_separator(evaluation.set), item.seed, device=device))
         rule = default_rule(loaded) if evaluation.threshold is None else parse_rule(evaluation.threshold)
+        judged = _judged_set(evaluation, suite, sources, tuned=rule.kind == "tuned")
         report = judge(
             loaded,
-            _judged_set(evaluation, suite, sources, tuned=rule.kind == "tuned"),
+            judged,
             rule,
             nulls=False,
             prompt_suffix=evaluation.prompt_suffix,
@@ -76,6 +77,7 @@ def judge_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources,
                 reward="fitted" if fitted.reward_folder is not None else name,
                 reward_digest=loaded.digest,
                 wall_s=time.monotonic() - started,
+                solutions=judged.solutions if evaluation.set in ARITH_SETS else (),
             )
         )
     return found

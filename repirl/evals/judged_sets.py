@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from repirl.config import digest_of
 from repirl.engines.base import SamplingParams
 from repirl.engines.loading import load_policy
 from repirl.engines.torch_engine import TorchEngine
@@ -27,7 +26,7 @@ from repirl.tasks.prm_benchmarks import (
     prm_cards,
     subset_of,
 )
-from repirl.tasks.step_labels import LabelledSolution, StepFormat, read_labelled
+from repirl.tasks.step_labels import LabelledSolution, StepFormat, read_labelled, solutions_digest
 from repirl.types import Outcome, Problem, SampleRow, Verdict
 
 _ARITH_MAX_NEW_TOKENS = 192
@@ -55,7 +54,7 @@ class JudgedSet:
     @property
     def digest(self) -> str:
         """SHA-256 over problems, steps and labels, in order."""
-        return digest_of([[s.id, s.subset, s.problem, s.steps, s.labels, s.finished] for s in self.solutions])
+        return solutions_digest(self.solutions)
 
 
 @dataclass(frozen=True, slots=True)

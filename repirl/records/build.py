@@ -22,6 +22,7 @@ from repirl.records.schema import (
     RunRecord,
     digest_without_seed,
 )
+from repirl.tasks.step_labels import LabelledSolution
 from repirl.types import Budget, Outcome, Report, SampleRow, ScaledRow
 
 if TYPE_CHECKING:
@@ -33,13 +34,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A process reward on a step-labelled set, to be recorded: what was asked for, what came of it, what it cost."""
+    """A process reward on a step-labelled set, to be recorded: what was asked for, what came of it, what it cost.
+
+    `solutions`: the set, where it was sampled here and its texts are to be kept beside all records (`judged_texts`).
+    """
 
     report: SetReport
     protocol: Mapping[str, Any]
     reward: str
     reward_digest: str | None
     wall_s: float
+    solutions: tuple[LabelledSolution, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""The files beside a record: gzipped JSONL of graded samples, judged solutions, scored pools and the training curve.
+"""The files beside a record: gzipped JSONL of graded samples, judged solutions, scored pools and the training curve; and those
+of labelled solutions.
 
 The same rows give the same bytes (no time stamp, no file name). A column that has a default may be missing: rows written
 before it was there are read with it.
@@ -16,6 +17,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from repirl.tasks.step_labels import LabelledSolution
 from repirl.types import AttackedRow, JudgedRow, SampleRow, ScaledRow
 
 
@@ -41,6 +43,7 @@ _SAMPLES = _Columns.of(SampleRow, "part")
 _JUDGED = _Columns.of(JudgedRow)
 _SCALED = _Columns.of(ScaledRow)
 _ATTACKED = _Columns.of(AttackedRow)
+_SOLUTIONS = _Columns.of(LabelledSolution)
 
 
 def encode_samples(samples: Mapping[str, Sequence[SampleRow]]) -> bytes:
@@ -51,6 +54,11 @@ def encode_samples(samples: Mapping[str, Sequence[SampleRow]]) -> bytes:
 def encode_rows(rows: Sequence[JudgedRow] | Sequence[ScaledRow] | Sequence[AttackedRow]) -> bytes:
     """One judged solution, one problem with its scored samples, or one attack on a solution, a line."""
     return _packed({name: value for name, value in asdict(row).items() if (name, value) != ("n", None)} for row in rows)
+
+
+def encode_solutions(solutions: Sequence[LabelledSolution]) -> bytes:
+    """One labelled solution a line."""
+    return _packed(asdict(one) for one in solutions)
 
 
 def encode_curve(log: bytes) -> bytes:
@@ -80,6 +88,11 @@ def parse_scaled(data: bytes) -> tuple[ScaledRow, ...]:
 def parse_attacked(data: bytes) -> tuple[AttackedRow, ...]:
     """Raises MalformedRow."""
     return tuple(_row(_ATTACKED, number, cells) for number, cells in _lines(data))
+
+
+def parse_solutions(data: bytes) -> tuple[LabelledSolution, ...]:
+    """Raises MalformedRow."""
+    return tuple(_row(_SOLUTIONS, number, cells) for number, cells in _lines(data))
 
 
 def parse_curve(data: bytes) -> tuple[dict[str, Any], ...]:

@@ -23,7 +23,7 @@ from repirl import paths
 from repirl.config import digest_of
 from repirl.errors import UserError
 from repirl.paths import shown
-from repirl.records import index, rows
+from repirl.records import index, judged_texts, rows
 from repirl.records.bounds import check_integers
 from repirl.records.build import (
     Attacked,
@@ -41,6 +41,7 @@ from repirl.records.index import RECORD_FILE
 from repirl.records.measured import AttackRecord, CurveFile, EvaluationRecord, JudgementRecord, ScalingRecord, SearchRecord
 from repirl.records.schema import SCHEMA_VERSION, RunRecord
 from repirl.records.upgrade import upgraded
+from repirl.tasks.step_labels import LabelledSolution
 from repirl.types import AttackedRow, JudgedRow, Report, SampleRow, ScaledRow
 
 CURVE_FILE = "curve.jsonl.gz"
@@ -72,6 +73,10 @@ class StoredRun:
     def judged(self, judgement: JudgementRecord) -> tuple[JudgedRow, ...]:
         """The solutions of a set as they were judged. Raises UserError if the file is not what the record says."""
         return self._read(judgement.rows_file, judgement.rows_sha256, rows.parse_judged)
+
+    def judged_texts(self, judgement: JudgementRecord) -> dict[str, LabelledSolution]:
+        """Id -> solution of a set; none where its texts were not kept. Raises UserError as above."""
+        return judged_texts.read(judgement.data_digest, self.folder.parent.parent)
 
     def scaled(self, scaling: ScalingRecord) -> tuple[ScaledRow, ...]:
         """The pool as the reward scored it. Raises UserError if the file is not what the record says."""
@@ -162,6 +167,9 @@ def write(
     values = RunRecord.model_validate_json(json.dumps(filled)).model_dump(mode="json")
     values["digest"] = record_digest(values)
     files[RECORD_FILE] = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
+    for one in judgements:
+        if one.solutions:
+            judged_texts.keep(one.solutions, target.parent.parent)
     _write_folder(target, files)
     return StoredRun(RunRecord.model_validate_json(json.dumps(values)), target)
 

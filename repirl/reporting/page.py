@@ -20,7 +20,7 @@ from repirl.records.store import StoredRun
 from repirl.reporting.board import Board, Cell, Column, Row
 from repirl.reporting.collect import budget_fields
 from repirl.reporting.figures import KINDS
-from repirl.reporting.page_samples import ProblemSets, contents
+from repirl.reporting.page_samples import ProblemSets, contents, judged_texts
 from repirl.reporting.published import load_published
 from repirl.reporting.text import column_labels, evidence, finding, table_name
 from repirl.stats import PairedDifference
@@ -48,7 +48,9 @@ def render(
     """
     runs = {_key(run): run for board in boards for row in board.rows for run in row.runs}
     sets = ProblemSets(runs.values(), problems, include)
-    blocks: dict[str, str] = {}
+    judged = {one.data_digest: (run, one) for run in runs.values() for one in run.record.judgements}
+    texts = {digest: judged_texts(run, one, problems) for digest, (run, one) in judged.items()}
+    blocks = {f"texts/{digest}": _packed(found) for digest, found in texts.items() if found}
     described = {}
     for key, run in runs.items():
         blocks[f"run/{key}"] = _packed(contents(run, sets))

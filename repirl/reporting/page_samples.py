@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from repirl.records.measured import EvaluationRecord
+from repirl.records.measured import EvaluationRecord, JudgementRecord
 from repirl.records.store import StoredRun
 from repirl.tasks.benchmarks import Benchmark, benchmark_cards, load_benchmark
 from repirl.types import JudgedRow, Problem, SampleRow, ScaledRow
@@ -142,7 +142,7 @@ def _part(rows: Sequence[SampleRow], problems: ProblemSet) -> dict[str, Any]:
 
 
 def _judged(rows: Sequence[JudgedRow], problems: int | None) -> dict[str, Any]:
-    """Labelled solutions of some problems, with their step scores; the record has no texts of them."""
+    """Labelled solutions of some problems, with their step scores; their texts are `judged_texts`."""
     clusters = sorted({row.cluster for row in rows})
     chosen = set(evenly(clusters, problems))
     shown = [row for row in rows if row.cluster in chosen]
@@ -161,6 +161,13 @@ def _judged(rows: Sequence[JudgedRow], problems: int | None) -> dict[str, Any]:
             for row in shown
         ],
     }
+
+
+def judged_texts(run: StoredRun, judgement: JudgementRecord, problems: int | None) -> dict[str, Any]:
+    """Id -> problem and steps of the solutions on the page; empty where the texts were not kept."""
+    found = run.judged_texts(judgement)
+    chosen = set(evenly(sorted({one.cluster for one in found.values()}), problems))
+    return {name: [one.problem, one.steps] for name, one in found.items() if one.cluster in chosen}
 
 
 def _scaled(rows: Sequence[ScaledRow], problems: int | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from repirl.config import digest_of
 from repirl.errors import UserError
 from repirl.files import check_pairs, parse, read_lines, read_objects
 from repirl.tasks import step_formats
@@ -64,6 +65,11 @@ class LabelledSolution:
         """0-based index of the first step whose label is below `RIGHT_FROM`, -1 if there is none."""
         wrong = (i for i, label in enumerate(self.labels) if label is not None and label < RIGHT_FROM)
         return next(wrong, -1)
+
+
+def solutions_digest(solutions: Iterable[LabelledSolution]) -> str:
+    """SHA-256 over ids, problems, steps and labels, in order."""
+    return digest_of([[s.id, s.subset, s.problem, s.steps, s.labels, s.finished] for s in solutions])
 
 
 def labels_until(first_error_index: int, num_steps: int) -> tuple[float | None, ...]:

@@ -200,22 +200,27 @@ function scoredAs(row) {
   return row.first_error < 0 ? "false alarm" : row.predicted < 0 ? "error missed" : "another step";
 }
 
-/** A row's step scores, coloured by where they are between `low` and `high`, with the labels in words. */
-function stepChips(row, low, high) {
+/** A row's step scores, coloured by where they are between `low` and `high`, with the labels in words and, where the page has
+ * them, the texts of the steps, each on a line of its own. */
+function stepChips(row, low, high, texts) {
   if (row.scores === null) return "no scores";
-  return el("span", {class: "steps"}, row.scores.map((score, i) => {
+  return el("span", {class: texts ? "steps lines" : "steps"}, row.scores.map((score, i) => {
     const label = row.labels?.[i] ?? null;
     const said = label === null ? "" : label < 0.5 ? " wrong" : " right";
     const chip = el("span", {class: row.predicted === i ? "step suspect" : "step"},
       score === null ? "?" : String(score), el("span", {class: "small"}, said));
     if (score !== null) chip.style.setProperty("--heat", String(Math.max(0, Math.min(1, (score - low) / (high - low || 1)))));
-    return chip;
+    return texts ? el("span", {}, chip, " ", el("code", {}, texts[i])) : chip;
   }));
 }
 
 async function scoresView(key, place) {
   const run = data.runs[key];
-  const found = (await unpacked(`run/${key}`)).scored[place];
+  const block = `texts/${run.scored[place].digests.data}`;
+  const [{scored}, texts] = await Promise.all([unpacked(`run/${key}`), byId(block) ? unpacked(block) : {}]);
+  const found = scored[place];
+  const told = row => texts[row.id] || [];
+  const says = (row, words) => [row.id, ...told(row).flat()].some(text => text.includes(words));
   const scores = found.rows.flatMap(row => row.scores || []).filter(score => score !== null).sort((a, b) => a - b);
   const [low, high] = [0.05, 0.95].map(share => scores[Math.floor(scores.length * share)]);
   const judged = found.rows.some(row => row.labels !== undefined);
@@ -228,14 +233,14 @@ async function scoresView(key, place) {
       el("p", {}, `Step scores of ${whole(found.rows.length)} of ${whole(found.of)} solutions, `,
         "from orange (low) to blue (high). ",
         limit === null ? "" : `A step below ${limit} is taken for wrong; the first such is outlined. `,
-        judged ? "Words are the labels of the set. " : "", "The record has no texts of them; ",
-        el("a", {href: run.scored[place].file}, "all scores are in it"), "."),
+        judged ? "Words are the labels of the set. " : "", byId(block) ? "" : "Their texts were not kept. ",
+        el("a", {href: run.scored[place].file}, "All scores are in the record"), "."),
       paged(found.rows, [
-        ["Solution", row => row.id],
+        ["Solution", row => [told(row)[0] && el("p", {}, told(row)[0]), el("span", {class: "small"}, row.id)]],
         [judged ? "Judged" : "Answer", scoredAs],
-        ["Steps", row => stepChips(row, low, high)],
+        ["Steps", row => stepChips(row, low, high, told(row)[1])],
       ], [["", "all"], ...kinds.map(kind => [kind, kind])], (row, words, kind) =>
-        (!kind || scoredAs(row) === kind) && (!words || row.id.includes(words))),
+        (!kind || scoredAs(row) === kind) && (!words || says(row, words))),
     ],
   };
 }

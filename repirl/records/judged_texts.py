@@ -1,0 +1,42 @@
+"""The solutions of a step-labelled set whose scores are in records: `results/judged-sets/<digest>.jsonl.gz`, once for all.
+
+Kept of sets that are sampled here; those of others are their owners' to publish. The digest is the one that records name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from repirl.errors import UserError
+from repirl.paths import replace_file, shown
+from repirl.records import rows
+from repirl.tasks.step_labels import LabelledSolution, solutions_digest
+
+FOLDER = "judged-sets"
+
+
+def keep(solutions: Sequence[LabelledSolution], root: Path) -> None:
+    """Writes them under `root`, the folder of all records, where they are not there yet."""
+    path = _file(solutions_digest(solutions), root)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda file: file.write(rows.encode_solutions(solutions)))
+
+
+def read(digest: str, root: Path) -> dict[str, LabelledSolution]:
+    """Id -> solution; none where they were not kept. Raises UserError for a file that is not what its name says."""
+    path = _file(digest, root)
+    if not path.exists():
+        return {}
+    try:
+        found = rows.parse_solutions(path.read_bytes())
+    except rows.MalformedRow as fault:
+        raise UserError("malformed row of a judged set", f"{shown(path)}, {fault}") from fault
+    if solutions_digest(found) != digest:
+        raise UserError("the file is not the judged set that records name (its digest differs)", shown(path))
+    return {one.id: one for one in found}
+
+
+def _file(digest: str, root: Path) -> Path:
+    return root / FOLDER / f"{digest}.jsonl.gz"
