@@ -148,7 +148,7 @@ class SearchEvaluation(_Evaluation):
 
 class AttackEvaluation(_Evaluation):
     """Changed solutions of the policy that the runs start from: what raises each run's process reward without making them
-    right. See `repirl attack`; the solutions are the same for all runs."""
+    right. See `repirl attack`; the solutions are the same for all runs, and prompts are plain (no chat template)."""
 
     kind: Literal["attack"]
     samples: int = Field(default=8, ge=1)

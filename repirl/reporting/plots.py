@@ -124,6 +124,8 @@ def _drawn(what: Figure) -> str:
         axes = figure.subplots(rows, columns, sharex=True, sharey=what.same_heights, squeeze=False).ravel()
         for axis, panel in zip(axes, panels, strict=False):
             _draw_panel(axis, panel, what.powers_of_two)
+        for axis, panel in zip(axes, panels, strict=False):
+            _label(axis, panel)
         for axis in axes[len(panels) :]:
             axis.remove()
         figure.supxlabel(what.x_label, fontsize=9)
@@ -148,9 +150,12 @@ def _draw_panel(axis: Axes, panel: Panel, powers_of_two: bool) -> None:
         axis.plot(line.x, line.y, color=color, linewidth=1.6, linestyle="--" if line.dashed else "-")
         if not line.dashed:
             axis.fill_between(line.x, line.low, line.high, color=color, alpha=0.15, linewidth=0)
-    ends = [line.y[-1] for line in panel.series]
-    low, high = min(min(line.low) for line in panel.series), max(max(line.high) for line in panel.series)
-    for line, at in zip(panel.series, _spread(ends, (high - low) * 0.075), strict=True):
+
+
+def _label(axis: Axes, panel: Panel) -> None:
+    """The names of the curves at their ends; once all panels are drawn, whose heights may be the same."""
+    low, high = axis.get_ylim()
+    for line, at in zip(panel.series, _spread([line.y[-1] for line in panel.series], (high - low) * 0.07), strict=True):
         place: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
         axis.annotate(line.label, (line.x[-1], at), color=line.color or INK, annotation_clip=False, **place)
 
