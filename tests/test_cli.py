@@ -463,9 +463,9 @@ def test_train_leaves_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     start, kept, last = (said["diagnostics"][name] for name in names)
     assert told[0] == "rloo, tiny, seed 3: runs/rloo-tiny-s3"
     assert told[1] == f"validation accuracy: start {start:.3f}, kept {kept:.3f} (step 1), last {last:.3f}"
-    assert told[2].startswith(f"cost: policy updates 1, rollouts 4, generated tokens {said['budget']['generated_tokens']}, ")
+    assert told[2].startswith(f"cost: 1 policy updates, 4 rollouts, {said['budget']['generated_tokens']} generated tokens, ")
     assert f"policy: {said['policy']}" in told
-    assert "reward: none" in told
+    assert not any(line.startswith("reward") for line in told)
     assert len(told) < 15
 
 

@@ -106,6 +106,15 @@ def test_unlike_evaluations_are_named_and_not_compared(results: Path, capsys: py
     assert found["not_compared"] == [{"benchmark": "arith", "why": "another max_new_tokens (8, 9)"}]
 
 
+def test_problems_that_only_one_has_are_said_to_be_left_out(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record(results, "a", RIGHT["a"])
+    record(results, "b", RIGHT["b"][:3])
+    found = compared(capsys, "a-s0", "b-s0")
+    assert found["accuracy"][0]["problems"] == 3
+    assert found["narrowed"] == [{"benchmark": "arith", "why": "of 4 problems (A) and 3 (B) the 3 that both have are compared"}]
+    assert compared(capsys, "a-s0", "a-s0")["narrowed"] == []
+
+
 def test_names_that_mean_nothing_or_several_things(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record(results, "a", RIGHT["a"])
     record(results, "a", RIGHT["a"], seed=1)

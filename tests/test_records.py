@@ -429,16 +429,16 @@ def test_texts_of_a_judged_set_are_kept_once_and_known_by_their_digest(tmp_path:
     digest = solutions_digest(solutions)
     assert judged_texts.read(digest, tmp_path) == {}
     judged_texts.keep(solutions, tmp_path)
-    (file,) = (tmp_path / "judged-sets").iterdir()
+    (file,) = tmp_path.iterdir()
     before = file.stat().st_mtime_ns
     judged_texts.keep(solutions, tmp_path)
     assert file.stat().st_mtime_ns == before
     assert judged_texts.read(digest, tmp_path) == {one.id: one for one in solutions}
-    assert store.suites_with_records(root=tmp_path) == []
+    assert store.suites_with_records(root=tmp_path.parent) == []
     other = solutions_digest(solutions[:2])
-    file.rename(file.with_name(f"{other}.jsonl.gz"))
+    renamed = file.rename(file.with_name(f"judged-{other[:16]}.jsonl.gz"))
     with pytest.raises(UserError, match="not the judged set that records name"):
         judged_texts.read(other, tmp_path)
-    file.with_name(f"{other}.jsonl.gz").write_bytes(b"no gzip")
+    renamed.write_bytes(b"no gzip")
     with pytest.raises(UserError, match="malformed row of a judged set"):
         judged_texts.read(other, tmp_path)

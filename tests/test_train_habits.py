@@ -171,6 +171,7 @@ def test_what_follows_a_schedule_is_not_made_longer(train, tmp_path: Path, setti
     out, err = train([*words, "--set", "loop.steps=2"], 2)
     assert out == ""
     assert f"a run of 1 steps cannot go on to 2, as {names} depends on their number" in err
+    assert ("--set loop.optim.schedule=constant if more steps may follow" in err) == (names == "loop.optim.schedule")
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 

@@ -79,7 +79,8 @@ def bench_command(
     emit(as_json, payload, lambda: "no records yet" if board is None else to_terminal(board, order))
     note(f"policies and rewards: {os.path.relpath(options.work)}/RUN/")
     folder = os.path.relpath(pages.folder)
-    note(f"records: {os.path.relpath(results / suite)}; table: {folder}/{suite}.md and .csv; page: {folder}/index.html")
+    note(f"records: {os.path.relpath(results / suite)}")
+    note(f"table: {folder}/{suite}.md and .csv; page: {folder}/index.html")
     for key, why in outcome.failed.items():
         note(f"failed: {key}: {why}")
     if outcome.failed:
@@ -142,7 +143,11 @@ def _events(suite: str, keys: Sequence[str], jobs: int) -> Iterator[OnEvent]:
     standing, started = Standing(keys), dict[str, float]()
     bars: dict[str, TaskID] = {}
     last_line = time.monotonic()
-    say(f"{suite}: {len(keys)} run{'s' * (len(keys) > 1)}, {min(jobs, len(keys))} at a time: {', '.join(keys)}")
+    console.print(
+        f"{suite}: {len(keys)} run{'s' * (len(keys) > 1)}, {min(jobs, len(keys))} at a time: {', '.join(keys)}",
+        markup=False,
+        highlight=False,
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         whole = progress.add_task(suite, total=len(keys), said="")
 

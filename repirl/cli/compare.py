@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from repirl.cli.runs import Side
+    from repirl.evals.compare import OtherRun
 
 _NAME = (
     "Run folder, record or eval --out folder: a path, SUITE/LABEL-sSEED, the start of a record's id, or SUITE:LABEL (seeds)."
@@ -57,7 +60,7 @@ def _evaluations(first: Side, second: Side) -> dict[str, Any]:
     """Accuracies and verdicts of every benchmark that both have, and why another is not compared."""
     from repirl.evals.compare import compare_runs, obstacle_between
 
-    accuracy, verdicts, not_compared = [], [], []
+    accuracy, verdicts, not_compared, narrowed = [], [], [], []
     one_each = len(first.evaluations) == len(second.evaluations) == 1
     seeds = [seed for seed in first.seeds if seed in second.seeds]
     ours = first.evaluations if one_each else [first.evaluations[first.seeds.index(seed)] for seed in seeds]
@@ -71,13 +74,27 @@ def _evaluations(first: Side, second: Side) -> dict[str, Any]:
             )
             not_compared.append({"benchmark": name, "why": why or alone})
             continue
+        narrowed += [{"benchmark": name, "why": why} for why in dict.fromkeys(chain(*(_left_out(x, y) for x, y in pairs)))]
         metrics, changed = compare_runs([x for x, _ in pairs], [y for _, y in pairs])
         for one in metrics:
             values = {"a": asdict(one.first), "b": asdict(one.second), "difference": asdict(one.paired.interval)}
             counts = {"p_value": one.paired.p_value, "problems": one.paired.problems, "seeds": one.paired.seeds}
             accuracy.append({"benchmark": name, "metric": one.metric, **values, **counts})
         verdicts += [{"benchmark": name, **asdict(one)} for one in changed]
-    return {"accuracy": accuracy, "verdicts": verdicts, "not_compared": not_compared}
+    return {"accuracy": accuracy, "verdicts": verdicts, "not_compared": not_compared, "narrowed": narrowed}
+
+
+def _left_out(first: OtherRun, second: OtherRun) -> Iterator[str]:
+    """What only one of two evaluations has: problems, and metrics of another number of samples."""
+    from repirl.evals.compare import problems_of
+
+    a, b = problems_of(first), problems_of(second)
+    if a != b:
+        yield f"of {len(a)} problems (A) and {len(b)} (B) the {len(a & b)} that both have are compared"
+    for part in first.samples.keys() & second.samples.keys():
+        each = [max(Counter(row.problem_id for row in one.samples[part]).values(), default=0) for one in (first, second)]
+        if each[0] != each[1] and all(each):
+            yield f"{each[0]} {part} samples of a problem (A) and {each[1]} (B): metrics of so many are not compared"
 
 
 def _tables(payload: Mapping[str, Any]) -> Group:
@@ -110,6 +127,7 @@ def _tables(payload: Mapping[str, Any]) -> Group:
     parts = [f"A: {payload['a']['name']}", f"B: {payload['b']['name']}"]
     nothing = "no evaluation to compare; folders that `repirl eval --policy RUN/policy --out FOLDER` fills have some"
     parts += [accuracy, verdicts] if payload["accuracy"] else [nothing]
+    parts += [f"{one['benchmark']}: {one['why']}" for one in payload["narrowed"]]
     parts += [f"{one['benchmark']} is not compared: {one['why']}" for one in payload["not_compared"]]
     parts += [settings] if payload["settings"] else ["no setting differs"]
     several = max(payload["a"]["seeds"], payload["b"]["seeds"]) > 1

@@ -213,6 +213,8 @@ def _tables(payload: dict[str, Any]) -> Group:
         tables += [metrics, *_other_extraction(report), counts, *_breakdowns(report)]
         if "against" in report:
             tables.append(_comparison(report))
+    if any(name.startswith("sound@") for report in payload["reports"] for name in report["metrics"]):
+        tables.append("sound@n: as avg@n, but of right answers only those count whose every step the exact checker finds right")
     return Group(*tables)
 
 

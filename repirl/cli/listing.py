@@ -36,7 +36,7 @@ _TITLES = {
 _TEXTS = ("title", "source", "needs", "status", "recipes", "licence")
 """Columns that may be wrapped; the others are names and numbers."""
 _OPTIONAL = {
-    Listed.methods: ("level", "kind", "source", "recipes", "yields"),
+    Listed.methods: ("level", "kind", "recipes", "status", "source", "yields"),
     Listed.benchmarks: ("source", "licence"),
     Listed.sets: ("source",),
 }

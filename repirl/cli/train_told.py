@@ -23,8 +23,8 @@ def ending_of(run: Mapping[str, Any]) -> str:
     if kept is not None:
         lines.append(f"validation accuracy: start {_accuracy(start)}, kept {_accuracy(kept)}{at}, last {_accuracy(last)}")
     lines += [f"cost: {_costs(run['budget'])}", f"validation besides: {_costs(run['validation_budget'])}"]
-    lines += [f"policy: {_shown(run['policy'])}", f"reward: {_shown(run['reward'])}"]
-    said = [name for name in numbers if name.startswith("data/") or (name in explained and name != "best_step")]
+    lines += [f"{what}: {run[what]}" for what in ("policy", "reward") if run[what] is not None]
+    said = [name for name in numbers if name.startswith("data/") or (name in explained and name.startswith("prm/"))]
     lines += [f"{name}: {_shown(numbers[name])}" + (f"  ({explained[name]})" if name in explained else "") for name in said]
     return "\n".join([*lines, "all numbers: done.json there; those of each update: metrics.jsonl"])
 
@@ -60,7 +60,11 @@ def warn_of_nothing_right(runs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _costs(budget: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in budget.items() if value) or "nothing"
+    named = {"demonstrations": "demonstrations read", "wall_s": "seconds"}
+    said = [(named.get(name, name.replace("_", " ")), value) for name, value in budget.items() if value]
+    return (
+        ", ".join(f"{value:,} {name}" if isinstance(value, int) else f"{value:.0f} {name}" for name, value in said) or "nothing"
+    )
 
 
 def _accuracy(value: float | None) -> str:

@@ -117,7 +117,9 @@ class RunFolder:
             return  # a phase of its own length
         if extension.scheduled:
             what = f"a run of {was} steps cannot go on to {now}, as {', '.join(extension.scheduled)} depends on their number"
-            raise UserError(what, str(self.path), "train anew in another folder")
+            rates = [f"--set {name}=constant" for name in extension.scheduled if name.endswith("schedule")]
+            todo = "train anew in another folder" + (f", with {' '.join(rates)} if more steps may follow" if rates else "")
+            raise UserError(what, str(self.path), todo)
         if done is not None and not has_checkpoint(self.path):
             what = f"the finished run of {was} steps kept no checkpoint from which it could go on to {now}"
             raise UserError(what, str(self.path), "train anew in another folder")

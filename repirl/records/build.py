@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class Judgement:
     """A process reward on a step-labelled set, to be recorded: what was asked for, what came of it, what it cost.
 
-    `solutions`: the set, where it was sampled here and its texts are to be kept beside all records (`judged_texts`).
+    `solutions`: the set, where it was sampled here and its texts are to be kept beside the records (`judged_texts`).
     """
 
     report: SetReport

@@ -1,4 +1,4 @@
-"""The solutions of a step-labelled set whose scores are in records: `results/judged-sets/<digest>.jsonl.gz`, once for all.
+"""The solutions of a step-labelled set whose scores are in a suite's records: `results/<suite>/judged-<digest>.jsonl.gz`.
 
 Kept of sets that are sampled here; those of others are their owners' to publish. The digest is the one that records name.
 """
@@ -13,20 +13,18 @@ from repirl.paths import replace_file, shown
 from repirl.records import rows
 from repirl.tasks.step_labels import LabelledSolution, solutions_digest
 
-FOLDER = "judged-sets"
 
-
-def keep(solutions: Sequence[LabelledSolution], root: Path) -> None:
-    """Writes them under `root`, the folder of all records, where they are not there yet."""
-    path = _file(solutions_digest(solutions), root)
+def keep(solutions: Sequence[LabelledSolution], suite: Path) -> None:
+    """Writes them into the suite's folder of records, where they are not there yet."""
+    path = _file(solutions_digest(solutions), suite)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, lambda file: file.write(rows.encode_solutions(solutions)))
 
 
-def read(digest: str, root: Path) -> dict[str, LabelledSolution]:
+def read(digest: str, suite: Path) -> dict[str, LabelledSolution]:
     """Id -> solution; none where they were not kept. Raises UserError for a file that is not what its name says."""
-    path = _file(digest, root)
+    path = _file(digest, suite)
     if not path.exists():
         return {}
     try:
@@ -38,5 +36,5 @@ def read(digest: str, root: Path) -> dict[str, LabelledSolution]:
     return {one.id: one for one in found}
 
 
-def _file(digest: str, root: Path) -> Path:
-    return root / FOLDER / f"{digest}.jsonl.gz"
+def _file(digest: str, suite: Path) -> Path:
+    return suite / f"judged-{digest[:16]}.jsonl.gz"

@@ -76,7 +76,7 @@ class StoredRun:
 
     def judged_texts(self, judgement: JudgementRecord) -> dict[str, LabelledSolution]:
         """Id -> solution of a set; none where its texts were not kept. Raises UserError as above."""
-        return judged_texts.read(judgement.data_digest, self.folder.parent.parent)
+        return judged_texts.read(judgement.data_digest, self.folder.parent)
 
     def scaled(self, scaling: ScalingRecord) -> tuple[ScaledRow, ...]:
         """The pool as the reward scored it. Raises UserError if the file is not what the record says."""
@@ -169,7 +169,7 @@ def write(
     files[RECORD_FILE] = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
     for one in judgements:
         if one.solutions:
-            judged_texts.keep(one.solutions, target.parent.parent)
+            judged_texts.keep(one.solutions, target.parent)
     _write_folder(target, files)
     return StoredRun(RunRecord.model_validate_json(json.dumps(values)), target)
 

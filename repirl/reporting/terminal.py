@@ -62,7 +62,7 @@ def _numbers(title: str, rows: Sequence[Row], columns: Sequence[Column], name: s
     columns = [column for column in columns if table_name(column) == name]
     table = Table(title=title, title_justify="left")
     table.add_column("run")
-    table.add_column("seeds", justify="right")
+    table.add_column("seed", justify="right")
     for column in columns:
         table.add_column(labels[column], justify="right", no_wrap=True)
     for row in rows:
