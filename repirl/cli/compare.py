@@ -53,7 +53,9 @@ def _both(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str,
 
 
 def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [one for one in _both(first, second) if one["a"] != one["b"]]
+    """Those that both have first."""
+    found = [one for one in _both(first, second) if one["a"] != one["b"]]
+    return sorted(found, key=lambda one: one["a"] is None or one["b"] is None)
 
 
 def _evaluations(first: Side, second: Side) -> dict[str, Any]:
@@ -131,7 +133,7 @@ def _tables(payload: Mapping[str, Any]) -> Group:
     parts += [f"{one['benchmark']} is not compared: {one['why']}" for one in payload["not_compared"]]
     parts += [settings] if payload["settings"] else ["no setting differs"]
     several = max(payload["a"]["seeds"], payload["b"]["seeds"]) > 1
-    return Group(*parts, _pairs("cost", f"what it took{' (mean over seeds)' * several}", payload["costs"]))
+    return Group(*parts, _pairs("cost", f"what it took, and the checkpoint that was kept{' (mean over seeds)' * several}", payload["costs"]))
 
 
 def _pairs(kind: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Any:
