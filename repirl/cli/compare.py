@@ -133,7 +133,8 @@ def _tables(payload: Mapping[str, Any]) -> Group:
     parts += [f"{one['benchmark']} is not compared: {one['why']}" for one in payload["not_compared"]]
     parts += [settings] if payload["settings"] else ["no setting differs"]
     several = max(payload["a"]["seeds"], payload["b"]["seeds"]) > 1
-    return Group(*parts, _pairs("cost", f"what it took, and the checkpoint that was kept{' (mean over seeds)' * several}", payload["costs"]))
+    title = f"what it took, and the checkpoint that was kept{' (mean over seeds)' * several}"
+    return Group(*parts, _pairs("cost", title, payload["costs"]))
 
 
 def _pairs(kind: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Any:
