@@ -102,7 +102,12 @@ def test_dry_run_counts_what_training_then_does(train, tmp_path: Path) -> None:
     assert plan["validation_samples"] == done["validation_budget"]["rollouts"] == 6
     text, _ = train([*words, "--dry-run"])
     assert "already done" in text
-    assert "holds a run with other settings" in train([*words, "--dry-run", "--set", "loop.steps=4"])[0]
+    assert "holds a run with other settings" in train([*words, "--dry-run", "--set", "loop.steps=2"])[0]
+    longer = ["--set", "loop.steps=4", "--dry-run"]
+    assert "holds a run of 3 steps, which cannot go on" in " ".join(train([*words, *longer])[0].split())
+    constant = [*words[:-1], "other", "--set", "loop.optim.schedule=constant"]
+    train(constant)
+    assert "goes on from step 3 to 4" in train([*constant, *longer])[0]
 
 
 def test_dry_run_looks_at_the_model_that_a_reward_starts_from(train, tmp_path: Path) -> None:
@@ -178,7 +183,7 @@ def test_what_follows_a_schedule_is_not_made_longer(train, tmp_path: Path, setti
 def test_less_and_other_settings_are_refused_as_ever(train, tmp_path: Path) -> None:
     words = ["rloo", *sets("loop.optim.schedule=constant"), "--out", "run"]
     train([*words, "--set", "loop.steps=2"])
-    assert "holds a run with other settings" in train([*words, "--set", "loop.steps=1"], 2)[1]
+    assert "holds a run with other settings (loop.steps 2, now 1)" in train([*words, "--set", "loop.steps=1"], 2)[1]
     assert "holds a run with other settings" in train([*words, "--set", "loop.steps=3", "--set", "loop.optim.lr=1e-5"], 2)[1]
     (tmp_path / "run" / "checkpoint.pt").unlink()
     assert "kept no checkpoint" in train([*words, "--set", "loop.steps=3"], 2)[1]

@@ -96,7 +96,8 @@ def _left_out(first: OtherRun, second: OtherRun) -> Iterator[str]:
     for part in first.samples.keys() & second.samples.keys():
         each = [max(Counter(row.problem_id for row in one.samples[part]).values(), default=0) for one in (first, second)]
         if each[0] != each[1] and all(each):
-            yield f"{each[0]} {part} samples of a problem (A) and {each[1]} (B): metrics of so many are not compared"
+            many = f"a problem has {each[0]} {part} answers in A and {each[1]} in B"
+            yield f"{many}: they are not compared; as many with `repirl eval --samples` into the same --out"
 
 
 def _tables(payload: Mapping[str, Any]) -> Group:

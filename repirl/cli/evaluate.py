@@ -102,6 +102,8 @@ def eval_command(
                 _warn_of_nothing_right(report, one.benchmark)
     payload = {"policy": sampler.policy.name, "policy_digest": sampler.policy.digest, **sampler.described, "reports": summaries}
     emit(as_json, payload, lambda: _tables(payload))
+    if out is not None:
+        note(f"samples and results: {out}")
 
 
 def _warn_of_nothing_right(report: Report, benchmark: Benchmark) -> None:

@@ -73,7 +73,8 @@ def score_command(
     if lines and max(lines) > 0 and all(len(one.steps) == 1 for one in scored):
         note(f"every solution is one step, though some have several lines: steps end at '{separator}' here (--separator)")
     if foreign := _foreign(loaded, scored):
-        note(f"{foreign} of {len(scored)} solutions have tokens that the reward's tokenizer does not know: they say little")
+        said = f"{foreign} of {len(scored)} problems or solutions have tokens that the reward's tokenizer does not know"
+        note(f"{said}: their scores say little")
     limit_used = scored[0].threshold
     rows = [_row(one) for one in scored]
     if out is not None:

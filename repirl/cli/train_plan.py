@@ -108,13 +108,22 @@ def _work(config: Config) -> dict[str, Any]:
 def _state(folder: Path, config: Config) -> str:
     """What lies in a run folder."""
     from repirl.learn.checkpoint import CONFIG_FILE, DONE_FILE, METRICS_FILE
+    from repirl.methods.extending import extension_of
 
     kept = folder / CONFIG_FILE
     if not kept.is_file():
         return "new"
-    same = json.loads(kept.read_text(encoding="utf-8")).get("config") == config.model_dump(mode="json")
-    if not same:
-        return "holds a run with other settings"
+    stored, now = json.loads(kept.read_text(encoding="utf-8")).get("config"), config.model_dump(mode="json")
+    if stored != now:
+        steps = getattr(getattr(config, "loop", config), "steps", None)
+        extension = None if steps is None else extension_of(config, steps)
+        added = None if extension is None else extension.added({"config": stored}, {"config": now})
+        if extension is None or added is None:
+            return "holds a run with other settings"
+        if extension.scheduled:
+            names = ", ".join(extension.scheduled)
+            return f"holds a run of {added[0]} steps, which cannot go on, as {names} depends on their number"
+        return f"goes on from step {added[0]} to {added[1]}"
     if (folder / DONE_FILE).is_file():
         return "already done"
     log = folder / METRICS_FILE

@@ -75,6 +75,14 @@ def _with(value: Any, at: tuple[str, ...], leaf: Any) -> Any:
     return {**value, at[0]: _with(value[at[0]], at[1:], leaf)} if at else leaf
 
 
+def _differing(stored: Any, now: Any, path: str = "") -> list[str]:
+    """`loop.steps 4, now 7` for what differs, without the word `config` before a setting; of several the first three."""
+    if not (isinstance(stored, dict) and isinstance(now, dict)):
+        return [] if stored == now else [f"{path.removeprefix('config.')} {stored}, now {now}"]
+    inner = {key: f"{path}.{key}".strip(".") for key in {**stored, **now}}
+    return [line for key, name in inner.items() for line in _differing(stored.get(key), now.get(key), name)][:3]
+
+
 class RunFolder:
     """One training run on disk. Opening a folder in which a run of another configuration has begun is a UserError, unless it
     differs by more steps alone and `extension` allows that: then it goes on to these.
@@ -102,9 +110,8 @@ class RunFolder:
         if begun and config.is_file() and (stored := json.loads(config.read_text())) != identity:
             added = None if extension is None else extension.added(stored, identity)
             if extension is None or added is None:
-                raise UserError(
-                    "the run folder holds a run with other settings", str(path), "choose another folder or remove it"
-                )
+                what = f"the run folder holds a run with other settings ({'; '.join(_differing(stored, identity))})"
+                raise UserError(what, str(path), "choose another folder or remove it")
             self._extend(extension, *added)
         write_json(config, identity)
         if self.done is not None and not keep_checkpoint:
