@@ -76,9 +76,10 @@ def _with(value: Any, at: tuple[str, ...], leaf: Any) -> Any:
 
 
 def _differing(stored: Any, now: Any, path: str = "") -> list[str]:
-    """`loop.steps 4, now 7` for what differs, without the word `config` before a setting; of several the first three."""
+    """`loop.steps 4, now 7` for what differs, without the word `config` before a setting; of several the first three. Of
+    digests and other long values there is the beginning."""
     if not (isinstance(stored, dict) and isinstance(now, dict)):
-        return [] if stored == now else [f"{path.removeprefix('config.')} {stored}, now {now}"]
+        return [] if stored == now else [f"{path.removeprefix('config.')} {str(stored)[:40]}, now {str(now)[:40]}"]
     inner = {key: f"{path}.{key}".strip(".") for key in {**stored, **now}}
     return [line for key, name in inner.items() for line in _differing(stored.get(key), now.get(key), name)][:3]
 
