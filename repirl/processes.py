@@ -15,6 +15,7 @@ from repirl import parallel
 from repirl.errors import UserError
 
 LOCK_FILE = ".lock"
+TURN_FILE = ".turn"
 UNREADABLE = "REPIRL_UNREADABLE"
 """Variable of a process's environment: files and folders, as PATH has them, that it refuses to open."""
 PARENT = "REPIRL_PARENT"
@@ -39,6 +40,23 @@ def only_user_of(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError("another process uses this folder", str(folder), "wait for it, or give another folder") from error
+        yield
+
+
+@contextmanager
+def turn_at(folder: Path) -> Iterator[None]:
+    """Hold `folder` for the while, after every process that came before: what one has made there, the next finds.
+
+    As with `only_user_of` the lock ends with its process. The two do not shut each other out.
+    """
+    import fcntl
+
+    if not parallel.is_first():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / TURN_FILE).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -370,6 +370,56 @@ def test_a_suite_runs_resumes_and_is_reported(tmp_path: Path) -> None:
         run_suite("small", options, events.append)
 
 
+POOLED = """
+title = "two seeds of a reward without an artifact, which look at the same samples"
+
+[[runs]]
+method = "length"
+seeds = [0, 1]
+set = ["loop.steps=1", "loop.sampling.prompts_per_step=4", "loop.sampling.group_size=2", "data.num_problems=20",
+       "loop.validation.num_problems=4", "loop.validation.samples=1"]
+
+[[evaluations]]
+kind = "judge"
+set = "arith"
+limit = 12
+
+[[evaluations]]
+kind = "scale"
+benchmark = "arith"
+samples = 4
+limit = 6
+
+[[evaluations]]
+kind = "attack"
+benchmark = "arith"
+samples = 2
+limit = 6
+rounds = 1
+"""
+
+
+def test_what_all_runs_of_a_suite_look_at_is_sampled_once(tmp_path: Path) -> None:
+    include = _include(tmp_path / "more", POOLED)
+    options = SuiteOptions(work=tmp_path / "work", results=tmp_path / "results", jobs=2, include=(include,), command="x")
+    assert run_suite("small", options, lambda event: None).failed == {}
+    files = sorted((options.work / "pools").rglob("evaluation-*.jsonl"))
+    judged = ["evaluation-judge-arith-test.jsonl", "evaluation-judge-arith-validation.jsonl"]
+    # Candidates are drawn at another temperature than what is attacked.
+    assert sorted(path.name for path in files) == ["evaluation-arith.jsonl", "evaluation-arith.jsonl", *judged]
+    for path in files:
+        chunks = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+        sampled = [(chunk["part"], row["problem_id"], row["sample_index"]) for chunk in chunks for row in chunk["rows"]]
+        assert len(sampled) == len(set(sampled)) > 0
+    one, other = store.find("small", root=options.results)
+    assert one.record.seed != other.record.seed
+    # A score of length needs no model, and the solutions are the same.
+    assert one.scaled(one.record.scalings[0]) == other.scaled(other.record.scalings[0])
+    for run in (one.record, other.record):
+        budget = run.scalings[0].budget
+        assert (budget.rollouts, budget.generated_tokens > 0, budget.wall_s > 0) == (24, True, True)
+
+
 APART = """
 title = "a reward, a run that it pays apart from the answers, and a control that is told them"
 [[runs]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from repirl.bench import run as bench_run
 from repirl.cli import main as cli
 from repirl.errors import UserError
 from repirl.learn.checkpoint import RunFolder, write_json
-from repirl.processes import only_user_of
+from repirl.processes import only_user_of, turn_at
 
 HOLD = (
     "import sys, time; from pathlib import Path; from repirl.processes import only_user_of\n"
@@ -73,6 +74,25 @@ def test_a_folder_has_one_user_and_is_free_again_when_that_dies(tmp_path: Path) 
     finally:
         holder.kill()
         holder.wait()
+
+
+def test_who_waits_its_turn_comes_when_the_other_ends_however_it_ends(tmp_path: Path) -> None:
+    script = HOLD.replace("only_user_of", "turn_at")
+    first = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "held\n"
+    second = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert second.stdout is not None
+    try:
+        assert select.select([second.stdout], [], [], 1.5)[0] == []
+        first.kill()
+        assert second.stdout.readline() == "held\n"
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.wait()
+    with turn_at(tmp_path), only_user_of(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("verb", ["train", "eval", "bench", "pretrain"])

@@ -24,9 +24,11 @@ OnPart = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where evaluations find things: the run's folder, further content, local data, and the policy the run started from."""
+    """Where evaluations find things: the run's folder, samples that all runs of the suite look at, the policy the run
+    started from, further content, local data."""
 
     folder: Path
+    pools: Path
     start: str
     include: tuple[str, ...] = ()
     data_dir: Path | None = None

@@ -10,13 +10,14 @@ from typing import TypeVar
 from repirl.bench.evaluating import OnPart, Sources
 from repirl.bench.evaluations import AttackEvaluation, JudgeEvaluation, RewardEvaluation, ScaleEvaluation, SearchEvaluation
 from repirl.bench.suites import Suite, WorkItem
-from repirl.engines.loading import load_policy, parameters_of
+from repirl.config import digest_of
+from repirl.engines.loading import LoadedPolicy, load_policy, parameters_of
 from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
 from repirl.evals.attacks import attack, cases_of
 from repirl.evals.judged_sets import JudgedSet, SetOptions, load_set, natural_separator
-from repirl.evals.judging import default_rule, judge
-from repirl.evals.policy import evaluate_policy
+from repirl.evals.judging import OnProgress, default_rule, judge
+from repirl.evals.policy import evaluate_policy, sampled_with
 from repirl.evals.pools import pool_of_samples, with_scores
 from repirl.evals.protocol import SAMPLED, EvalProtocol
 from repirl.evals.scaling import scaled_rows, scaling
@@ -25,6 +26,7 @@ from repirl.evals.step_scoring import separator_of
 from repirl.evals.thresholds import parse_rule
 from repirl.methods.base import Fitted
 from repirl.methods.runtime import opened_engine
+from repirl.processes import turn_at
 from repirl.records.build import Attacked, PoolScaling, Searched
 from repirl.records.provenance import portable
 from repirl.records.store import Judgement
@@ -33,7 +35,7 @@ from repirl.tasks import arith_hard
 from repirl.tasks.benchmarks import Benchmark, load_benchmark
 from repirl.tasks.prm_benchmarks import ARITH_SETS
 from repirl.tasks.step_labels import FORMATS, StepFormat
-from repirl.types import Budget
+from repirl.types import Budget, Report
 
 FITTED = "fitted"
 """The run's reward among a pool's."""
@@ -55,12 +57,12 @@ def judge_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources,
     """
     found: list[Judgement] = []
     for evaluation in _of_reward(JudgeEvaluation, item, suite, fitted):
-        started = time.monotonic()
         device = evaluation.device or suite.runtime.device
         name = _reward_name(item, fitted)
         loaded = load_reward(name, LoadOptions(sources.start, natural_separator(evaluation.set), item.seed, device=device))
         rule = default_rule(loaded) if evaluation.threshold is None else parse_rule(evaluation.threshold)
         judged = _judged_set(evaluation, suite, sources, tuned=rule.kind == "tuned")
+        started = time.monotonic()
         report = judge(
             loaded,
             judged,
@@ -89,22 +91,14 @@ def scale_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources,
     The samples are the same for all runs of a suite.
     """
     found: list[PoolScaling] = []
-    for i, evaluation in enumerate(_of_reward(ScaleEvaluation, item, suite, fitted)):
-        started = time.monotonic()
+    for evaluation in _of_reward(ScaleEvaluation, item, suite, fitted):
         device = evaluation.device or suite.runtime.device
         asked = evaluation.protocol(suite.eval_seed)
         benchmark = load_benchmark(evaluation.benchmark, data_dir=sources.data_dir, include=sources.include)
-        folder = sources.folder / "scale" / f"{evaluation.benchmark} {i + 1}"
         policy = load_policy(item.policy, device=device)
-        with opened_engine(policy, suite.runtime) as engine:
-            report = evaluate_policy(
-                policy,
-                benchmark,
-                EvalProtocol(**asked),
-                folder=folder,
-                engine=engine,
-                on_progress=lambda done, total, title=evaluation.title: on_part(title, done, total),
-            )
+        shown = lambda done, total, title=evaluation.title: on_part(title, done, total)
+        report = _samples(policy, benchmark, EvalProtocol(**asked), suite, sources, shown)
+        started = time.monotonic()
         name = _reward_name(item, fitted)
         loaded = load_reward(name, _at_root(item, benchmark, device, evaluation.chat_template))
         pool = with_scores(pool_of_samples(benchmark, report.samples[SAMPLED]), FITTED, loaded)
@@ -122,7 +116,11 @@ def scale_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources,
                 counts=pool.counts(),
                 unscored=pool.unscored[FITTED],
                 rows=scaled_rows(candidates, FITTED),
-                budget=replace(report.budget, scored_tokens=pool.scored_tokens[FITTED], wall_s=time.monotonic() - started),
+                budget=replace(
+                    report.budget,
+                    scored_tokens=pool.scored_tokens[FITTED],
+                    wall_s=report.budget.wall_s + time.monotonic() - started,
+                ),
             )
         )
     return found
@@ -181,21 +179,14 @@ def search_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources
 def attack_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources, on_part: OnPart) -> list[Attacked]:
     """Attacks on the process reward, from solutions of the policy at the root of the run; nothing without a reward."""
     found: list[Attacked] = []
-    for i, evaluation in enumerate(_of_reward(AttackEvaluation, item, suite, fitted)):
-        started = time.monotonic()
+    for evaluation in _of_reward(AttackEvaluation, item, suite, fitted):
         device = evaluation.device or suite.runtime.device
         benchmark = load_benchmark(evaluation.benchmark, data_dir=sources.data_dir, include=sources.include)
         policy = load_policy(item.policy, device=device)
         sampling = {"samples": evaluation.samples, "greedy": False, "limit": evaluation.limit, "seed": suite.eval_seed}
-        with opened_engine(policy, suite.runtime) as engine:
-            report = evaluate_policy(
-                policy,
-                benchmark,
-                EvalProtocol(**sampling),
-                folder=sources.folder / "attack" / f"{evaluation.benchmark} {i + 1}",
-                engine=engine,
-                on_progress=lambda done, total, title=evaluation.title: on_part(title, done, total),
-            )
+        shown = lambda done, total, title=evaluation.title: on_part(title, done, total)
+        report = _samples(policy, benchmark, EvalProtocol(**sampling), suite, sources, shown)
+        started = time.monotonic()
         name = _reward_name(item, fitted)
         loaded = load_reward(name, _at_root(item, benchmark, device, False))
         cases = cases_of(pool_of_samples(benchmark, report.samples[SAMPLED]), evaluation.attacked)
@@ -222,7 +213,7 @@ def attack_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources
                 solutions=len(cases),
                 right=sum(case.right for case in cases),
                 lifts=lifts,
-                budget=replace(report.budget, scored_tokens=scored, wall_s=time.monotonic() - started),
+                budget=replace(report.budget, scored_tokens=scored, wall_s=report.budget.wall_s + time.monotonic() - started),
             )
         )
     return found
@@ -232,6 +223,15 @@ def _of_reward(kind: type[E], item: WorkItem, suite: Suite, fitted: Fitted) -> l
     """The suite's evaluations of a kind that are made of an item's reward."""
     wanted = [one for one in suite.evaluations_of(item.run.label) if isinstance(one, kind)]
     return [one for one in wanted if judges(item.run.method, fitted.reward_folder is not None, one)]
+
+
+def _samples(
+    policy: LoadedPolicy, benchmark: Benchmark, protocol: EvalProtocol, suite: Suite, sources: Sources, shown: OnProgress
+) -> Report:
+    """Samples of the policy at the root of the suite's runs: the first run that wants them makes them, for all."""
+    folder = sources.pools / digest_of(sampled_with(policy, benchmark, protocol))[:16]
+    with turn_at(folder), opened_engine(policy, suite.runtime) as engine:
+        return evaluate_policy(policy, benchmark, protocol, folder=folder, engine=engine, on_progress=shown)
 
 
 def _reward_name(item: WorkItem, fitted: Fitted) -> str:
@@ -255,6 +255,6 @@ def _judged_set(evaluation: JudgeEvaluation, suite: Suite, sources: Sources, *, 
         solver=evaluation.solver,
         seed=suite.eval_seed,
         with_tuning=tuned,
-        pool_folder=sources.folder / "judge",
+        pool_folder=sources.pools / f"judge-{digest_of([evaluation.solver, suite.eval_seed])[:16]}",
     )
     return load_set(evaluation.set, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
 from repirl.evals.selection import Draw
 from repirl.grading.dispatch import check_ungraded, grade_rollouts
+from repirl.processes import turn_at
 from repirl.rng import seed_for, stream
 from repirl.rollouts.collect import Collector, Decoding
 from repirl.rollouts.pool import SamplePool
@@ -61,7 +63,8 @@ class JudgedSet:
 class SetOptions:
     """`limit`: that many solutions of each subset, drawn with `seed`, as files may be sorted by label.
 
-    `solver` is the policy that wrote the solutions of `ARITH_SETS`; they are kept in `pool_folder` (None: in memory only).
+    `solver` is the policy that wrote the solutions of `ARITH_SETS`; they are kept in `pool_folder` (None: in memory only),
+    where of several processes one samples and the others find them.
     """
 
     data_dir: Path | None = None
@@ -160,8 +163,10 @@ def _sampled(name: str, split: str, options: SetOptions) -> tuple[tuple[Labelled
     policy = load_policy(options.solver)
     decoding = Decoding(SamplingParams(_ARITH_MAX_NEW_TOKENS))
     collector = Collector(policy.tokenizer, TorchEngine(policy.model, policy.tokenizer), grade_rollouts, decoding)
-    pool = SamplePool(options.pool_folder, f"judge-{name}-{split}", {"policy": policy.digest, "seed": options.seed})
-    pool.fill(split, collector, problems, samples, seed_for(options.seed, "judge", split))
+    folder = options.pool_folder
+    with nullcontext() if folder is None else turn_at(folder):
+        pool = SamplePool(folder, f"judge-{name}-{split}", {"policy": policy.digest, "seed": options.seed})
+        pool.fill(split, collector, problems, samples, seed_for(options.seed, "judge", split))
     rows = [(problem, row) for problem in problems for row in pool.rows(split, problem.id)]
     check_ungraded([Verdict(row.outcome, row.reason) for _, row in rows])
     finished = [(problem, row) for problem, row in rows if row.outcome != "truncated" and row.text.strip()]
