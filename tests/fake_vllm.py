@@ -1,7 +1,8 @@
 """Stands for a Python with vLLM: takes its server's options, answers on its Unix socket, and notes what it is asked.
 
 A completion with an even seed ends after 5 tokens with the first of `stop_token_ids`; others go on to their limit. Every token
-has the log-probability -0.5. The environment says what goes wrong: FAKE_VLLM_MODE is `dies`, `silent`, `refuses` or `breaks`.
+has the log-probability -0.5. The environment says what goes wrong: FAKE_VLLM_MODE is `dies`, `second-dies`, `silent`,
+`refuses`, `breaks` or `first-slow`; first and second are those whose process notes itself so.
 """
 
 from __future__ import annotations
@@ -21,8 +22,16 @@ NOTES = Path(os.environ["FAKE_VLLM_NOTES"])
 
 
 def note(**said) -> None:
-    with NOTES.open("a") as file:
-        file.write(json.dumps(said) + "\n")
+    """A line, whole: several servers write into the file."""
+    file = os.open(NOTES, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(file, (json.dumps(said | {"by": os.getpid()}) + "\n").encode())
+    os.close(file)
+
+
+def place() -> int:
+    """How many servers noted themselves before this one."""
+    started = [row["process"] for row in map(json.loads, NOTES.read_text().splitlines()) if "process" in row]
+    return started.index(os.getpid())
 
 
 def completion(body: dict) -> dict:
@@ -55,6 +64,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer({"error": {"message": "no room for it"}}, 400)
         else:
             note(request=body)
+            if MODE == "first-slow" and place() == 0:
+                time.sleep(0.5)
             self.answer(completion(body))
 
     def answer(self, payload: dict, status: int = 200) -> None:
@@ -75,8 +86,9 @@ class Server(ThreadingMixIn, UnixStreamServer):
 
 def main() -> None:
     options = sys.argv[3:]  # after -m and the module
-    note(process=os.getpid(), module=sys.argv[2], options=options, path=os.environ["PYTHONPATH"])
-    if MODE == "dies":
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+    note(process=os.getpid(), module=sys.argv[2], options=options, path=os.environ["PYTHONPATH"], gpus=gpus)
+    if MODE == "dies" or (MODE == "second-dies" and place() == 1):
         print("some words", "ValueError: no such architecture", "more words", sep="\n", flush=True)
         sys.exit(3)
     if MODE == "silent":

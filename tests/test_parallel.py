@@ -145,6 +145,21 @@ def test_a_run_goes_on_with_another_number_of_processes(out, policy_folder, tmp_
         same(tmp_path / "one", folder, PARTS["repirl"])
 
 
+@pytest.mark.ray
+def test_workers_of_ray_sample_for_processes_that_train_together(policy_folder, tmp_path):
+    """The first process drives them, all get what they sampled; the workers have the adapters merged."""
+    pytest.importorskip("ray", reason="Ray is not installed (pip install 'repirl[ray]')")
+    settings = [part for key, value in child.SMALL.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    ray = [part for given in ("samplers=2", "sampler_cpus=0.5", "graders=1") for part in ("--ray", given)]
+    given = ["-m", "repirl", "train", "rloo", "--policy", policy_folder, "--out", tmp_path / "two", *settings, *ray, "--json"]
+    ended = torchrun(*given, "--lora-rank", "2")
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    child.fit(policy_folder, tmp_path / "one", lora=2)
+    same(tmp_path / "one", tmp_path / "two", ("policy",))
+    last = json.loads((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 0 < last["engine_logprob_gap_max"] < 1e-4
+
+
 def test_a_process_that_dies_ends_the_run_and_its_checkpoint_stays(policy_folder, tmp_path):
     ended = child_run("die", policy_folder, tmp_path)
     assert ended.returncode == 1

@@ -231,10 +231,30 @@ def test_weights_that_lack_one_are_refused(policy, weights, synced):
     assert gaps(policy, synced.generate(ask(policy, *TEXTS), PARAMS)).max() <= TOLERANCE
 
 
-def test_a_server_of_another_python_does_the_same(policy, weights, synced):
+def test_a_policy_with_adapters_is_synced_with_them_merged(policy, weights, synced):
+    pytest.importorskip("peft", reason="peft is not installed (pip install 'repirl[peft]')")
+    from repirl.engines.lora import LoRAConfig, add_adapters
+
+    adapted = load_policy("tiny")
+    add_adapters(adapted.model, LoRAConfig(rank=4), seed=0)
+    trained = [parameter for parameter in adapted.model.parameters() if parameter.requires_grad]
+    with torch.no_grad():
+        for i, parameter in enumerate(trained):
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)) * 0.05)
+    try:
+        synced.sync(ModelWeights(adapted.model))
+        groups = synced.generate(ask(policy, *TEXTS), PARAMS)
+        assert gaps(adapted, groups).max() <= TOLERANCE
+        assert gaps(policy, groups).max() > 0.1
+    finally:
+        synced.sync(weights)
+
+
+def test_servers_of_another_python_do_the_same(policy, weights, synced):
+    """Two of them, which share out the work."""
     from repirl.engines.vllm_engine import VllmEngine
 
-    server = VllmEngine(policy, settings(PYTHON or sys.executable))
+    server = VllmEngine(policy, settings(PYTHON or sys.executable).model_copy(update={"servers": 2}))
     try:
         server.sync(weights)
         here, there = (one.generate(ask(policy, *TEXTS), PARAMS) for one in (synced, server))
@@ -246,6 +266,36 @@ def test_a_server_of_another_python_does_the_same(policy, weights, synced):
         assert gaps(policy, server.generate(ask(policy, *TEXTS), PARAMS)).max() <= TOLERANCE
     finally:
         server.close()
+
+
+def test_vllm_in_a_worker_of_ray_follows_the_weights_and_is_replaced_when_it_is_lost(policy):
+    """Its vLLM ends with it; the next one is given the weights of the others, and its samples are the same."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'repirl[ray]')")
+    from repirl.engines.ray_workers import RaySettings
+    from repirl.methods.runtime import Runtime, opened_engine
+
+    runtime = Runtime(engine="vllm", vllm=settings(), ray=RaySettings(samplers=1, sampler_cpus=0.5, losses=1))
+    own = load_policy("tiny")
+    try:
+        with opened_engine(own, runtime) as engine:
+            assert isinstance(engine, FollowingEngine)
+            moved(own.model, 0.03)
+            before = engine.generate(ask(own, *TEXTS), PARAMS)
+            assert gaps(own, before).max() <= TOLERANCE
+            assert gaps(policy, before).max() > 0.1
+            workers = engine.engine.workers
+            worker = ray.get(workers.actors[0].pid.remote())
+            below = _children(worker)
+            assert below
+            os.kill(worker, signal.SIGKILL)
+            after = engine.generate(ask(own, *TEXTS), PARAMS)
+            assert workers.lost == 1
+            assert not [pid for pid in below if _alive(pid)]
+            for a, b in zip(chain(*before), chain(*after), strict=True):
+                np.testing.assert_array_equal(a.token_ids, b.token_ids)
+        assert not _children(worker)
+    finally:
+        ray.shutdown()
 
 
 def test_a_prm_behind_vllm_scores_as_the_model_itself(policy, make_rollout):

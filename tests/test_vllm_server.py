@@ -190,6 +190,57 @@ def test_it_ends_when_its_owner_is_killed(policy_folder, fake, tmp_path):
     shutil.rmtree(Path(option(fake.notes()[0]["options"], "--uds")).parent)
 
 
+def test_several_servers_share_out_what_is_asked_and_all_get_the_weights(policy, fake):
+    """Each on its own GPUs; neighbours, which have a prompt in common, go to the same one."""
+    requests = [Request(f"p{i}", (4 + i, 5), 8) for i in range(6)]
+    alone = VllmEngine(policy, fake())
+    many = VllmEngine(policy, fake(servers=3, gpus="0,1,2,3,4,5", tensor_parallel_size=2))
+    seen = []
+    try:
+        expected = alone.generate(requests, PARAMS)
+        groups = many.generate(requests, PARAMS, lambda done, total: seen.append((done, total)))
+        many.sync(ModelWeights(policy.model))
+    finally:
+        alone.close()
+        many.close()
+    assert seen == [(i, 48) for i in range(1, 49)]
+    for ours, theirs in zip(expected, groups, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a.token_ids, b.token_ids)
+            assert (a.problem_id, a.sample_index) == (b.problem_id, b.sample_index)
+    others = fake.processes()[1:]
+    assert sorted(row["gpus"] for row in fake.notes() if row.get("process") in others) == ["0,1", "2,3", "4,5"]
+    asked = [(row["by"], tuple(row["request"]["prompt"])) for row in fake.notes() if "request" in row]
+    assert [len({prompt for by, prompt in asked if by == pid}) for pid in others] == [2, 2, 2]
+    steps = ["begin_weights", "load_weights", "end_weights", "refresh_tied_head", "reset_prefix_cache"]
+    names = sorted(dict(ModelWeights(policy.model).tensors()))
+    for pid in others:
+        calls = [row for row in fake.notes() if "method" in row and row["by"] == pid]
+        assert [call["method"].removeprefix("repirl_") for call in calls] == steps
+        assert sorted(name for sent in calls[1]["weights"] for name in sent) == names
+    assert all(map(gone, fake.processes()))
+
+
+def test_a_server_that_is_done_early_takes_of_the_others_work(policy, fake):
+    """The first answers slowly; one request at a time of each."""
+    engine = VllmEngine(policy, fake("first-slow", servers=2, max_num_seqs=1))
+    try:
+        engine.generate([Request(f"p{i}", (4 + i, 5), 4) for i in range(4)], PARAMS)
+    finally:
+        engine.close()
+    slow, fast = ([row["by"] for row in fake.notes() if "request" in row].count(pid) for pid in fake.processes())
+    assert slow + fast == 16
+    assert 1 <= slow <= 4
+
+
+def test_of_several_servers_none_is_left_when_one_does_not_come_up(policy, fake):
+    engine = VllmEngine(policy, fake("second-dies", servers=2))
+    with pytest.raises(UserError, match=r"ended with code 3 .*no such architecture"):
+        engine.generate([Request("a", (4,))], PARAMS)
+    assert len(fake.processes()) == 2
+    wait_until(lambda: all(map(gone, fake.processes())))
+
+
 def test_training_is_stopped_where_the_engine_has_other_weights_and_leaves_no_server(policy, fake, tmp_path):
     """The fake says -0.5 of every token: that is seen after the first sync."""
     runtime = Runtime(engine="vllm", vllm=fake())
@@ -248,6 +299,8 @@ def test_settings_that_make_no_sense_are_refused(policy, make_energy_model, toke
         ({"vllm": {}}, "need engine vllm"),
         ({"engine": "vllm", "vllm": {"gpus": "0"}}, "name a python"),
         ({"engine": "vllm", "vllm": {"gpus": "0,1", "python": "python"}}, "tensor_parallel_size"),
+        ({"engine": "vllm", "vllm": {"gpus": "0,1", "servers": 2, "tensor_parallel_size": 2, "python": "p"}}, "many for each"),
+        ({"engine": "vllm", "vllm": {"servers": 2}}, "several servers need a python"),
     ):
         with pytest.raises(UserError, match=said):
             parse_config(Runtime, wrong)
@@ -320,7 +373,7 @@ def test_nothing_of_torchrun_reaches_it(policy, fake, monkeypatch):
         monkeypatch.setenv(name, "1")
     engine = VllmEngine(policy, fake())
     engine.generate([Request("p", (1, 2, 3), 1)], PARAMS)
-    environment = Path(f"/proc/{engine.backend._process.pid}/environ").read_bytes().split(b"\0")
+    environment = Path(f"/proc/{fake.processes()[0]}/environ").read_bytes().split(b"\0")
     assert not {name.encode() for name in of_torchrun} & {line.split(b"=")[0] for line in environment}
     engine.close()
     with vllm_backend._alone():

@@ -73,7 +73,7 @@ class _Synced:
                 size += file.stat().st_size
                 self.backend.call("repirl_load_weights", str(file))
                 file.unlink()  # not written over: a worker may still read the mapped file
-            missing = self.backend.call("repirl_end_weights")[0]
+            missing = sorted({name for names in self.backend.call("repirl_end_weights") for name in names or ()})
             self.backend.call("repirl_refresh_tied_head")
         self.backend.reset_prefix_cache()
         if missing:

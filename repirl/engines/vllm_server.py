@@ -1,7 +1,7 @@
-"""vLLM of another Python: a server on this machine that this process starts, talks to and ends.
+"""vLLM of another Python: servers on this machine that this process starts, talks to and ends.
 
-It listens on a Unix socket in a folder that only its user can enter: what a sync needs (`VLLM_SERVER_DEV_MODE`) lets whoever
-reaches the server run any method of its workers, and a port of the loopback is open to everybody on the machine.
+A server listens on a Unix socket in a folder that only its user can enter: what a sync needs (`VLLM_SERVER_DEV_MODE`) lets
+whoever reaches the server run any method of its workers, and a port of the loopback is open to everybody on the machine.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -40,6 +42,10 @@ _ROWS_AT_A_TIME = 64
 """Of a request for scores."""
 
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+
 class _Connection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
@@ -54,12 +60,84 @@ class _Connection(http.client.HTTPConnection):
 
 
 class ServerBackend:
-    """A vLLM server of the Python that the settings name. It ends with `close`, with this process, and with its parent.
+    """As many vLLM servers as the settings say, which come up together and share out the work.
 
-    UserError if it does not come up; EngineFault if it ends or refuses something later.
+    UserError if one does not come up; EngineFault if one ends or refuses something later.
     """
 
     def __init__(self, arguments: dict[str, Any], settings: VllmSettings) -> None:
+        self._settings = settings
+        self.servers: list[Server] = []
+        try:
+            # In this thread: Linux ends a child with the thread that started it (see `die_with_parent`).
+            for gpus in settings.gpus_of_each:
+                self.servers.append(Server(arguments, settings, gpus))
+            for server in self.servers:
+                server.wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def sample(self, asks: Sequence[Ask], on_row: OnRow) -> list[Answer]:
+        return self._shared(Server.sample, asks, self._settings.max_num_seqs, on_row)
+
+    def score(self, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        parts = [rows[start : start + _ROWS_AT_A_TIME] for start in range(0, len(rows), _ROWS_AT_A_TIME)]
+        return [row for part in self._shared(Server.score, parts, 1) for row in part]
+
+    def call(self, method: str, *arguments: str) -> list[Any]:
+        with ThreadPoolExecutor(len(self.servers)) as pool:
+            found = pool.map(lambda server: server.post("/collective_rpc", {"method": method, "args": arguments}), self.servers)
+            return [result for one in found for result in one["results"]]
+
+    def reset_prefix_cache(self) -> None:
+        for server in self.servers:
+            if not server.post("/reset_prefix_cache", {})["success"]:
+                raise EngineFault("vLLM could not reset its prefix cache", "is somebody else using the server?")
+
+    def _shared(
+        self, do: Callable[[Server, T], R], tasks: Sequence[T], at_a_time: int, on_done: OnRow = lambda done: None
+    ) -> list[R]:
+        """`do(server, task)` of each task, in order, `at_a_time` of each server.
+
+        A server begins with a run of neighbours, whose prompts it then has in its cache, and goes on with the ends of others'.
+        """
+        count = len(self.servers)
+        waiting = [deque(range(i * len(tasks) // count, (i + 1) * len(tasks) // count)) for i in range(count)]
+        running: dict[Future[R], tuple[int, int]] = {}
+        done: SimpleQueue[Future[R]] = SimpleQueue()
+        found: list[Any] = [None] * len(tasks)
+        pool = ThreadPoolExecutor(count * at_a_time)
+
+        def start(place: int) -> None:
+            if own := waiting[place] or max(waiting, key=len):
+                task = own.popleft() if own is waiting[place] else own.pop()
+                future = pool.submit(do, self.servers[place], tasks[task])
+                running[future] = place, task
+                future.add_done_callback(done.put)
+
+        try:
+            for i in range(count * at_a_time):
+                start(i % count)
+            for number in range(1, len(tasks) + 1):
+                future = done.get()
+                place, task = running.pop(future)
+                found[task] = future.result()
+                start(place)
+                on_done(number)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        return found
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.close()
+
+
+class Server:
+    """A process of the Python that the settings name. It ends with `close`, with this process, and with its parent."""
+
+    def __init__(self, arguments: dict[str, Any], settings: VllmSettings, gpus: str | None) -> None:
         assert settings.python is not None
         self._settings = settings
         self._folder = Path(tempfile.mkdtemp(prefix="repirl-vllm-"))
@@ -69,13 +147,12 @@ class ServerBackend:
             raise UserError("the path of temporary files is too long", str(self._folder.parent), "set TMPDIR to another folder")
         atexit.register(self.close)
         try:
-            self._process = self._start(settings.python, arguments)
-            self._wait()
+            self._process = self._start(settings.python, arguments, gpus)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, python: Path, arguments: dict[str, Any]) -> subprocess.Popen[bytes]:
+    def _start(self, python: Path, arguments: dict[str, Any], gpus: str | None) -> subprocess.Popen[bytes]:
         shipped = self._folder / "python"
         shipped.mkdir()
         shutil.copy(_EXTENSION, shipped)
@@ -84,7 +161,7 @@ class ServerBackend:
         command = [str(python), "-m", "vllm.entrypoints.openai.api_server", *_options(arguments | said)]
         # Not this process's PYTHONPATH: its packages may be of another version of Python.
         more = {"PYTHONPATH": str(shipped), "VLLM_SERVER_DEV_MODE": "1"}
-        more |= {} if self._settings.gpus is None else {"CUDA_VISIBLE_DEVICES": self._settings.gpus}
+        more |= {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
         # Nor torchrun's variables: the server is a world of its own.
         inherited = {name: value for name, value in os.environ.items() if not is_of_torchrun(name)}
         try:
@@ -101,8 +178,8 @@ class ServerBackend:
         except OSError as error:
             raise UserError("cannot start the Python for vLLM", str(python), error.strerror or "") from error
 
-    def _wait(self) -> None:
-        """Until it answers."""
+    def wait(self) -> None:
+        """Until it answers; UserError if it does not come up."""
         until = time.monotonic() + self._settings.start_timeout_s
         while True:
             if (code := self._process.poll()) is not None:
@@ -126,41 +203,21 @@ class ServerBackend:
         said = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "it said nothing")
         raise UserError(f"{what} ({said.strip()[:120]})", str(self._settings.python), "its last lines are above")
 
-    def sample(self, asks: Sequence[Ask], on_row: OnRow) -> list[Answer]:
-        answers: dict[int, Answer] = {}
-        pool = ThreadPoolExecutor(max_workers=self._settings.max_num_seqs)
-        try:
-            places = {pool.submit(self._sample, ask): i for i, ask in enumerate(asks)}
-            for future in as_completed(places):
-                answers[places[future]] = future.result()
-                on_row(len(answers))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-        return [answers[i] for i in range(len(asks))]
-
-    def _sample(self, ask: Ask) -> Answer:
+    def sample(self, ask: Ask) -> Answer:
+        """One completion."""
         body = {"model": MODEL, "prompt": list(map(int, ask.prompt_ids)), "return_token_ids": True, **ask.fields}
-        choice = self._post("/v1/completions", body)["choices"][0]
+        choice = self.post("/v1/completions", body)["choices"][0]
         token_ids = np.array(choice["token_ids"], dtype=np.int64)
         logprobs = np.array(choice["logprobs"]["token_logprobs"], dtype=np.float32)
         return Answer(token_ids, logprobs, choice["finish_reason"] == "stop")
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        found: list[np.ndarray] = []
-        for start in range(0, len(rows), _ROWS_AT_A_TIME):
-            given = [list(map(int, row)) for row in rows[start : start + _ROWS_AT_A_TIME]]
-            body = {"model": MODEL, "input": given, "task": "token_classify", "use_activation": False}
-            found += [np.array(one["data"], dtype=np.float32)[:, 0] for one in self._post("/pooling", body)["data"]]
-        return found
+        """What `Backend.score` gives for a few rows."""
+        given = [list(map(int, row)) for row in rows]
+        body = {"model": MODEL, "input": given, "task": "token_classify", "use_activation": False}
+        return [np.array(one["data"], dtype=np.float32)[:, 0] for one in self.post("/pooling", body)["data"]]
 
-    def call(self, method: str, *arguments: str) -> list[Any]:
-        return self._post("/collective_rpc", {"method": method, "args": arguments})["results"]
-
-    def reset_prefix_cache(self) -> None:
-        if not self._post("/reset_prefix_cache", {})["success"]:
-            raise EngineFault("vLLM could not reset its prefix cache", "is somebody else using the server?")
-
-    def _post(self, path: str, body: dict[str, Any]) -> Any:
+    def post(self, path: str, body: dict[str, Any]) -> Any:
         """The answer's JSON. A connection for each request: the server closes those that rest between two syncs."""
         connection = _Connection(self._socket, self._settings.request_timeout_s)
         try:

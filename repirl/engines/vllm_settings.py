@@ -32,12 +32,14 @@ class VllmSettings(Config):
     gpu_memory_utilization: float = Field(default=0.4, gt=0, le=1)
     """Share of a GPU's memory for all of vLLM; the learner needs the rest."""
     gpus: str | None = None
-    """Of a server: the GPUs that it runs on, as CUDA_VISIBLE_DEVICES says them, as many as `tensor_parallel_size`; None: those
-    that this process sees."""
+    """Of servers: the GPUs that they run on, as CUDA_VISIBLE_DEVICES says them, `tensor_parallel_size` for each in turn; None:
+    those that this process sees."""
+    servers: int = Field(default=1, ge=1)
+    """Servers, each with a copy of the weights, that share out what is asked. Which of them answers changes nothing."""
     tensor_parallel_size: int = Field(default=1, ge=1)
     """GPUs that share one copy of the weights."""
     max_num_seqs: int = Field(default=256, ge=1)
-    """Completions sampled at a time."""
+    """Completions that each server samples at a time."""
     enforce_eager: bool | None = None
     """Run without compiling and CUDA graphs. None: on a CPU, where compiling takes longer than it saves on small models."""
     chunked_prefill: bool | None = None
@@ -53,9 +55,19 @@ class VllmSettings(Config):
     def _gpus_are_a_servers(self) -> VllmSettings:
         if self.gpus is not None and self.python is None:
             raise ValueError("in this process vLLM sees the same GPUs: name a python too, which runs a server")
-        if self.gpus is not None and len(self.gpus.split(",")) != self.tensor_parallel_size:
-            raise ValueError("one server runs on tensor_parallel_size GPUs: name as many in gpus")
+        if self.servers > 1 and self.python is None:
+            raise ValueError("several servers need a python that runs them")
+        if self.gpus is not None and len(self.gpus.split(",")) != self.tensor_parallel_size * self.servers:
+            raise ValueError("a server runs on tensor_parallel_size GPUs: name as many for each in gpus")
         return self
+
+    @property
+    def gpus_of_each(self) -> list[str | None]:
+        """What CUDA_VISIBLE_DEVICES is to say for each server; None: what it says here."""
+        if self.gpus is None:
+            return [None] * self.servers
+        named, each = self.gpus.split(","), self.tensor_parallel_size
+        return [",".join(named[i * each : (i + 1) * each]) for i in range(self.servers)]
 
     def allowed_gap(self, scored_in: str = "float32") -> float:
         """The tolerance that applies, where the policy itself computes in `scored_in`."""
