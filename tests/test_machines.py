@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,7 +108,8 @@ def test_a_machine_that_is_unplugged_is_replaced_by_another_and_nothing_shows_it
     """The first learns, the second samples and grades until its cable is pulled, the third goes on."""
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     first, second, third = NAMES
-    here = environment()
+    # Ray notes there which cluster is the last; the path of a socket must be short.
+    here = environment() | {"RAY_TMPDIR": tempfile.mkdtemp(prefix="ray-", dir="/tmp")}
 
     def start(name: str, *more: str) -> None:
         given = ["start", "--node-ip-address", ADDRESS[name], "--disable-usage-stats", *more]
@@ -131,3 +134,4 @@ def test_a_machine_that_is_unplugged_is_replaced_by_another_and_nothing_shows_it
     assert plain.returncode == 0, plain.stderr[-3000:]
     ours, theirs = (load_file(tmp_path / name / "policy" / "model.safetensors") for name in ("plain", "spread"))
     assert all((theirs[name] == weight).all() for name, weight in ours.items())
+    shutil.rmtree(here["RAY_TMPDIR"])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import tempfile
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from repirl.config import with_overrides
 from repirl.engines.base import Request, SamplingParams
 from repirl.engines.copied import Architecture, CopiedEngine
 from repirl.engines.loading import load_policy
-from repirl.engines.ray_workers import RaySettings, Workers
+from repirl.engines.ray_workers import RaySettings, Workers, connect
 from repirl.engines.torch_engine import TorchEngine
 from repirl.engines.weights import ModelWeights
 from repirl.errors import EngineFault, UserError
@@ -185,6 +188,21 @@ def test_a_worker_that_cannot_be_made_is_said_so_at_once():
 def test_workers_that_nobody_has_room_for_are_said_so():
     with pytest.raises(EngineFault, match="1 of 1 workers did not start"):
         Workers(fragile(), 1, SETTINGS.model_copy(update={"start_timeout_s": 3.0}), {"num_cpus": 1000})
+
+
+def test_a_cluster_of_ones_own_is_not_one_that_ray_start_left(monkeypatch):
+    """Ray by itself joins the one that it last noted, which may be gone."""
+    ray.shutdown()
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # the path of a socket must be short
+    (folder / "ray").mkdir()
+    (folder / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    try:
+        connect(SETTINGS)
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder)
 
 
 def test_verdicts_are_those_of_one_process():

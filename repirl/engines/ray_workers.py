@@ -51,8 +51,9 @@ def connect(settings: RaySettings) -> None:
         raise UserError("Ray is not installed", todo="pip install 'repirl[ray]'") from error
     if ray.is_initialized():
         return
+    address = settings.address or "local"  # with None Ray joins whatever `ray start` once left on this machine
     try:
-        ray.init(address=settings.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         todo = "give the address that `ray start` printed, or leave it out to start one here"
         todo += "; a cluster that asks for a token needs RAY_AUTH_MODE=token on every machine" if settings.address else ""
