@@ -39,6 +39,7 @@ SMALL = {
 ONLY_READ = {
     r"judge \S*(Qwen|peiyi9979|FOLDER)": "a published PRM, and ProcessBench: test_published_rewards.py reads these formats",
     r"--data-dir DATA|livecodebench:|lm-eval:|check mine": "benchmark data: test_benchmarks.py has small files",
+    r"--ray address": "a cluster of several machines: test_machines.py has one",
     r"^bench ": "a suite: test_bench.py runs one",
     r"^leaderboard ": "all records: test_cli.py checks them",
     r"^(verify|check labels)": "minutes: test_theory.py and test_label_accuracy.py run them",
