@@ -34,13 +34,11 @@ def only_user_of(folder: Path) -> Iterator[None]:
     if not parallel.is_first():
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError("another process uses this folder", str(folder), "wait for it, or give another folder") from error
-        yield
+    try:
+        with _locked(folder / LOCK_FILE, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            yield
+    except _Held as error:
+        raise UserError("another process uses this folder", str(folder), "wait for it, or give another folder") from error
 
 
 @contextmanager
@@ -51,12 +49,24 @@ def turn_at(folder: Path) -> Iterator[None]:
     """
     import fcntl
 
-    if not parallel.is_first():
+    with _locked(folder / TURN_FILE, fcntl.LOCK_EX):
         yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / TURN_FILE).open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+class _Held(Exception):
+    """A lock that somebody has."""
+
+
+@contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, how)
+        except BlockingIOError as error:
+            raise _Held from error
         yield
 
 

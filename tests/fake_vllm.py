@@ -2,7 +2,7 @@
 
 A completion with an even seed ends after 5 tokens with the first of `stop_token_ids`; others go on to their limit. Every token
 has the log-probability -0.5. The environment says what goes wrong: FAKE_VLLM_MODE is `dies`, `second-dies`, `silent`,
-`refuses`, `breaks` or `first-slow`; first and second are those whose process notes itself so.
+`refuses`, `breaks`, `second-breaks`, `second-misses` or `first-slow`; first and second are those whose process notes itself so.
 """
 
 from __future__ import annotations
@@ -54,11 +54,12 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/collective_rpc":
             files = [{name: value.tolist() for name, value in load_file(path).items()} for path in body["args"]]
             note(method=body["method"], names=[sorted(file) for file in files], weights=files)
-            self.answer({"results": [None]})
+            missed = ["model.norm.weight"] if MODE == "second-misses" and place() == 1 else []
+            self.answer({"results": [missed if body["method"] == "repirl_end_weights" else None]})
         elif self.path == "/reset_prefix_cache":
             note(method="reset_prefix_cache")
             self.answer({"success": True})
-        elif MODE == "breaks":
+        elif MODE == "breaks" or (MODE == "second-breaks" and place() == 1):
             os._exit(7)
         elif MODE == "refuses":
             self.answer({"error": {"message": "no room for it"}}, 400)

@@ -233,6 +233,23 @@ def test_a_server_that_is_done_early_takes_of_the_others_work(policy, fake):
     assert 1 <= slow <= 4
 
 
+def test_one_of_several_servers_that_ends_is_a_fault(policy, fake):
+    engine = VllmEngine(policy, fake("second-breaks", servers=2))
+    with pytest.raises(EngineFault, match=r"ended with code 7|does not answer"):
+        engine.generate([Request(f"p{i}", (4 + i, 5), 4) for i in range(4)], PARAMS)
+    engine.close()
+    assert all(map(gone, fake.processes()))
+
+
+def test_one_of_several_servers_that_misses_a_weight_is_a_fault(policy, fake):
+    engine = VllmEngine(policy, fake("second-misses", servers=2))
+    with pytest.raises(EngineFault, match=r"no new weights for model\.norm\.weight"):
+        engine.sync(ModelWeights(policy.model))
+    assert engine.version is None
+    engine.close()
+    assert all(map(gone, fake.processes()))
+
+
 def test_of_several_servers_none_is_left_when_one_does_not_come_up(policy, fake):
     engine = VllmEngine(policy, fake("second-dies", servers=2))
     with pytest.raises(UserError, match=r"ended with code 3 .*no such architecture"):
@@ -307,6 +324,8 @@ def test_settings_that_make_no_sense_are_refused(policy, make_energy_model, toke
     monkeypatch.setattr(vllm_settings, "vllm_is_here", lambda: False)
     with pytest.raises(UserError, match="no vLLM"):
         VllmEngine(policy, VllmSettings())
+    with pytest.raises(UserError, match="several vLLM servers on the same GPUs"):
+        VllmEngine(policy, fake(servers=2), "cuda")
     with pytest.raises(UserError, match="no such Python"):
         VllmEngine(policy, VllmSettings(python=Path("/nowhere/python")))
     with pytest.raises(UserError, match="base measure"):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from repirl.bench.evaluating import POOLS
 from repirl.bench.suites import Suite, WorkItem, plan
 from repirl.config import Config, with_overrides
 from repirl.engines.loading import folder_digest
@@ -81,7 +82,7 @@ def train(
     runs = [places.work / one.key for one in plan(item.suite, suite)]  # those too that have not begun
     verdicts = [place / name for place in runs for name in (*VERDICTS, CURVE)]
     verdicts += [place / PROBLEMS_FILE for place in runs if place.resolve() != folder]  # some are told the answers
-    verdicts += [] if places.results is None else [places.results]
+    verdicts += [places.work / POOLS, *([] if places.results is None else [places.results])]
     train_apart(arguments, answers_at(folder, places.data_dir, verdicts), on_progress)
     return with_overrides(load_method(item.run.method, places.include).recipe(item.run.recipe), settings)
 

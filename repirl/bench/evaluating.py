@@ -18,6 +18,8 @@ from repirl.methods.runtime import opened_engine
 from repirl.tasks.benchmarks import load_benchmark
 from repirl.types import Report
 
+POOLS = "pools"
+"""Folder beside those of the runs: samples that all of them look at, with verdicts."""
 OnPart = Callable[[str, int, int], None]
 """Called with a part's name and how much of it is done, of how much."""
 

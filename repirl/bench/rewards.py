@@ -1,5 +1,7 @@
 """What a run's process reward is worth, as its suite says: on step-labelled sets, in choosing among samples, in steering
-searches, and under attack. A reward without an artifact is the named one, over the policy that the run started from."""
+searches, and under attack. A reward without an artifact is the named one, over the policy that the run started from.
+
+Seconds in budgets are those of sampling, whoever did it, and of scoring, without what loading models takes."""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from repirl.bench.evaluating import OnPart, Sources
 from repirl.bench.evaluations import AttackEvaluation, JudgeEvaluation, RewardEvaluation, ScaleEvaluation, SearchEvaluation
 from repirl.bench.suites import Suite, WorkItem
 from repirl.config import digest_of
-from repirl.engines.loading import LoadedPolicy, load_policy, parameters_of
+from repirl.engines.loading import LoadedPolicy, folder_digest, load_policy, parameters_of, policy_dir
 from repirl.engines.torch_engine import TorchEngine
 from repirl.errors import UserError
 from repirl.evals.attacks import attack, cases_of
@@ -98,9 +100,9 @@ def scale_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources,
         policy = load_policy(item.policy, device=device)
         shown = lambda done, total, title=evaluation.title: on_part(title, done, total)
         report = _samples(policy, benchmark, EvalProtocol(**asked), suite, sources, shown)
-        started = time.monotonic()
         name = _reward_name(item, fitted)
         loaded = load_reward(name, _at_root(item, benchmark, device, evaluation.chat_template))
+        started = time.monotonic()
         pool = with_scores(pool_of_samples(benchmark, report.samples[SAMPLED]), FITTED, loaded)
         candidates = pool.candidates()
         found.append(
@@ -130,12 +132,12 @@ def search_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources
     """Searches with the policy at the root of the run, steered by the process reward; nothing without a reward."""
     found: list[Searched] = []
     for evaluation in _of_reward(SearchEvaluation, item, suite, fitted):
-        started = time.monotonic()
         device = evaluation.device or suite.runtime.device
         benchmark = load_benchmark(evaluation.benchmark, data_dir=sources.data_dir, include=sources.include)
         policy = load_policy(item.policy, device=device)
         name = _reward_name(item, fitted)
         loaded = load_reward(name, _at_root(item, benchmark, device, evaluation.chat_template))
+        started = time.monotonic()
         points = list(
             search_points(
                 benchmark.problems[: evaluation.limit],
@@ -186,9 +188,9 @@ def attack_reward(item: WorkItem, suite: Suite, fitted: Fitted, sources: Sources
         sampling = {"samples": evaluation.samples, "greedy": False, "limit": evaluation.limit, "seed": suite.eval_seed}
         shown = lambda done, total, title=evaluation.title: on_part(title, done, total)
         report = _samples(policy, benchmark, EvalProtocol(**sampling), suite, sources, shown)
-        started = time.monotonic()
         name = _reward_name(item, fitted)
         loaded = load_reward(name, _at_root(item, benchmark, device, False))
+        started = time.monotonic()
         cases = cases_of(pool_of_samples(benchmark, report.samples[SAMPLED]), evaluation.attacked)
         before = loaded.reward.budget.scored_tokens
         lifts = attack(
@@ -229,7 +231,9 @@ def _samples(
     policy: LoadedPolicy, benchmark: Benchmark, protocol: EvalProtocol, suite: Suite, sources: Sources, shown: OnProgress
 ) -> Report:
     """Samples of the policy at the root of the suite's runs: the first run that wants them makes them, for all."""
-    folder = sources.pools / digest_of(sampled_with(policy, benchmark, protocol))[:16]
+    asked = [sampled_with(policy, benchmark, protocol), protocol.parts(), protocol.limit, suite.runtime.sampler]
+    folder = sources.pools / digest_of(asked)[:16]
+    shown(0, 1)  # it may be another run's turn
     with turn_at(folder), opened_engine(policy, suite.runtime) as engine:
         return evaluate_policy(policy, benchmark, protocol, folder=folder, engine=engine, on_progress=shown)
 
@@ -248,6 +252,10 @@ def _judged_set(evaluation: JudgeEvaluation, suite: Suite, sources: Sources, *, 
     step_format: StepFormat | None = next((known for known in FORMATS if known == evaluation.step_format), None)
     if step_format != evaluation.step_format:
         raise UserError("unknown format of labelled steps", evaluation.step_format, f"use one of {', '.join(FORMATS)}")
+    pools = None
+    if evaluation.set in ARITH_SETS:
+        solver = folder_digest(policy_dir(evaluation.solver))
+        pools = sources.pools / f"judge-{digest_of([solver, suite.eval_seed])[:16]}"
     options = SetOptions(
         data_dir=sources.data_dir,
         limit=evaluation.limit,
@@ -255,6 +263,6 @@ def _judged_set(evaluation: JudgeEvaluation, suite: Suite, sources: Sources, *, 
         solver=evaluation.solver,
         seed=suite.eval_seed,
         with_tuning=tuned,
-        pool_folder=sources.pools / f"judge-{digest_of([evaluation.solver, suite.eval_seed])[:16]}",
+        pool_folder=pools,
     )
     return load_set(evaluation.set, options)

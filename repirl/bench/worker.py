@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from repirl.bench import apart
-from repirl.bench.evaluating import Sources, evaluate
+from repirl.bench.evaluating import POOLS, Sources, evaluate
 from repirl.bench.evaluations import SuiteEvaluation
 from repirl.bench.rewards import attack_reward, judge_reward, scale_reward, search_reward
 from repirl.bench.suites import Suite, WorkItem, load_suite, plan
@@ -67,7 +67,7 @@ def run_item(
         _say(item, "train", 0, 1)
         on_step = lambda step, steps, metrics: _say(item, "train", step, steps, metrics)
         fitted = method.fit(FitContext(policy, folder, item.seed, on_step, runtime=suite.runtime, observer=observer), placed)
-    sources = Sources(folder, work / "pools", start, include, data_dir)
+    sources = Sources(folder, work / POOLS, start, include, data_dir)
     on_part = lambda part, done, total: _say(item, part, done, total)
     reports = evaluate(item, suite, fitted, sources, on_part)
     judgements = judge_reward(item, suite, fitted, sources, on_part)

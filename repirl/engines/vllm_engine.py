@@ -27,7 +27,7 @@ from repirl.engines.sampling import decode
 from repirl.engines.torch_engine import eos_ids
 from repirl.engines.vllm_backend import Answer, Ask, Backend, LocalBackend, engine_arguments
 from repirl.engines.vllm_server import ServerBackend
-from repirl.engines.vllm_settings import VllmSettings, check_is_there
+from repirl.engines.vllm_settings import VllmSettings, check_gpus, check_is_there
 from repirl.engines.weights import SyncReport, WeightSource, pieces
 from repirl.errors import EngineFault, NumericalFault, UserError
 from repirl.rng import seed_for
@@ -73,7 +73,7 @@ class _Synced:
                 size += file.stat().st_size
                 self.backend.call("repirl_load_weights", str(file))
                 file.unlink()  # not written over: a worker may still read the mapped file
-            missing = sorted({name for names in self.backend.call("repirl_end_weights") for name in names or ()})
+            missing = sorted({name for names in self.backend.call("repirl_end_weights") for name in names})
             self.backend.call("repirl_refresh_tied_head")
         self.backend.reset_prefix_cache()
         if missing:
@@ -105,6 +105,7 @@ class VllmEngine(_Synced):
         self._lm = CausalLM(policy.model)
         self.max_length = longest(policy.model.config, settings)
         on_cpu = _on_cpu(policy.model) if device is None else device == "cpu"
+        check_gpus(settings, on_cpu)
         arguments = engine_arguments(policy.path, settings, self.max_length, on_cpu=on_cpu, pooling=False)
         super().__init__(settings, lambda settings: started(arguments, settings))
 
@@ -176,6 +177,7 @@ class VllmPrmEngine(_Synced):
     def __init__(self, model: Any, tokenizer: Any, settings: VllmSettings) -> None:
         self.max_length = longest(model.config, settings)
         on_cpu = _on_cpu(model)
+        check_gpus(settings, on_cpu)
 
         def start(settings: VllmSettings) -> Backend:
             with tempfile.TemporaryDirectory(prefix="repirl-prm-") as folder:

@@ -10,6 +10,7 @@ import atexit
 import http.client
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -20,6 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -68,12 +70,13 @@ class ServerBackend:
     def __init__(self, arguments: dict[str, Any], settings: VllmSettings) -> None:
         self._settings = settings
         self.servers: list[Server] = []
+        _raise_limit_of_files()
         try:
             # In this thread: Linux ends a child with the thread that started it (see `die_with_parent`).
             for gpus in settings.gpus_of_each:
                 self.servers.append(Server(arguments, settings, gpus))
-            for server in self.servers:
-                server.wait()
+            while False in [server.is_up() for server in self.servers]:  # all are asked: one may have ended
+                time.sleep(0.2)
         except BaseException:
             self.close()
             raise
@@ -86,9 +89,12 @@ class ServerBackend:
         return [row for part in self._shared(Server.score, parts, 1) for row in part]
 
     def call(self, method: str, *arguments: str) -> list[Any]:
-        with ThreadPoolExecutor(len(self.servers)) as pool:
+        pool = ThreadPoolExecutor(len(self.servers))
+        try:
             found = pool.map(lambda server: server.post("/collective_rpc", {"method": method, "args": arguments}), self.servers)
             return [result for one in found for result in one["results"]]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def reset_prefix_cache(self) -> None:
         for server in self.servers:
@@ -131,7 +137,16 @@ class ServerBackend:
 
     def close(self) -> None:
         for server in self.servers:
+            server.send(signal.SIGTERM)
+        for server in self.servers:
             server.close()
+
+
+def _raise_limit_of_files() -> None:
+    """Each request has a connection of its own: the usual limit of 1024 is too low for some servers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Server:
@@ -148,6 +163,7 @@ class Server:
         atexit.register(self.close)
         try:
             self._process = self._start(settings.python, arguments, gpus)
+            self._until = time.monotonic() + settings.start_timeout_s
         except BaseException:
             self.close()
             raise
@@ -178,24 +194,20 @@ class Server:
         except OSError as error:
             raise UserError("cannot start the Python for vLLM", str(python), error.strerror or "") from error
 
-    def wait(self) -> None:
-        """Until it answers; UserError if it does not come up."""
-        until = time.monotonic() + self._settings.start_timeout_s
-        while True:
-            if (code := self._process.poll()) is not None:
-                self._give_up(f"the vLLM server ended with code {code} before it was up")
-            if time.monotonic() > until:
-                self._give_up(f"the vLLM server is not up after {self._settings.start_timeout_s:g} s")
-            connection = _Connection(self._socket, timeout=10.0)
-            try:
-                connection.request("GET", "/health")
-                if connection.getresponse().status == 200:
-                    return
-            except (OSError, http.client.HTTPException):
-                pass  # not yet
-            finally:
-                connection.close()
-            time.sleep(0.2)
+    def is_up(self) -> bool:
+        """Whether it answers; UserError if it has ended, or takes too long."""
+        if (code := self._process.poll()) is not None:
+            self._give_up(f"the vLLM server ended with code {code} before it was up")
+        if time.monotonic() > self._until:
+            self._give_up(f"the vLLM server is not up after {self._settings.start_timeout_s:g} s")
+        connection = _Connection(self._socket, timeout=10.0)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
     def _give_up(self, what: str) -> None:
         lines = self._log.read_text(errors="replace").strip().splitlines()
@@ -235,18 +247,20 @@ class Server:
             raise EngineFault(f"the vLLM server refuses {path} ({response.status}: {said})", "report this, or use engine torch")
         return json.loads(content)
 
+    def send(self, sign: signal.Signals) -> None:
+        """A signal to the server and all that it started, as far as they are still there."""
+        if (process := getattr(self, "_process", None)) is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, sign)
+
     def close(self) -> None:
+        """End it, and leave nothing."""
         atexit.unregister(self.close)
-        process = getattr(self, "_process", None)
-        if process is not None:
-            for sign in (signal.SIGTERM, signal.SIGKILL):
-                try:
-                    os.killpg(process.pid, sign)
+        for sign in (signal.SIGTERM, signal.SIGKILL):  # the second is for what the first left of its group
+            self.send(sign)
+            if (process := getattr(self, "_process", None)) is not None:
+                with suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=10)
-                except ProcessLookupError:
-                    break
-                except subprocess.TimeoutExpired:
-                    continue
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

@@ -83,6 +83,12 @@ def allowed_gap(dtype: str) -> float:
     return _GAPS[dtype]
 
 
+def check_gpus(settings: VllmSettings, on_cpu: bool) -> None:
+    """UserError for several servers that would all take the same GPUs."""
+    if settings.servers > 1 and settings.gpus is None and not on_cpu:
+        raise UserError("several vLLM servers on the same GPUs", settings.servers, "name those of each in turn: gpus=1,2,3")
+
+
 def vllm_is_here() -> bool:
     """Whether this environment has vLLM."""
     return importlib.util.find_spec("vllm") is not None
