@@ -11,9 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ NAMES = ("repirl-a", "repirl-b", "repirl-c")
 ADDRESS = {name: f"10.77.{i}.1" for i, name in enumerate(NAMES)}
 """Of each machine; the first reaches the others by a cable to each."""
 PORT = 6399
+RAY_FOLDER = Path(f"/tmp/ray-{os.getpid()}")
+"""Where Ray has its sockets, whose paths must be short, and notes which cluster is the last."""
+STEPS = 12
 DETECTION = {"initial_delay_ms": 1000, "period_ms": 1000, "timeout_ms": 2000, "failure_threshold": 3}
 """Ray's checks of a machine, which is lost after a minute by default."""
 
@@ -69,10 +72,11 @@ def machines() -> Iterator[None]:
         for name, folder in zip(NAMES, folders, strict=True):
             there = subprocess.run(["ip", "netns", "pids", name], check=False, capture_output=True, text=True)
             for pid in there.stdout.split():
-                os.kill(int(pid), signal.SIGKILL)
-            subprocess.run(["ip", "netns", "del", name], check=False)
-            (folder / "hosts").unlink(missing_ok=True)
-            folder.rmdir()
+                with suppress(ProcessLookupError):  # it ended with another
+                    os.kill(int(pid), signal.SIGKILL)
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(RAY_FOLDER, ignore_errors=True)
 
 
 def on(name: str, *command: str | Path) -> list[str]:
@@ -108,30 +112,32 @@ def test_a_machine_that_is_unplugged_is_replaced_by_another_and_nothing_shows_it
     """The first learns, the second samples and grades until its cable is pulled, the third goes on."""
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     first, second, third = NAMES
-    # Ray notes there which cluster is the last; the path of a socket must be short.
-    here = environment() | {"RAY_TMPDIR": tempfile.mkdtemp(prefix="ray-", dir="/tmp")}
+    here = environment() | {"RAY_TMPDIR": str(RAY_FOLDER)}
 
     def start(name: str, *more: str) -> None:
         given = ["start", "--node-ip-address", ADDRESS[name], "--disable-usage-stats", *more]
         subprocess.run(on(name, *ray, *given), env=here, check=True, capture_output=True, timeout=120)
 
-    long = settings(**{"loop.steps": 12})
+    long = settings(**{"loop.steps": STEPS})
     train = [sys.executable, "-m", "repirl", "train", "rloo", "--policy", policy_folder, *long, "--json", "--out"]
     workers = [f"address={ADDRESS[first]}:{PORT}", "samplers=1", "graders=1", "sampler_cpus=0.5"]
     given = [part for one in workers for part in ("--ray", one)]
     metrics = tmp_path / "spread" / "metrics.jsonl"
     start(first, "--head", "--port", str(PORT), "--num-cpus", "0", "--include-dashboard", "false")
     start(second, "--address", f"{ADDRESS[first]}:{PORT}", "--num-cpus", "2")
-    run = subprocess.Popen(on(first, *train, tmp_path / "spread", *given), env=here, stderr=subprocess.PIPE, text=True)
+    with (tmp_path / "errors").open("w") as errors:
+        run = subprocess.Popen(on(first, *train, tmp_path / "spread", *given), env=here, stderr=errors)
+    until = time.monotonic() + 120
     while not metrics.is_file() or len(metrics.read_text().splitlines()) < 4:
-        assert run.poll() is None, "it ended by itself"
+        assert run.poll() is None, (tmp_path / "errors").read_text()[-3000:]
+        assert time.monotonic() < until, "it does not begin"
         time.sleep(0.05)
     ip("-n", first, "link", "set", "to0", "down")
     start(third, "--address", f"{ADDRESS[first]}:{PORT}", "--num-cpus", "2")
-    _, errors = run.communicate(timeout=300)
-    assert run.returncode == 0, errors[-3000:]
+    assert len(metrics.read_text().splitlines()) < STEPS  # it waits for what the second was asked
+    assert run.wait(timeout=300) == 0, (tmp_path / "errors").read_text()[-3000:]
+    assert len(metrics.read_text().splitlines()) == STEPS + 1
     plain = subprocess.run([*map(str, train), str(tmp_path / "plain")], env=here, check=False, capture_output=True, text=True)
     assert plain.returncode == 0, plain.stderr[-3000:]
     ours, theirs = (load_file(tmp_path / name / "policy" / "model.safetensors") for name in ("plain", "spread"))
     assert all((theirs[name] == weight).all() for name, weight in ours.items())
-    shutil.rmtree(here["RAY_TMPDIR"])

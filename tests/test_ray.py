@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from functools import partial
@@ -29,6 +31,7 @@ from repirl.grading.dispatch import grade_rollouts
 from repirl.methods.base import FitContext
 from repirl.methods.registry import load_method
 from repirl.methods.runtime import Runtime, start_policy
+from repirl.paths import CHECKOUT_DIR
 from repirl.precision import training_dtype, training_in
 from repirl.rollouts.following import FollowingEngine
 from repirl.types import Problem
@@ -203,6 +206,16 @@ def test_a_cluster_of_ones_own_is_not_one_that_ray_start_left(monkeypatch):
     finally:
         ray.shutdown()
         shutil.rmtree(folder)
+
+
+def test_a_token_that_is_missing_is_said_in_a_line(tmp_path):
+    """In a process of its own: Ray reads these variables when it is first imported."""
+    program = "from repirl.engines.ray_workers import RaySettings, connect; connect(RaySettings(address='127.0.0.1:1'))"
+    kept = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
+    here = kept | {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path), "PYTHONPATH": str(CHECKOUT_DIR)}
+    ended = subprocess.run([sys.executable, "-c", program], env=here, capture_output=True, text=True, check=False, timeout=120)
+    assert "UserError: no Ray cluster answers" in ended.stderr
+    assert "RAY_AUTH_TOKEN" in ended.stderr.splitlines()[-1]
 
 
 def test_verdicts_are_those_of_one_process():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from repirl import parallel
 from repirl.engines.base import Request, SamplingParams
-from repirl.engines.ray_workers import RaySettings, Workers
+from repirl.engines.ray_workers import RaySettings, Workers, connect
 from repirl.engines.weights import SyncedEngine, SyncReport, WeightSource, pieces
 from repirl.types import Rollout
 
@@ -30,13 +31,16 @@ class RayEngine:
     """
 
     def __init__(self, make: Callable[[], SyncedEngine], settings: RaySettings, dtype: torch.dtype | None = None) -> None:
-        self._dtype = dtype
+        self._make, self._settings, self._dtype = make, settings, dtype
         self._version: int | None = None
         self._parts: list[Any] = []
-        self.workers: Workers | None = None
-        if parallel.is_first():
-            options = {"num_cpus": settings.sampler_cpus, "num_gpus": settings.sampler_gpus}
-            self.workers = Workers(lambda: _Sampler(make), settings.samplers, settings, options, self._prepare)
+
+    @cached_property
+    def workers(self) -> Workers:
+        """Started when they are first needed, by the first process."""
+        options = {"num_cpus": self._settings.sampler_cpus, "num_gpus": self._settings.sampler_gpus}
+        make = self._make
+        return Workers(lambda: _Sampler(make), self._settings.samplers, self._settings, options, self._prepare)
 
     @property
     def version(self) -> int | None:
@@ -47,13 +51,15 @@ class RayEngine:
         started, version = time.monotonic(), source.version
         stored: list[Any] = []
         size = 0
+        if first := parallel.is_first():
+            connect(self._settings)
         self._version, self._parts = None, []  # those before are freed first
         for part in pieces(source.tensors(), PART_BYTES, self._dtype):  # all processes must gather what is cut
             size += sum(value.nbytes for value in part.values())
-            if self.workers is not None:
+            if first:
                 stored.append(_stored(part))
         self._version, self._parts = version, stored
-        if self.workers is not None:
+        if first:
             self.workers.each("sync", version, stored)
         return SyncReport(version, time.monotonic() - started, size)
 
@@ -69,10 +75,9 @@ class RayEngine:
     def _generate(
         self, requests: Sequence[Request], params: SamplingParams, on_progress: Callable[[int, int], None] | None
     ) -> list[list[Rollout]]:
-        workers = self.workers
-        assert workers is not None, "the first process drives"
         if not requests:
             return []
+        workers = self.workers
         count = min(len(requests), len(workers.actors) * PIECES_PER_WORKER)
         pieces = [requests[i::count] for i in range(count)]
         total, done = sum(request.num_samples for request in requests), 0
@@ -93,8 +98,8 @@ class RayEngine:
 
     def close(self) -> None:
         """End the workers."""
-        if self.workers is not None:
-            self.workers.close()
+        if (workers := self.__dict__.pop("workers", None)) is not None:
+            workers.close()
 
 
 class _Sampler:

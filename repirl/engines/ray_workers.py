@@ -47,6 +47,7 @@ def connect(settings: RaySettings) -> None:
     """Join the cluster, or start one here; UserError if Ray is not installed or there is no such cluster."""
     try:
         import ray
+        from ray.exceptions import RayError
     except ImportError as error:
         raise UserError("Ray is not installed", todo="pip install 'repirl[ray]'") from error
     if ray.is_initialized():
@@ -54,9 +55,10 @@ def connect(settings: RaySettings) -> None:
     address = settings.address or "local"  # with None Ray joins whatever `ray start` once left on this machine
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         todo = "give the address that `ray start` printed, or leave it out to start one here"
-        todo += "; a cluster that asks for a token needs RAY_AUTH_MODE=token on every machine" if settings.address else ""
+        if settings.address is not None:
+            todo += "; one that asks for a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN everywhere"
         raise UserError("no Ray cluster answers", settings.address or "this machine", todo) from error
 
 
