@@ -491,6 +491,18 @@ def test_a_run_that_trains_apart_from_the_answers(tmp_path: Path) -> None:
         run_suite("small", options, lambda event: None)
 
 
+def test_a_run_apart_cannot_open_what_others_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    include = _include(tmp_path / "more", APART)
+    suite = load_suite("small", [include])
+    (told,) = [item for item in plan("small", suite) if item.key == "told-adapt-s0"]
+    hidden: list[Path] = []
+    monkeypatch.setattr(apart, "train_apart", lambda arguments, unreadable, on_progress: hidden.extend(unreadable))
+    places = apart.Places(tmp_path / "work", tmp_path / "results", (include,), None)
+    apart.train(told, suite, "tiny", None, places)
+    names = {path.relative_to(tmp_path).as_posix() for path in hidden if path.is_relative_to(tmp_path)}
+    assert {"work/pools", "results", "work/ours-arith-s0/eval", "work/paid-adapt-s0/problems.jsonl"} <= names
+
+
 @pytest.mark.parametrize("reward", ["nobody", "paid"])
 def test_a_run_is_paid_by_one_that_is_there(tmp_path: Path, reward: str) -> None:
     include = _include(tmp_path, APART.replace('reward = "ours"', f'reward = "{reward}"'))

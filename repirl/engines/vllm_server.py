@@ -70,7 +70,7 @@ class ServerBackend:
     def __init__(self, arguments: dict[str, Any], settings: VllmSettings) -> None:
         self._settings = settings
         self.servers: list[Server] = []
-        _raise_limit_of_files()
+        _have_room_for_files(2 * settings.servers * settings.max_num_seqs + 1024)
         try:
             # In this thread: Linux ends a child with the thread that started it (see `die_with_parent`).
             for gpus in settings.gpus_of_each:
@@ -136,17 +136,19 @@ class ServerBackend:
         return found
 
     def close(self) -> None:
-        for server in self.servers:
+        servers, self.servers = self.servers, []
+        for server in servers:
             server.send(signal.SIGTERM)
-        for server in self.servers:
+        for server in servers:
             server.close()
 
 
-def _raise_limit_of_files() -> None:
-    """Each request has a connection of its own: the usual limit of 1024 is too low for some servers."""
+def _have_room_for_files(wanted: int) -> None:
+    """Raise the limit of open files, usually 1024, as far as it may be: each request has a connection of its own."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 class Server:
